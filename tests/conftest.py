@@ -1,0 +1,41 @@
+"""Fixtures and markers of the whole suite."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+_BESIDE_THE_REPOSITORY = Path(__file__).parents[2] / "shared" / "data"
+
+
+def _data_directory() -> Path | None:
+    named = os.environ.get("TINC_DATA")
+    folder = Path(named) if named else _BESIDE_THE_REPOSITORY
+    return folder if any(folder.glob("*.npy")) else None
+
+
+@pytest.fixture(scope="session")
+def tinc_data() -> Path:
+    """Folder of the real volumes (.npy); skips the test when there is none."""
+    folder = _data_directory()
+    if folder is None:
+        pytest.skip("no real volumes: set TINC_DATA to a folder of .npy files")
+    return folder
+
+
+def _why_no_gpu() -> str | None:
+    try:
+        import torch
+    except ImportError:
+        return "needs a GPU: torch is not installed"
+    return None if torch.cuda.is_available() else "needs a GPU: torch finds no CUDA device"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    reason = _why_no_gpu() if marked else None
+    if reason:
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason=reason))
