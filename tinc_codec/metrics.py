@@ -1,0 +1,301 @@
+"""Fidelity of a decoded volume: PSNR, maximum error, SSIM and the paper's Acc.τ.
+
+Everything is summed in float64, a slab at a time, so that unsigned integers never wrap and a
+volume is never copied whole. This module knows nothing else of the package.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+_SLAB_VOXELS = 1 << 21  # 16 MiB of float64 for each array in work
+_K1, _K2 = 0.01, 0.03  # stabilisers of SSIM (Wang et al. 2004)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Errors:
+    """What a comparison leaves behind: enough for PSNR, and parts can be added up.
+
+    Attributes
+    ----------
+    voxels : int
+        Voxels compared: the ones that are finite in the reference.
+    squared_error : float
+        Sum of squared differences. Infinite if a voxel that is NaN or infinite in either volume
+        differs between the two.
+    max_error : float
+        Largest absolute difference; infinite in the same case.
+    low, high : float
+        Smallest and largest finite value of the reference; NaN when there is none.
+    """
+
+    voxels: int = 0
+    squared_error: float = 0.0
+    max_error: float = 0.0
+    low: float = math.nan
+    high: float = math.nan
+
+    def __add__(self, other: Errors) -> Errors:
+        return Errors(
+            voxels=self.voxels + other.voxels,
+            squared_error=self.squared_error + other.squared_error,
+            max_error=max(self.max_error, other.max_error),
+            low=float(np.fmin(self.low, other.low)),
+            high=float(np.fmax(self.high, other.high)),
+        )
+
+    @property
+    def data_range(self) -> float:
+        """Largest minus smallest finite value of the reference; 0 when there is none."""
+        return 0.0 if math.isnan(self.low) else self.high - self.low
+
+    def psnr(self, data_range: float | None = None) -> float:
+        """Return the peak signal-to-noise ratio in dB.
+
+        Parameters
+        ----------
+        data_range : float, optional
+            The peak; by default :attr:`data_range`.
+
+        Returns
+        -------
+        float
+            Infinite when nothing differs, minus infinite when something does and the peak is 0.
+        """
+        if self.squared_error == 0:
+            return math.inf
+        peak = self.data_range if data_range is None else float(data_range)
+        if peak == 0 or math.isinf(self.squared_error):
+            return -math.inf
+        return 10 * math.log10(peak**2 * self.voxels / self.squared_error)
+
+
+def errors(reference: ArrayLike, test: ArrayLike) -> Errors:
+    """Compare two volumes.
+
+    Parameters
+    ----------
+    reference, test : array_like
+        Real volumes of one shape.
+
+    Returns
+    -------
+    Errors
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+    """
+    a, b = _pair(reference, test)
+    total = Errors()
+    for slab in _slabs(a.shape):
+        total += _slab_errors(a[slab].astype(np.float64), b[slab].astype(np.float64))
+    return total
+
+
+def _slab_errors(a: NDArray[np.float64], b: NDArray[np.float64]) -> Errors:
+    finite = np.isfinite(a)
+    if not finite.all():
+        if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
+            return Errors(squared_error=math.inf, max_error=math.inf)
+        a, b = a[finite], b[finite]
+    if not a.size:
+        return Errors()
+    low, high = float(a.min()), float(a.max())
+    if not np.isfinite(b).all():
+        return Errors(voxels=a.size, squared_error=math.inf, max_error=math.inf, low=low, high=high)
+    difference = np.abs(b - a).ravel()
+    return Errors(
+        voxels=a.size,
+        squared_error=float(difference @ difference),
+        max_error=float(difference.max()),
+        low=low,
+        high=high,
+    )
+
+
+def psnr(reference: ArrayLike, test: ArrayLike, data_range: float | None = None) -> float:
+    """Return the peak signal-to-noise ratio in dB.
+
+    Parameters
+    ----------
+    reference, test : array_like
+        Real volumes of one shape. Voxels that are not finite in the reference must be the same in
+        the test, and do not count.
+    data_range : float, optional
+        The peak; by default the largest minus the smallest value of the reference.
+
+    Returns
+    -------
+    float
+        Infinite when the volumes are equal.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+    """
+    return errors(reference, test).psnr(data_range)
+
+
+def max_error(reference: ArrayLike, test: ArrayLike) -> float:
+    """Return the largest absolute difference, in the data's unit.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+    """
+    return errors(reference, test).max_error
+
+
+def accuracy(reference: ArrayLike, test: ArrayLike, threshold: float) -> float:
+    """Return Acc.τ, the share of voxels whose binarisation at a threshold agrees.
+
+    The measure for sparse structures in the TINC paper (CVPR 2023, sec. 5.2): a voxel is set when
+    it is at or above the threshold.
+
+    Parameters
+    ----------
+    reference, test : array_like
+        Real volumes of one shape.
+    threshold : float
+        τ, in the data's unit.
+
+    Returns
+    -------
+    float
+        From 0 to 1; 1 for empty volumes.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+    """
+    a, b = _pair(reference, test)
+    agreeing = sum(
+        int(np.count_nonzero((a[slab] >= threshold) == (b[slab] >= threshold)))
+        for slab in _slabs(a.shape)
+    )
+    return agreeing / a.size if a.size else 1.0
+
+
+def ssim(
+    reference: ArrayLike,
+    test: ArrayLike,
+    data_range: float | None = None,
+    *,
+    ndim: int = 3,
+    window: int = 7,
+) -> float:
+    """Return the mean structural similarity over the last axes, with a uniform window.
+
+    Wang et al. 2004 with sample covariances, as scikit-image computes it without Gaussian weights.
+    Windows lie wholly inside the volume. An axis shorter than the window takes the largest odd
+    one that fits.
+
+    Parameters
+    ----------
+    reference, test : array_like
+        Real, finite volumes of one shape.
+    data_range : float, optional
+        The peak; by default the largest minus the smallest value of the reference.
+    ndim : int
+        Trailing axes that a window spans: 3 for volumes, 2 for the mean over slices that the TINC
+        paper reports. Axes before them only count as more slices.
+    window : int
+        Voxels along an edge of the window; odd.
+
+    Returns
+    -------
+    float
+        At most 1, which equal volumes have.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, or the window is even or below 1.
+    """
+    if window < 1 or window % 2 == 0:
+        raise ValueError(f"window={window} must be odd and positive")
+    a, b = _pair(reference, test)
+    if data_range is None:
+        data_range = errors(a, a).data_range
+    if data_range == 0:
+        return 1.0 if np.array_equal(a, b) else 0.0
+    spatial = a.shape[max(a.ndim - ndim, 0) :]
+    windows = tuple(min(window, n - 1 + n % 2) for n in spatial)
+    stack = (math.prod(a.shape[: a.ndim - len(spatial)]), *spatial)
+    total, count = 0.0, 0
+    for u, v in zip(a.reshape(stack), b.reshape(stack), strict=True):
+        for rows in _overlapping(spatial, windows):
+            values = _ssim_map(u[rows], v[rows], windows, float(data_range))
+            total, count = total + float(values.sum()), count + values.size
+    return total / count
+
+
+def _ssim_map(
+    a: NDArray[Any], b: NDArray[Any], windows: tuple[int, ...], data_range: float
+) -> NDArray[np.float64]:
+    # About zero and of the order of one: the running sums then lose no digits.
+    middle = float(a.flat[0])
+    x = (a.astype(np.float64) - middle) / data_range
+    y = (b.astype(np.float64) - middle) / data_range
+    n = math.prod(windows)
+    unbias = n / (n - 1) if n > 1 else 1.0
+    mean_x, mean_y = _windowed_mean(x, windows), _windowed_mean(y, windows)
+    var_x = unbias * (_windowed_mean(x * x, windows) - mean_x**2)
+    var_y = unbias * (_windowed_mean(y * y, windows) - mean_y**2)
+    cov = unbias * (_windowed_mean(x * y, windows) - mean_x * mean_y)
+    # The means enter as they are in the data, not about the middle.
+    mean_x += middle / data_range
+    mean_y += middle / data_range
+    c1, c2 = _K1**2, _K2**2
+    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+    result: NDArray[np.float64] = luminance * (2 * cov + c2) / (var_x + var_y + c2)
+    return result
+
+
+def _windowed_mean(x: NDArray[np.float64], windows: tuple[int, ...]) -> NDArray[np.float64]:
+    for axis, width in enumerate(windows):
+        if width > 1:
+            running = np.cumsum(x, axis=axis)
+            tail = np.take(running, range(width - 1, x.shape[axis]), axis=axis)
+            head = np.take(running, range(x.shape[axis] - width), axis=axis)
+            later = (slice(None),) * axis + (slice(1, None),)
+            tail[later] -= head
+            x = tail / width
+    return x
+
+
+def _pair(reference: ArrayLike, test: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
+    a, b = np.asarray(reference), np.asarray(test)
+    if a.shape != b.shape:
+        raise ValueError(f"shapes differ: reference {a.shape}, test {b.shape}")
+    return a, b
+
+
+def _slabs(shape: tuple[int, ...]) -> Iterator[Any]:
+    if not shape:
+        yield ...
+        return
+    rows = max(1, _SLAB_VOXELS // max(1, math.prod(shape[1:])))
+    for start in range(0, shape[0], rows):
+        yield slice(start, start + rows)
+
+
+def _overlapping(shape: tuple[int, ...], windows: tuple[int, ...]) -> Iterator[Any]:
+    """Slabs that share window - 1 rows, so that each window lies in exactly one."""
+    if not shape:
+        yield ...
+        return
+    rows = max(1, _SLAB_VOXELS // max(1, math.prod(shape[1:])))
+    for start in range(0, shape[0] - windows[0] + 1, rows):
+        yield slice(start, min(start + rows + windows[0] - 1, shape[0]))
