@@ -1,0 +1,86 @@
+"""What the zarr v2 and the zarr v3 codec share: the constructor, and how settings are kept."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from importlib.metadata import PackageNotFoundError, distribution
+from typing import Any, Literal, Self
+
+from tinc_codec.settings import Settings
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Configured:
+    """A codec that holds its settings and nothing else: equal, hashable, picklable by them.
+
+    Attributes
+    ----------
+    settings : Settings
+        As given, checked.
+    """
+
+    settings: Settings
+
+    def __init__(
+        self,
+        ratio: float = 64,
+        *,
+        levels: int | Literal["auto"] = "auto",
+        level_ratio: float | Literal["auto"] = "auto",
+        allocation: str = "auto",
+        effort: int = 5,
+        seed: int = 0,
+        preset: str = "default",
+        preserve: float | Sequence[float] = (),
+        coordinates: str = "auto",
+        iterations: int | Literal["auto"] = "auto",
+        milestones: Sequence[int] | Literal["auto"] = "auto",
+    ) -> None:
+        given: dict[str, Any] = {
+            "ratio": ratio,
+            "levels": levels,
+            "level_ratio": level_ratio,
+            "allocation": allocation,
+            "effort": effort,
+            "seed": seed,
+            "preset": preset,
+            "preserve": preserve,
+            "coordinates": coordinates,
+            "iterations": iterations,
+            "milestones": milestones,
+        }
+        object.__setattr__(self, "settings", Settings(**given))
+
+    @classmethod
+    def from_json(cls, config: Mapping[str, Any]) -> Self:
+        """Build the codec from JSON settings, refusing names that are unknown.
+
+        Raises
+        ------
+        InvalidSetting
+            If a name is unknown or a value out of range.
+        """
+        settings = Settings.from_json(config)
+        return cls(**{field.name: getattr(settings, field.name) for field in fields(settings)})
+
+    def __repr__(self) -> str:
+        shown = [f"ratio={self.settings.ratio!r}"]
+        for field in fields(self.settings)[1:]:
+            value = getattr(self.settings, field.name)
+            if value != field.default:
+                shown.append(f"{field.name}={value!r}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def warn_if_not_installed() -> None:
+    """Warn if only this process can read what it writes: others find codecs by entry point."""
+    try:
+        distribution("tinc_codec")
+    except PackageNotFoundError:
+        warnings.warn(
+            "tinc_codec is imported but not installed: other processes cannot open the arrays "
+            "that this one writes. Run `pip install tinc_codec`, in a checkout `pip install -e .`",
+            stacklevel=3,
+        )
