@@ -1,0 +1,344 @@
+"""The zarr v3 serializer: arrays, shards, selections, batches and what zarr 3.4 calls in sync."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from volumes import DTYPES, QUICK, volume
+
+zarr = pytest.importorskip("zarr", minversion="3.1")
+
+from zarr.core.array_spec import ArrayConfig, ArraySpec  # noqa: E402
+from zarr.core.buffer import default_buffer_prototype  # noqa: E402
+from zarr.core.dtype import parse_dtype  # noqa: E402
+
+import tinc_codec.zarr_v3 as module  # noqa: E402
+from tinc_codec import (  # noqa: E402
+    CorruptPayload,
+    InvalidSetting,
+    TincError,
+    TINCSerializer,
+    UnsupportedData,
+    decode,
+)
+
+CODEC = TINCSerializer(**QUICK)
+PROTOTYPE = default_buffer_prototype()
+
+
+def write(store: Any, data: npt.NDArray[Any], **kwargs: Any) -> Any:
+    """Write an array in 16³ chunks and open it again."""
+    kwargs = {"chunks": (16,) * data.ndim, "serializer": CODEC, "compressors": None, **kwargs}
+    zarr.create_array(store, shape=data.shape, dtype=data.dtype, **kwargs)[...] = data
+    return zarr.open_array(store, mode="r")
+
+
+def spec(shape: tuple[int, ...], dtype: Any) -> ArraySpec:
+    return ArraySpec(
+        shape, parse_dtype(np.dtype(dtype), zarr_format=3), 0, ArrayConfig("C", False), PROTOTYPE
+    )
+
+
+def buffer(array: npt.NDArray[Any]) -> Any:
+    return PROTOTYPE.nd_buffer.from_numpy_array(array)
+
+
+@pytest.fixture(scope="module", params=[None, (32, 32, 32)], ids=["chunks", "shards"])
+def array(request: pytest.FixtureRequest) -> Any:
+    data = volume((32, 40, 48))
+    return write(zarr.storage.MemoryStore(), data, shards=request.param)
+
+
+@pytest.fixture
+def voxels(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Collect how many voxels each call of decode_chunk gives."""
+    counts: list[int] = []
+
+    def counted(payload: Any, selection: Any = None) -> npt.NDArray[Any]:
+        result = original(payload, selection)
+        counts.append(result.size)
+        return result
+
+    original = module.decode_chunk
+    monkeypatch.setattr(module, "decode_chunk", counted)
+    return counts
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_arrays_keep_shape_and_dtype(dtype: str) -> None:
+    data = volume((16, 20, 16), dtype)
+    read = write({}, data)
+    assert read.dtype == np.dtype(dtype)
+    assert read[:].shape == data.shape
+
+
+@pytest.mark.parametrize("dtype", [">u2", ">f4", ">i4"])
+def test_big_endian_chunks_are_stored_as_the_metadata_says(dtype: str) -> None:
+    chunk = volume((16, 16, 16), dtype)
+    little = CODEC._encode_sync(buffer(chunk), spec(chunk.shape, chunk.dtype.newbyteorder("<")))
+    assert decode(little.to_bytes()).dtype == chunk.dtype.newbyteorder("<")
+    big = CODEC._encode_sync(buffer(chunk), spec(chunk.shape, chunk.dtype))
+    assert decode(big.to_bytes()).dtype == chunk.dtype
+    native = CODEC._decode_sync(big, spec(chunk.shape, chunk.dtype.newbyteorder("=")))
+    assert native.as_numpy_array().dtype == chunk.dtype.newbyteorder("=")
+    np.testing.assert_array_equal(native.as_numpy_array(), decode(big.to_bytes()))
+
+
+def test_fortran_order_in_memory_changes_neither_bytes_nor_voxels() -> None:
+    chunk = volume((16, 16, 16))
+    whole = spec(chunk.shape, chunk.dtype)
+    payload = CODEC._encode_sync(buffer(chunk), whole).to_bytes()
+    assert CODEC._encode_sync(buffer(np.asfortranarray(chunk)), whole).to_bytes() == payload
+    read = write({}, chunk, config={"order": "F"})
+    np.testing.assert_array_equal(read[:], decode(payload))
+
+
+def test_edge_chunks_and_missing_chunks() -> None:
+    data = volume((16, 24, 16))
+    target = zarr.create_array(
+        {}, shape=(32, 24, 16), dtype="u2", chunks=(16, 16, 16), fill_value=7,
+        serializer=CODEC, compressors=None,
+    )  # fmt: skip
+    target[:16] = data
+    assert (target[16:] == 7).all()
+    padded = np.full((16, 16, 16), 7, "u2")
+    padded[:, :8] = data[:, 16:]
+    expected = decode(CODEC._encode_sync(buffer(padded), spec(padded.shape, "u2")).to_bytes())
+    np.testing.assert_array_equal(target[:16, 16:], expected[:, :8])
+
+
+def test_groups(tmp_path: Path) -> None:
+    group = zarr.open_group(str(tmp_path), mode="w", zarr_format=3)
+    data = volume((16, 16, 16))
+    for name in ("raw", "more"):
+        group.create_array(name, data=data, chunks=(16, 16, 16), serializer=CODEC, compressors=None)
+    group = zarr.open_group(str(tmp_path), mode="r")
+    assert sorted(group.array_keys()) == ["more", "raw"]
+    np.testing.assert_array_equal(group["raw"][:], group["more"][:])
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [
+        np.s_[10:20, 5, ::4],
+        np.s_[...],
+        np.s_[3],
+        np.s_[-1, ..., 7],
+        np.s_[1::7, 17:39:5, 2:3],
+        np.s_[5, 6, 7],
+        np.s_[15:17, 15:17, 31:33],
+        np.s_[4:4],
+    ],
+    ids=str,
+)
+def test_slices_equal_the_whole_decode(array: Any, selection: Any) -> None:
+    np.testing.assert_array_equal(array[selection], array[:][selection])
+
+
+def test_orthogonal_selections_equal_the_whole_decode(array: Any) -> None:
+    whole = array[:]
+    rows, columns = np.array([3, 17, 18, 31]), np.array([0, 20, 39])
+    mask = np.zeros(48, bool)
+    mask[[0, 15, 16, 47]] = True
+    found = array.oindex[rows, columns, mask]
+    np.testing.assert_array_equal(found, whole[np.ix_(rows, columns, mask)])
+    np.testing.assert_array_equal(array.oindex[rows, 5, ::4], whole[rows, 5, ::4])
+    np.testing.assert_array_equal(array.oindex[::9, columns[::-1]], whole[::9, columns[::-1]])
+
+
+def test_coordinates_and_masks_equal_the_whole_decode(array: Any) -> None:
+    whole = array[:]
+    rng = np.random.default_rng(1)
+    points = tuple(rng.integers(0, size, 30) for size in whole.shape)
+    np.testing.assert_array_equal(array.vindex[points], whole[points])
+    mask = rng.random(whole.shape) > 0.99
+    np.testing.assert_array_equal(array.vindex[mask], whole[mask])
+    np.testing.assert_array_equal(array.get_mask_selection(mask), whole[mask])
+    np.testing.assert_array_equal(array.blocks[0], whole[: array.shards[0] if array.shards else 16])
+
+
+def test_only_the_voxels_asked_for_are_decoded(array: Any, voxels: list[int]) -> None:
+    assert array[10:14, 5, ::4].size == sum(voxels) == 4 * 12
+    voxels.clear()
+    assert array.vindex[[1, 2, 30], [1, 39, 5], [0, 47, 9]].size == sum(voxels) == 3
+
+
+def test_compressors_switch_partial_decode_off(voxels: list[int]) -> None:
+    read = write({}, volume((16, 16, 16)), compressors="auto")
+    assert read[3, 4, 5] == read[:][3, 4, 5]
+    assert set(voxels) == {16**3}
+
+
+@pytest.mark.parametrize(
+    "codec",
+    [
+        TINCSerializer(),
+        TINCSerializer(128, levels=3, level_ratio=1.5, allocation="even", effort=9, seed=7),
+        TINCSerializer(preserve=[-32768, 0.5], coordinates="global", iterations=40),
+        TINCSerializer(preset="paper", milestones=[2000, 5000]),
+    ],
+    ids=repr,
+)
+def test_codecs_travel(codec: TINCSerializer) -> None:
+    config = json.loads(json.dumps(codec.to_dict(), allow_nan=False))
+    assert config["name"] == "tinc_codec.tinc"
+    found = zarr.registry.get_codec_class("tinc_codec.tinc")
+    for copy in (found.from_dict(config), eval(repr(codec)), pickle.loads(pickle.dumps(codec))):
+        assert type(copy) is TINCSerializer
+        assert copy == codec
+        assert hash(copy) == hash(codec)
+
+
+def test_metadata_is_the_settings_and_no_more(tmp_path: Path) -> None:
+    write(str(tmp_path), volume((16, 16, 16)))
+    codecs = json.loads((tmp_path / "zarr.json").read_text())["codecs"]
+    assert codecs == [{"name": "tinc_codec.tinc", "configuration": CODEC.settings.to_json()}]
+
+
+def test_a_name_alone_means_the_defaults() -> None:
+    assert TINCSerializer.from_dict({"name": "tinc_codec.tinc"}) == TINCSerializer()
+
+
+def test_unknown_configuration_is_refused(tmp_path: Path) -> None:
+    write(str(tmp_path), volume((16, 16, 16)))
+    metadata = json.loads((tmp_path / "zarr.json").read_text())
+    metadata["codecs"][0]["configuration"]["colour"] = "red"
+    (tmp_path / "zarr.json").write_text(json.dumps(metadata))
+    with pytest.raises(InvalidSetting, match=r"unknown setting 'colour'.*upgrade"):
+        zarr.open_array(str(tmp_path), mode="r")
+
+
+def test_wrong_settings_raise_at_construction() -> None:
+    with pytest.raises(InvalidSetting, match="effort=0 must be an integer from 1 to 9"):
+        TINCSerializer(effort=0)
+
+
+READ_WITHOUT_THE_PACKAGE = """
+import sys
+import importlib.metadata as metadata
+points = [point for found in metadata.distributions() for point in found.entry_points]
+found = metadata.EntryPoints(point for point in points if "tinc" not in point.name)
+metadata.entry_points = lambda **params: found.select(**params)
+import zarr
+zarr.open_array(sys.argv[1], mode="r")
+"""
+
+
+def test_without_the_package_the_error_names_it(tmp_path: Path) -> None:
+    write(str(tmp_path), volume((16, 16, 16)))
+    run = subprocess.run(
+        [sys.executable, "-c", READ_WITHOUT_THE_PACKAGE, str(tmp_path)],
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode != 0
+    assert "tinc_codec.tinc" in run.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("shards", [None, (32, 32, 32)])
+@pytest.mark.parametrize("dtype", ["int64", "bool", "complex64"])
+def test_unsupported_dtypes_are_named(dtype: str, shards: Any) -> None:
+    with pytest.raises(UnsupportedData, match=dtype):
+        write({}, np.ones((32, 32, 32), dtype), shards=shards)
+
+
+def test_a_chunk_too_small_for_the_ratio_is_refused() -> None:
+    with pytest.raises(InvalidSetting, match="ratio"):
+        write({}, volume((8, 8, 8), "u1"), chunks=(8, 8, 8), serializer=TINCSerializer(64))
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((16, 16, 8), "u2"), ((8, 16, 16), "u2"), ((16, 16, 16), "i2")]
+)
+def test_payloads_of_another_array_are_refused(shape: tuple[int, ...], dtype: str) -> None:
+    payload = CODEC._encode_sync(buffer(volume((16, 16, 16))), spec((16, 16, 16), "u2"))
+    named = rf"uint16 \(16, 16, 16\).* {np.dtype(dtype)} \({shape[0]}, {shape[1]}, {shape[2]}\)"
+    for selection in (None, (slice(0, 3), 2, slice(1, 4))):
+        with pytest.raises(CorruptPayload, match=named):
+            CODEC._decode_sync(payload, spec(shape, dtype), selection)
+
+
+def test_damaged_chunks_are_tinc_errors(tmp_path: Path) -> None:
+    read = write(str(tmp_path), volume((16, 16, 16)))
+    (chunk,) = (path for path in tmp_path.rglob("0") if path.is_file())
+    chunk.write_bytes(chunk.read_bytes()[:40])
+    with pytest.raises(TincError):
+        read[:]
+
+
+def test_batches_keep_their_order_and_their_gaps() -> None:
+    chunks = [volume((16, 16, 16)), None, volume((16, 16, 16))[::-1], volume((20, 16, 16), "f4")]
+    specs = [spec((16, 16, 16), "u2")] * 3 + [spec((20, 16, 16), "f4")]
+    given = [None if chunk is None else buffer(chunk) for chunk in chunks]
+    payloads = asyncio.run(CODEC.encode(zip(given, specs, strict=True)))
+    assert payloads[1] is None
+    decoded = asyncio.run(CODEC.decode(zip(payloads, specs, strict=True)))
+    assert decoded[1] is None
+    for at in (0, 2, 3):
+        alone = CODEC._encode_sync(given[at], specs[at])
+        assert payloads[at].to_bytes() == alone.to_bytes()
+        np.testing.assert_array_equal(decoded[at].as_numpy_array(), decode(alone.to_bytes()))
+
+
+def test_a_batch_reaches_the_codec_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    async def spy(self: TINCSerializer, chunks_and_specs: Any) -> Any:
+        batch = list(chunks_and_specs)
+        sizes.append(len(batch))
+        return await original(self, batch)
+
+    original = TINCSerializer.encode
+    monkeypatch.setattr(TINCSerializer, "encode", spy)
+    with zarr.config.set({"codec_pipeline.batch_size": 8}):
+        write({}, volume((32, 32, 32)), shards=(32, 32, 32))
+        write({}, volume((32, 32, 32)))
+    assert sizes == [8, 8]
+
+
+def test_single_and_synchronous_calls_agree() -> None:
+    class Getter:
+        def get_sync(self, prototype: Any) -> Any:
+            return payload
+
+    class Nothing:
+        def get_sync(self, prototype: Any) -> None:
+            return None
+
+        async def get(self, prototype: Any) -> None:
+            return None
+
+    chunk, whole = buffer(volume((16, 16, 16))), spec((16, 16, 16), "u2")
+    payload = asyncio.run(CODEC._encode_single(chunk, whole))
+    assert payload.to_bytes() == CODEC._encode_sync(chunk, whole).to_bytes()
+    full = asyncio.run(CODEC._decode_single(payload, whole)).as_numpy_array()
+    part = CODEC._decode_partial_sync(Getter(), np.s_[1:4, 2, ::3], whole)
+    np.testing.assert_array_equal(part.as_numpy_array(), full[1:4, 2, ::3])
+    assert CODEC._decode_partial_sync(Nothing(), np.s_[:], whole) is None
+    assert asyncio.run(CODEC._decode_partial_single(Nothing(), np.s_[:], whole)) is None
+
+
+@pytest.mark.skipif(
+    not hasattr(zarr.core.codec_pipeline, "FusedCodecPipeline"), reason="zarr 3.4 and later"
+)
+def test_the_fused_pipeline_gives_the_same_voxels(array: Any) -> None:
+    path = "zarr.core.codec_pipeline.FusedCodecPipeline"
+    with zarr.config.set({"codec_pipeline.path": path}):
+        fused = zarr.open_array(array.store, mode="r")
+        np.testing.assert_array_equal(fused[10:20, 5, ::4], array[10:20, 5, ::4])
+        np.testing.assert_array_equal(fused[:], array[:])
+        np.testing.assert_array_equal(write({}, volume((32, 40, 48)))[:], array[:])
+
+
+def test_sizes_vary() -> None:
+    with pytest.raises(NotImplementedError, match="size"):
+        CODEC.compute_encoded_size(4096, spec((16, 16, 16), "u2"))
