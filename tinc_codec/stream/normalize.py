@@ -19,7 +19,7 @@ from tinc_codec.errors import CorruptPayload, UnsupportedData
 from tinc_codec.stream.wire import VARINT_LIMIT, Reader, Writer
 
 MAX_DIMENSIONS = 32
-MAX_BYTES = 1 << 40
+MAX_BYTES = 1 << 31
 
 PSNR_UNKNOWN = 0
 PSNR_EXACT = 65535

@@ -1,0 +1,46 @@
+"""Engines: code that evaluates a tree. Same signatures, three rooms.
+
+``reference`` is plain numpy in float64, the oracle; ``cpu`` is numba; ``gpu`` is torch, on a GPU
+or on the CPU. All give normalised float32 values that agree within FORMAT.md's tolerance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from tinc_codec.runtime import current_runtime
+from tinc_codec.tree.geometry import IntArray
+from tinc_codec.tree.network import Tree
+
+Float32Array = npt.NDArray[np.float32]
+
+
+class Engine(Protocol):
+    """What an engine's module offers; see :mod:`tinc_codec.engines.reference`."""
+
+    def evaluate_grid(
+        self, tree: Tree, parameters: Float32Array, axes: Sequence[IntArray]
+    ) -> Float32Array:
+        """Evaluate the tree on the outer product of voxel indices."""
+
+    def evaluate_points(
+        self, tree: Tree, parameters: Float32Array, points: Sequence[IntArray]
+    ) -> Float32Array:
+        """Evaluate the tree at single voxels."""
+
+
+def current_engine() -> Engine:
+    """Return the engine of the run-time settings in force."""
+    device = current_runtime().device
+    if device == "reference":
+        room = "tinc_codec.engines.reference"
+    elif device in ("auto", "cpu"):
+        room = "tinc_codec.engines.cpu.engine"
+    else:
+        room = "tinc_codec.engines.gpu.engine"
+    return cast(Engine, import_module(room))

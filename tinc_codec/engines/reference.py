@@ -1,0 +1,78 @@
+"""The oracle: the tree evaluated in float64 by numpy, leaf by leaf, as plainly as it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from tinc_codec.tree.geometry import IntArray, boxes, leaf_affine
+from tinc_codec.tree.network import Layout, Tree, layout
+
+Float32Array = npt.NDArray[np.float32]
+FloatArray = npt.NDArray[np.float64]
+
+
+def forward(table: Layout, path: IntArray, parameters: FloatArray, x: FloatArray) -> FloatArray:
+    """Return the outputs (points,) of one leaf's network for coordinates x (axes, points)."""
+    for layer in path:
+        n_in, n_out = table.n_in[layer], table.n_out[layer]
+        weight_at, bias_at = table.weight_at[layer], table.bias_at[layer]
+        weight = parameters[weight_at : weight_at + n_in * n_out].reshape(n_out, n_in)
+        x = weight @ x + parameters[bias_at : bias_at + n_out, None]
+        if layer != path[-1]:
+            x = np.sin(x)
+    return x[0]
+
+
+def evaluate_points(
+    tree: Tree, parameters: Float32Array, points: Sequence[IntArray]
+) -> Float32Array:
+    """Evaluate the tree at single voxels.
+
+    Parameters
+    ----------
+    tree : Tree
+        Its structure.
+    parameters : (size,) float32
+        Weights and biases.
+    points : one (n,) int64 array per axis
+        Voxel indices within the fitted box.
+
+    Returns
+    -------
+    (n,) float32
+        Network outputs, normalised units.
+    """
+    table = layout(tree)
+    weights = np.asarray(parameters, np.float64)
+    start, stop = boxes(tree.geometry)[-1]
+    scale, offset = leaf_affine(tree.geometry)
+    index = np.stack([np.asarray(p, np.int64) for p in points], axis=1)
+    out = np.zeros(len(index), np.float32)
+    for leaf, path in enumerate(table.paths):
+        inside = ((index >= start[leaf]) & (index < stop[leaf])).all(axis=1)
+        if inside.any():
+            x = (index[inside] * scale[leaf] + offset[leaf]).T
+            out[inside] = forward(table, path, weights, x)
+    return out
+
+
+def evaluate_grid(tree: Tree, parameters: Float32Array, axes: Sequence[IntArray]) -> Float32Array:
+    """Evaluate the tree on the outer product of voxel indices.
+
+    Parameters
+    ----------
+    tree, parameters
+        As in :func:`evaluate_points`.
+    axes : one (n_a,) int64 array per axis
+        Voxel indices along each axis, any order, repeats allowed.
+
+    Returns
+    -------
+    (n_0, n_1, ...) float32
+        Network outputs, normalised units.
+    """
+    mesh = np.meshgrid(*axes, indexing="ij")
+    return evaluate_points(tree, parameters, [m.ravel() for m in mesh]).reshape(mesh[0].shape)

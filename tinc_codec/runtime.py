@@ -1,0 +1,101 @@
+"""Run-time matters: which engine evaluates, on how many threads. Never stored in a payload.
+
+Order of precedence: the :func:`runtime` context manager, then the environment
+(``TINC_DEVICE``, ``TINC_THREADS``), then the defaults.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+
+from tinc_codec.errors import InvalidSetting
+
+MAX_THREADS = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """How to run.
+
+    Attributes
+    ----------
+    device : str
+        "auto", "cpu" (numba), "reference" (numpy, slow, the oracle), "torch" (torch on the CPU),
+        "cuda" or "cuda:N" (torch on a GPU). "auto" is "cpu".
+    threads : int
+        Threads that one chunk may use; 0 means as many as the process may run on.
+    """
+
+    device: str = "auto"
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        names = ("auto", "cpu", "reference", "torch", "cuda")
+        numbered = self.device.startswith("cuda:") and self.device[5:].isdigit()
+        if self.device not in names and not numbered:
+            raise InvalidSetting(
+                f"device={self.device!r} must be one of {', '.join(names)} or cuda:N "
+                "(argument, runtime() or TINC_DEVICE)"
+            )
+        if not 0 <= self.threads <= MAX_THREADS:
+            raise InvalidSetting(
+                f"threads={self.threads} must be 0 (all) to {MAX_THREADS} "
+                "(argument, runtime() or TINC_THREADS)"
+            )
+
+    def thread_count(self) -> int:
+        """Return the number of threads, the default resolved."""
+        if self.threads:
+            return self.threads
+        if hasattr(os, "sched_getaffinity"):
+            return len(os.sched_getaffinity(0))
+        return os.cpu_count() or 1
+
+
+# zarr runs codecs in worker threads: context variables reach them, thread-locals do not.
+_CURRENT: ContextVar[Runtime | None] = ContextVar("tinc_codec_runtime", default=None)
+
+
+def _from_environment() -> Runtime:
+    threads = os.environ.get("TINC_THREADS", "0")
+    if not threads.isdigit():
+        raise InvalidSetting(f"TINC_THREADS={threads!r} must be an integer; 0 means all")
+    return Runtime(device=os.environ.get("TINC_DEVICE", "auto"), threads=int(threads))
+
+
+def current_runtime() -> Runtime:
+    """Return the run-time settings in force here."""
+    return _CURRENT.get() or _from_environment()
+
+
+@contextmanager
+def runtime(*, device: str | None = None, threads: int | None = None) -> Iterator[Runtime]:
+    """Set device and threads for the encodes and decodes inside the ``with`` block.
+
+    Parameters
+    ----------
+    device : str, optional
+        See :class:`Runtime`.
+    threads : int, optional
+        See :class:`Runtime`.
+
+    Raises
+    ------
+    InvalidSetting
+        If a value is out of range.
+    """
+    base = current_runtime()
+    chosen = replace(
+        base,
+        device=base.device if device is None else device,
+        threads=base.threads if threads is None else threads,
+    )
+    token = _CURRENT.set(chosen)
+    try:
+        yield chosen
+    finally:
+        _CURRENT.reset(token)

@@ -1,0 +1,159 @@
+"""What a user asks for: one frozen record, and its JSON form (what zarr metadata holds).
+
+Run-time matters (device, threads) are not settings; see :mod:`tinc_codec.runtime`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from tinc_codec.errors import InvalidSetting
+
+Auto = Literal["auto"]
+
+MAX_LEVELS = 6
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _check_number(name: str, value: object, low: float, high: float) -> float:
+    if not _is_number(value) or not math.isfinite(value) or not low <= value <= high:  # type: ignore[arg-type, operator]
+        raise InvalidSetting(f"{name}={value!r} must be a number from {low:g} to {high:g}")
+    return value  # type: ignore[return-value]
+
+
+def _check_integer(name: str, value: object, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise InvalidSetting(f"{name}={value!r} must be an integer from {low} to {high}")
+    return value
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InvalidSetting(f"{name}={value!r} must be one of {', '.join(map(repr, choices))}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Settings of the encoder.
+
+    Attributes
+    ----------
+    ratio : float
+        Raw bytes of the chunk / bytes of the payload, header included; 1 to 100 000. The payload
+        never exceeds ``raw_bytes / ratio``.
+    levels : int or "auto"
+        Levels of the tree, 1 (one network) to 6.
+    level_ratio : float or "auto"
+        Parameters of a node over those of a node one level up, the paper's r_l (sec. 5.3).
+    allocation : "auto", "even", "signal" or "variance"
+        How a level's parameters are shared among its nodes (sec. 4, intra-level).
+    effort : int
+        1 to 9: how long the fit may take.
+    seed : int
+        Seed of every random choice; 0 to 2**32 - 1.
+    preset : "default" or "paper"
+        "paper" is the published recipe: Adamax, float32 weights, intensities in [0, 100].
+    preserve : tuple of numbers
+        Values restored exactly wherever they occur (sentinels). NaN and infinities always are.
+    coordinates : "auto", "global" or "block"
+        [-1, 1] over the chunk, or over each leaf's own block (the authors' released code).
+    iterations : int or "auto"
+        Optimiser steps; "auto" follows the effort.
+    milestones : tuple of int or "auto"
+        Iterations at which the paper preset's rate falls by 0.2. The text says (2000, 5000), the
+        released configuration (20000, 50000); "auto" is the one that converges, the latter.
+    """
+
+    ratio: float = 64
+    levels: int | Auto = "auto"
+    level_ratio: float | Auto = "auto"
+    allocation: str = "auto"
+    effort: int = 5
+    seed: int = 0
+    preset: str = "default"
+    preserve: tuple[int | float, ...] = ()
+    coordinates: str = "auto"
+    iterations: int | Auto = "auto"
+    milestones: tuple[int, ...] | Auto = "auto"
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+                object.__setattr__(self, field.name, value.item())  # numpy scalars -> plain JSON
+        _check_number("ratio", self.ratio, 1, 100_000)
+        if self.levels != "auto":
+            _check_integer("levels", self.levels, 1, MAX_LEVELS)
+        if self.level_ratio != "auto":
+            _check_number("level_ratio", self.level_ratio, 0.05, 20)
+        _check_choice("allocation", self.allocation, ("auto", "even", "signal", "variance"))
+        _check_integer("effort", self.effort, 1, 9)
+        _check_integer("seed", self.seed, 0, 2**32 - 1)
+        _check_choice("preset", self.preset, ("default", "paper"))
+        _check_choice("coordinates", self.coordinates, ("auto", "global", "block"))
+        if self.iterations != "auto":
+            _check_integer("iterations", self.iterations, 1, 10_000_000)
+        object.__setattr__(self, "preserve", _checked_preserve(self.preserve))
+        object.__setattr__(self, "milestones", _checked_milestones(self.milestones, self.preset))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return every setting as a plain JSON value."""
+        out: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            out[field.name] = list(value) if isinstance(value, tuple) else value
+        return out
+
+    @classmethod
+    def from_json(cls, config: Mapping[str, Any]) -> Settings:
+        """Build settings from JSON values.
+
+        Raises
+        ------
+        InvalidSetting
+            If a name is unknown (a newer writer, or a typing error) or a value is out of range.
+        """
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(config) - known)
+        if unknown:
+            raise InvalidSetting(
+                f"unknown setting {unknown[0]!r}; known are {', '.join(sorted(known))} "
+                "(a newer tinc_codec may have written this: upgrade)"
+            )
+        return cls(**config)
+
+
+def _checked_preserve(preserve: object) -> tuple[int | float, ...]:
+    if _is_number(preserve):
+        preserve = (preserve,)
+    if not isinstance(preserve, (tuple, list)):
+        raise InvalidSetting(f"preserve={preserve!r} must be a tuple of numbers")
+    values = tuple(v.item() if hasattr(v, "item") else v for v in preserve)
+    for value in values:
+        if not _is_number(value) or not math.isfinite(value):
+            raise InvalidSetting(
+                f"preserve holds {value!r}; it takes finite numbers "
+                "(NaN and infinities are always restored, leave them out)"
+            )
+    if len(values) > 64:
+        raise InvalidSetting(f"preserve holds {len(values)} values; at most 64 are taken")
+    return values
+
+
+def _checked_milestones(milestones: object, preset: str) -> tuple[int, ...] | Auto:
+    if milestones == "auto":
+        return "auto"
+    if not isinstance(milestones, (tuple, list)):
+        raise InvalidSetting(f"milestones={milestones!r} must be a tuple of iterations or 'auto'")
+    if preset != "paper":
+        raise InvalidSetting("milestones are the paper preset's; set preset='paper' or omit them")
+    values = tuple(_check_integer("milestones", m, 1, 10_000_000) for m in milestones)
+    if list(values) != sorted(set(values)):
+        raise InvalidSetting(f"milestones={values} must increase")
+    return values

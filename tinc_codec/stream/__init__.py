@@ -1,0 +1,1 @@
+"""The stages between values and bytes; they do not know one another."""

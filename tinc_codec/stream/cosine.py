@@ -1,0 +1,122 @@
+"""The low-order form: a few coefficients of a separable cosine transform (DCT-II).
+
+For chunks whose budget holds no useful tree. The basis of axis a with n voxels is
+``cos(pi * k * (2 i + 1) / (2 n))``, not normalised. Coefficients are taken in the order of
+``sum_a (k_a / n_a)^2`` (ties: in row-major order of k), as many as the section holds. They are
+signed bytes times one float32 step; the first is the mean and takes two bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from tinc_codec.errors import CorruptPayload
+from tinc_codec.stream.wire import Reader, Writer
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+MAX_TERMS = 4096
+# Frequencies per axis that are ever used, by number of axes.
+MAX_FREQUENCY = (0, 4096, 512, 64, 24)
+
+
+def orders(shape: Sequence[int], terms: int) -> IntArray:
+    """Return the frequencies (terms, axes) in canonical order, fewer if the chunk has fewer."""
+    # Terms beyond the first `terms` along any axis cannot come before them in the order.
+    limits = [min(n, MAX_FREQUENCY[len(shape)], terms) for n in shape]
+    grid = np.stack(np.meshgrid(*[np.arange(n) for n in limits], indexing="ij"), axis=-1)
+    flat = grid.reshape(-1, len(shape))
+    keys = ((flat / np.asarray(shape, np.float64)) ** 2).sum(axis=1)
+    return flat[np.argsort(keys, kind="stable")[:terms]]
+
+
+def _basis(n: int, frequencies: int) -> FloatArray:
+    """Return cosines (frequencies, n)."""
+    k = np.arange(frequencies)[:, None]
+    return np.asarray(np.cos(np.pi * k * (2 * np.arange(n) + 1) / (2 * n)))
+
+
+def fit(unit: npt.NDArray[np.float32], weight: npt.NDArray[np.float32] | None, size: int) -> bytes:
+    """Return the COSINE section, of at most ``size`` bytes, that best fits a volume.
+
+    Parameters
+    ----------
+    unit : float32 array
+        Normalised voxels.
+    weight : float32 array of the same shape, or None
+        Voxels of weight 0 are first set to the mean of the others.
+    size : int
+        Bytes at hand; at least 6.
+    """
+    mean = float(np.average(unit, weights=weight))
+    values = unit.astype(np.float64) - mean
+    if weight is not None:
+        values[weight == 0] = 0
+    k = orders(unit.shape, min(MAX_TERMS, size - 5))
+    needed = k.max(axis=0) + 1
+    spectrum: FloatArray = values
+    for axis, n in enumerate(unit.shape):
+        rows = _basis(n, int(needed[axis])) * (2 / n)
+        rows[0] /= 2
+        spectrum = np.moveaxis(np.tensordot(rows, spectrum, axes=(1, axis)), 0, axis)
+    coefficients = spectrum[tuple(k.T)]
+    coefficients[0] += mean
+    step = max(float(np.abs(coefficients[1:]).max(initial=0)) / 127, mean / 32767, 2**-40)
+    step32 = float(np.float32(step * (1 + 1e-6)))
+    integers = np.rint(coefficients / step32).astype(np.int64)
+    out = Writer().f32(step32).u16(int(integers[0]) & 0xFFFF)
+    return out.raw(integers[1:].astype(np.int8).tobytes()).getvalue()
+
+
+def read(data: bytes, shape: Sequence[int]) -> tuple[IntArray, FloatArray]:
+    """Return (frequencies (terms, axes), coefficients (terms,)) of a COSINE section.
+
+    Raises
+    ------
+    TruncatedPayload, CorruptPayload
+        If the section is malformed or holds more terms than the chunk has.
+    """
+    reader = Reader(data, "COSINE")
+    step = reader.f32()
+    mean = reader.u16()
+    rest = np.frombuffer(reader.take(len(data) - 6), np.int8)
+    terms = len(rest) + 1
+    if not np.isfinite(step) or terms > MAX_TERMS:
+        raise CorruptPayload(f"cosine: {terms} terms (at most {MAX_TERMS}) of step {step}")
+    k = orders(shape, terms)
+    if len(k) < terms:
+        raise CorruptPayload(f"cosine: {terms} terms where the chunk has {len(k)}")
+    signed = mean - 65536 if mean >= 32768 else mean
+    return k, np.concatenate([[signed], rest]).astype(np.float64) * step
+
+
+def _evaluate(
+    data: bytes, shape: Sequence[int], axes: Sequence[IntArray], pointwise: bool
+) -> npt.NDArray[np.float32]:
+    """Sum the terms axis by axis, the same operations for every voxel however it is asked for."""
+    k, coefficients = read(data, shape)
+    values = np.zeros(k.max(axis=0) + 1)
+    values[tuple(k.T)] = coefficients
+    for axis, n in enumerate(shape):
+        rows = _basis(n, values.shape[0])[:, axes[axis]]
+        spread = values if pointwise and axis > 0 else values[..., None]
+        values = sum(spread[j] * rows[j] for j in range(1, len(rows))) + spread[0] * rows[0]
+    return values.astype(np.float32)
+
+
+def evaluate_points(
+    data: bytes, shape: Sequence[int], points: Sequence[IntArray]
+) -> npt.NDArray[np.float32]:
+    """Return the values (n,) of a COSINE section at voxels given by one index array per axis."""
+    return _evaluate(data, shape, points, pointwise=True)
+
+
+def evaluate_grid(
+    data: bytes, shape: Sequence[int], axes: Sequence[IntArray]
+) -> npt.NDArray[np.float32]:
+    """Return the values of a COSINE section on the outer product of voxel indices."""
+    return _evaluate(data, shape, axes, pointwise=False)

@@ -1,0 +1,1 @@
+"""The octree: boxes, layer widths, network records."""

@@ -1,0 +1,232 @@
+"""From budget to structure: levels, and the layer widths of every node (paper sec. 4).
+
+Steps:
+
+1. Levels: as many as leave the leaves useful networks (:func:`choose_levels`).
+2. Parameters of each level: a node gets r_l times the parameters of a node one level up.
+3. Parameters of each node of a level: even, or by its share of signal or variance.
+4. Widths: the largest that fit, found from the root down; what rounding leaves over goes to
+   single nodes, one unit of width at a time, until nothing more fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tinc_codec.tree.geometry import (
+    FloatArray,
+    Geometry,
+    IntArray,
+    boxes,
+    choose_splits,
+)
+from tinc_codec.tree.network import OUTPUT_WIDTH, Tree, count_parameters
+
+Float32Array = npt.NDArray[np.float32]
+
+# Share of a level spread evenly whatever the importance, so that no node starves.
+_EVEN_SHARE = 0.25
+SIMILAR, DISSIMILAR = 0.7, 0.6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Structure:
+    """The wishes that a budget is turned into widths by.
+
+    Attributes
+    ----------
+    geometry : Geometry
+        The boxes.
+    depths : tuple of int
+        Sine layers of a node at each level.
+    level_ratio : float
+        Parameters of a node over those of a node one level up.
+    shares : tuple of (nodes,) float arrays
+        Share of each node in its level's parameters, the mean being 1.
+    """
+
+    geometry: Geometry
+    depths: tuple[int, ...]
+    level_ratio: float
+    shares: tuple[FloatArray, ...]
+
+
+def background_level(unit: Float32Array) -> float:
+    """Estimate the intensity below which voxels are background, in normalised units.
+
+    The mode of the histogram plus its spread below the mode, mirrored, three times over: the
+    dark side of the mode is noise alone, whatever the signal on its bright side.
+    """
+    counts, edges = np.histogram(unit, bins=1024, range=(0.0, 1.0))
+    smooth = np.convolve(counts, np.ones(5), mode="same")
+    peak = int(np.argmax(smooth))
+    mode = float(edges[peak] + edges[peak + 1]) / 2
+    below = unit[unit <= mode]
+    spread = float(np.sqrt(np.mean((below - mode) ** 2))) if below.size else 0.0
+    return mode + 3 * max(spread, 1 / 1024)
+
+
+def importance(unit: Float32Array, geometry: Geometry, allocation: str) -> tuple[FloatArray, ...]:
+    """Return the share of each node in its level's parameters, mean 1 per level.
+
+    Parameters
+    ----------
+    unit : float32 array
+        Normalised voxels.
+    geometry : Geometry
+        The boxes.
+    allocation : "even", "signal" or "variance"
+        "signal" counts voxels above :func:`background_level` (paper sec. 5.3, valid signals),
+        "variance" takes the sum of squared deviations within the node.
+    """
+    if allocation == "even":
+        return tuple(np.ones(n) for n in geometry.node_counts)
+    threshold = background_level(unit) if allocation == "signal" else 0.0
+
+    def measure(block: Float32Array) -> float:
+        if allocation == "signal":
+            return float((block > threshold).sum())
+        return float(block.var(dtype=np.float64) * block.size)
+
+    shares = []
+    for start, stop in boxes(geometry):
+        values = np.array(
+            [
+                measure(unit[tuple(map(slice, a, b))])
+                for a, b in zip(start.tolist(), stop.tolist(), strict=True)
+            ]
+        )
+        mean = values.mean()
+        share = values / mean if mean > 0 else np.ones(len(values))
+        shares.append(_EVEN_SHARE + (1 - _EVEN_SHARE) * share)
+    return tuple(shares)
+
+
+def consistency(unit: Float32Array) -> float:
+    """Return the global consistency: the mean structural similarity between sub-regions.
+
+    The box is cut into up to 64 equal sub-regions (paper sec. 5.3); each pair is compared by
+    SSIM with one window over the whole region, peak 1. 1 means that all regions are alike.
+    """
+    cuts = [min(4, n) for n in unit.shape]
+    sides = [n // c for n, c in zip(unit.shape, cuts, strict=True)]
+    whole = unit[tuple(slice(0, c * s) for c, s in zip(cuts, sides, strict=True))]
+    interleaved = whole.reshape([x for pair in zip(cuts, sides, strict=True) for x in pair])
+    order = [*range(0, 2 * unit.ndim, 2), *range(1, 2 * unit.ndim, 2)]
+    regions = interleaved.transpose(order).reshape(int(np.prod(cuts)), -1).astype(np.float64)
+    if len(regions) < 2:
+        return 1.0
+    mean = regions.mean(axis=1)
+    centred = regions - mean[:, None]
+    covariance = centred @ centred.T / regions.shape[1]
+    variance = np.diag(covariance)
+    c1, c2 = 0.01**2, 0.03**2
+    luminance = (2 * np.outer(mean, mean) + c1) / (np.add.outer(mean**2, mean**2) + c1)
+    structure = (2 * covariance + c2) / (np.add.outer(variance, variance) + c2)
+    similarity = luminance * structure
+    return float(similarity[~np.eye(len(regions), dtype=bool)].mean())
+
+
+def rule_level_ratio(unit: Float32Array, even: float) -> float:
+    """Return r_l by the paper's rule (sec. 5.3) around the value ``even``.
+
+    More to the shallow levels where the sub-regions are alike (above 0.7), more to the deep
+    ones where they are not (below 0.6).
+    """
+    alike = consistency(unit)
+    if alike > SIMILAR:
+        return 0.8 * even
+    return 1.2 * even if alike < DISSIMILAR else even
+
+
+def _widest(budget: FloatArray, n_in: IntArray, depth: int, leaf: bool) -> IntArray:
+    """Return the largest width w of each node with all its layers within its budget.
+
+    A node has ``n_in w + (depth - 1) w^2 + depth w`` parameters, a leaf ``w + 1`` more.
+    """
+    a = float(depth - 1)
+    b = n_in + depth + (OUTPUT_WIDTH if leaf else 0.0)
+    c = np.maximum(budget - (OUTPUT_WIDTH if leaf else 0), 0.0)
+    width = c / b if depth == 1 else (np.sqrt(b * b + 4 * a * c) - b) / (2 * a)
+    return np.maximum(np.floor(width + 1e-9), 1).astype(np.int64)
+
+
+def _tree_of(structure: Structure, root_budget: float) -> Tree:
+    """Return the tree whose root has about ``root_budget`` parameters, the rest in proportion."""
+    geometry = structure.geometry
+    n_in = np.array([len(geometry.shape)], np.int64)
+    widths = []
+    for level, share in enumerate(structure.shares):
+        budget = root_budget * structure.level_ratio**level * share
+        leaf = level == geometry.levels - 1
+        width = _widest(budget, n_in, structure.depths[level], leaf)
+        widths.append(np.repeat(width[:, None], structure.depths[level], axis=1))
+        if not leaf:
+            n_in = np.repeat(width, 1 << len(geometry.splits[level]))
+    return Tree(geometry=geometry, widths=tuple(widths))
+
+
+def allocate(structure: Structure, parameters: int, *, exactly: bool) -> Tree | None:
+    """Return the largest tree of a structure with at most ``parameters`` parameters.
+
+    Parameters
+    ----------
+    structure : Structure
+        What to build.
+    parameters : int
+        The most it may have.
+    exactly : bool
+        Spend what rounding left over on single nodes. For raw float32 weights, whose bytes
+        nothing else can fill up; widths then differ within a level.
+
+    Returns
+    -------
+    Tree or None
+        None where even widths of 1 do not fit.
+    """
+    low, high = 0.0, float(parameters)
+    best = _tree_of(structure, low)
+    if count_parameters(best) > parameters:
+        return None
+    while high - low > 0.25:
+        middle = (low + high) / 2
+        tree = _tree_of(structure, middle)
+        if count_parameters(tree) <= parameters:
+            low, best = middle, tree
+        else:
+            high = middle
+    return _spend_rest(best, parameters) if exactly else best
+
+
+def _spend_rest(tree: Tree, parameters: int) -> Tree:
+    """Widen single layers, narrowest node first and deepest level first, while anything fits."""
+    widths = [w.copy() for w in tree.widths]
+    grown = True
+    while grown:
+        grown = False
+        for level in reversed(range(len(widths))):
+            for node in np.argsort(widths[level].sum(axis=1), kind="stable"):
+                for layer in range(widths[level].shape[1]):
+                    widths[level][node, layer] += 1
+                    wider = Tree(geometry=tree.geometry, widths=tuple(widths))
+                    if count_parameters(wider) <= parameters:
+                        grown = True
+                    else:
+                        widths[level][node, layer] -= 1
+    return Tree(geometry=tree.geometry, widths=tuple(widths))
+
+
+def geometry_of(
+    shape: Sequence[int], levels: int, coordinates: Literal["global", "block"]
+) -> Geometry:
+    """Return the geometry of a tree of up to ``levels`` levels over a box."""
+    return Geometry(
+        shape=tuple(shape), splits=choose_splits(shape, levels), coordinates=coordinates
+    )
+
+

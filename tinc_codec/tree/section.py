@@ -1,0 +1,123 @@
+"""The TREE section: structure of a tree <-> bytes. Widths are stored, never derived.
+
+Layout: flags u8 (bit 0: coordinates per block; others zero), levels u8, one split mask u8 per
+level below the root (bit k: axis k halved), then for each level its depth u8 and for each of its
+sine layers the widths: a varint ``lowest << 1`` when all nodes agree, else ``lowest << 1 | 1``,
+the bits per node u8, and the excesses over ``lowest``, packed from the least significant bit.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tinc_codec.errors import CorruptPayload
+from tinc_codec.stream.wire import Reader, Writer
+from tinc_codec.tree.geometry import MAX_AXES, MAX_LEVELS, Geometry, IntArray
+from tinc_codec.tree.network import Tree, count_parameters
+
+MAX_DEPTH = 16
+MAX_WIDTH = 4096
+
+
+def to_bytes(tree: Tree) -> bytes:
+    """Return the TREE section of a tree."""
+    geometry = tree.geometry
+    out = Writer().u8(int(geometry.coordinates == "block")).u8(geometry.levels)
+    for axes in geometry.splits:
+        out.u8(sum(1 << axis for axis in axes))
+    for widths in tree.widths:
+        out.u8(widths.shape[1])
+        for column in widths.T:
+            _write_widths(out, column)
+    return out.getvalue()
+
+
+def _write_widths(out: Writer, column: IntArray) -> None:
+    lowest = int(column.min())
+    bits = int(column.max() - lowest).bit_length()
+    out.varint(lowest << 1 | (bits > 0))
+    if bits:
+        excess = (column - lowest)[:, None] >> np.arange(bits) & 1
+        out.u8(bits).raw(np.packbits(excess.astype(np.uint8), bitorder="little").tobytes())
+
+
+def from_bytes(data: bytes, shape: tuple[int, ...], most_parameters: int) -> Tree:
+    """Read a TREE section.
+
+    Parameters
+    ----------
+    data : bytes
+        The section.
+    shape : tuple of int
+        Voxels of the fitted box, singleton axes dropped.
+    most_parameters : int
+        Refuse structures with more parameters or nodes, before they take memory.
+
+    Raises
+    ------
+    TruncatedPayload, CorruptPayload
+        If the section is malformed or exceeds the limit.
+    """
+    reader = Reader(data, "TREE")
+    geometry = _read_geometry(reader, shape)
+    if sum(geometry.node_counts) > most_parameters:
+        raise CorruptPayload(
+            f"tree: {sum(geometry.node_counts)} nodes exceed {most_parameters}, "
+            "the most that the coded weights can fill"
+        )
+    widths = []
+    for nodes in geometry.node_counts:
+        depth = reader.u8()
+        if not 1 <= depth <= MAX_DEPTH:
+            raise CorruptPayload(f"tree: depth {depth} of a hyper layer is not in 1..{MAX_DEPTH}")
+        widths.append(np.stack([_read_widths(reader, nodes) for _ in range(depth)], axis=1))
+    reader.done()
+    tree = Tree(geometry=geometry, widths=tuple(widths))
+    if count_parameters(tree) > most_parameters:
+        raise CorruptPayload(
+            f"tree: {count_parameters(tree)} parameters exceed {most_parameters}, "
+            "the most that the coded weights can fill"
+        )
+    return tree
+
+
+def _read_geometry(reader: Reader, shape: tuple[int, ...]) -> Geometry:
+    flags, levels = reader.u8(), reader.u8()
+    if flags > 1:
+        raise CorruptPayload(f"tree: reserved flag bits are set in {flags:#04x}")
+    if not 1 <= levels <= MAX_LEVELS:
+        raise CorruptPayload(f"tree: {levels} levels are not in 1..{MAX_LEVELS}")
+    if not 1 <= len(shape) <= MAX_AXES:
+        raise CorruptPayload(f"tree: {len(shape)} axes longer than 1 are not in 1..{MAX_AXES}")
+    splits = []
+    sides = list(shape)
+    for _ in range(levels - 1):
+        mask = reader.u8()
+        axes = tuple(axis for axis in range(len(shape)) if mask >> axis & 1)
+        if mask == 0 or mask >> len(shape):
+            raise CorruptPayload(f"tree: split mask {mask:#04x} does not fit {len(shape)} axes")
+        for axis in axes:
+            if sides[axis] < 2:
+                raise CorruptPayload(f"tree: axis {axis} is split below one voxel")
+            sides[axis] //= 2
+        splits.append(axes)
+    return Geometry(
+        shape=shape, splits=tuple(splits), coordinates="block" if flags & 1 else "global"
+    )
+
+
+def _read_widths(reader: Reader, nodes: int) -> IntArray:
+    code = reader.varint()
+    column = np.full(nodes, code >> 1, np.int64)
+    if code & 1:
+        bits = reader.u8()
+        if not 1 <= bits <= 16:
+            raise CorruptPayload(f"tree: {bits} bits per width are not in 1..16")
+        packed = np.frombuffer(reader.take(-(-nodes * bits // 8)), np.uint8)
+        unpacked = np.unpackbits(packed, bitorder="little").astype(np.int64)
+        if unpacked[nodes * bits :].any():
+            raise CorruptPayload("tree: padding bits of widths are not zero")
+        column += unpacked[: nodes * bits].reshape(nodes, bits) @ (1 << np.arange(bits))
+    if not 1 <= column.min() <= column.max() <= MAX_WIDTH:
+        raise CorruptPayload(f"tree: a layer width is not in 1..{MAX_WIDTH}")
+    return column

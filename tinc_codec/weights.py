@@ -1,0 +1,107 @@
+"""The WEIGHTS section: parameters of a tree <-> bytes.
+
+Byte 0 is the mode. Mode 0 is raw little-endian float32. Mode 1 is: base step (float32), one step
+code per group, one entropy model per group, and the range-coded integers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tinc_codec.errors import CorruptPayload
+from tinc_codec.stream import entropy, quantize
+from tinc_codec.stream.wire import Reader
+from tinc_codec.tree.network import Layout
+
+Float32Array = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int32]
+
+RAW, QUANTIZED = 0, 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizedWeights:
+    """Parameters as integers.
+
+    Attributes
+    ----------
+    base : float
+        Base step, a float32 value.
+    codes : tuple of int
+        Step code of each group.
+    groups : tuple of (n,) int32
+        Integers of each group.
+    """
+
+    base: float
+    codes: tuple[int, ...]
+    groups: tuple[IntArray, ...]
+
+    def models(self) -> tuple[int, ...]:
+        """Return the entropy model with the shortest code for each group."""
+        return tuple(entropy.choose_model(values) for values in self.groups)
+
+    def values(self) -> Float32Array:
+        """Return the parameters that a decoder gets."""
+        return np.concatenate(
+            [
+                quantize.dequantize(integers, quantize.step_size(self.base, code))
+                for integers, code in zip(self.groups, self.codes, strict=True)
+            ]
+        )
+
+
+def pack_raw(parameters: Float32Array) -> bytes:
+    """Return the section of unquantised float32 parameters."""
+    return bytes([RAW]) + parameters.astype("<f4").tobytes()
+
+
+def pack_quantized(weights: QuantizedWeights) -> bytes:
+    """Return the section of quantised parameters."""
+    models = weights.models()
+    head = bytes([QUANTIZED]) + np.float32(weights.base).astype("<f4").tobytes()
+    return head + bytes(weights.codes) + bytes(models) + entropy.encode(weights.groups, models)
+
+
+def quantized_size(weights: QuantizedWeights) -> int:
+    """Return the bytes of :func:`pack_quantized` within a few, without coding."""
+    lengths = (
+        entropy.code_length(v, m) for v, m in zip(weights.groups, weights.models(), strict=True)
+    )
+    return 5 + 2 * len(weights.groups) + int(np.ceil(sum(lengths) / 8))
+
+
+def unpack(data: bytes, table: Layout) -> Float32Array:
+    """Return the parameters held by a WEIGHTS section.
+
+    Raises
+    ------
+    TruncatedPayload, CorruptPayload
+        If the section does not hold exactly the parameters of this tree, or they are not finite.
+    """
+    reader = Reader(data, "WEIGHTS")
+    mode = reader.u8()
+    if mode == RAW:
+        parameters = np.frombuffer(reader.take(4 * table.size), "<f4").astype(np.float32)
+        reader.done()
+    elif mode == QUANTIZED:
+        parameters = _unpack_quantized(reader, data, table)
+    else:
+        raise CorruptPayload(f"weights: mode {mode} is unknown; known are {RAW} and {QUANTIZED}")
+    if not np.isfinite(parameters).all():
+        raise CorruptPayload("weights: a parameter is not finite")
+    return parameters
+
+
+def _unpack_quantized(reader: Reader, data: bytes, table: Layout) -> Float32Array:
+    base = reader.f32()
+    codes = reader.take(len(table.groups))
+    models = reader.take(len(table.groups))
+    sizes = [group.stop - group.start for group in table.groups]
+    coded = data[5 + 2 * len(table.groups) :]
+    integers = entropy.decode(coded, sizes, list(models))
+    weights = QuantizedWeights(base=base, codes=tuple(codes), groups=tuple(integers))
+    return weights.values()
