@@ -57,3 +57,8 @@ def adamax(p: Any, parts: Any, scale: Any, m: Any, v: Any, rate: float, step: in
         m[i] = b1 * m[i] + (one - b1) * g
         v[i] = max(b2 * v[i], abs(g) + eps)
         p[i] -= c1 * scale[i] * m[i] / v[i]
+
+
+def update_of(name: str, parameters: Any) -> Any:
+    """Return the in-place update of an optimiser for parameters of this kind."""
+    return {"adam": adam, "adamax": adamax}[name]

@@ -209,6 +209,14 @@ class Problem:
         self._dz = np.empty((PARTS, widest * LANES), np.float32)
         self._dx = np.empty_like(self._dz)
 
+    def start(self, parameters: Float32Array) -> Float32Array:
+        """Return a copy of a parameter-like vector where this engine works on it."""
+        return np.array(parameters, np.float32)
+
+    def finish(self, parameters: Float32Array) -> Float32Array:
+        """Return such a vector as numpy float32."""
+        return parameters
+
     def gradient(
         self, parameters: Float32Array, step: int, *, squared: bool = False
     ) -> tuple[float, Float32Array]:

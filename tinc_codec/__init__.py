@@ -1,0 +1,55 @@
+"""TINC: a tree of small sine networks per zarr chunk, as a numcodecs and zarr codec.
+
+``import tinc_codec`` pulls in no torch, dask, xarray, numba or zarr: the codecs are loaded on
+first use, and the functions below import their engines when they are called.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from tinc_codec.decode import decode, inspect
+from tinc_codec.encode import encode
+from tinc_codec.errors import (
+    CorruptPayload,
+    InvalidSetting,
+    TincError,
+    TruncatedPayload,
+    UnsupportedData,
+    UnsupportedVersion,
+)
+from tinc_codec.runtime import runtime
+from tinc_codec.settings import Settings
+
+if TYPE_CHECKING:
+    from tinc_codec.zarr_v2 import TINC
+    from tinc_codec.zarr_v3 import TINCSerializer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "TINC",
+    "CorruptPayload",
+    "InvalidSetting",
+    "Settings",
+    "TINCSerializer",
+    "TincError",
+    "TruncatedPayload",
+    "UnsupportedData",
+    "UnsupportedVersion",
+    "__version__",
+    "decode",
+    "encode",
+    "inspect",
+    "runtime",
+]
+
+_LAZY = {"TINC": "tinc_codec.zarr_v2", "TINCSerializer": "tinc_codec.zarr_v3"}
+
+
+def __getattr__(name: str) -> Any:
+    home = _LAZY.get(name)
+    if home is None:
+        raise AttributeError(f"module 'tinc_codec' has no attribute {name!r}")
+    return getattr(import_module(home), name)

@@ -1,0 +1,168 @@
+"""From array to payload: the forward path.
+
+array - exceptions (padding, masks) - normalize - tree within the budget - fit - quantize -
+entropy code - container. Every candidate is scored by decoding it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tinc_codec.decode import long_axes, open_chunk, unit_values
+from tinc_codec.errors import InvalidSetting
+from tinc_codec.settings import Settings
+from tinc_codec.stream import container, cosine, exceptions, normalize
+from tinc_codec.stream.container import SectionKind
+from tinc_codec.stream.normalize import ArrayInfo
+
+Float32Array = npt.NDArray[np.float32]
+Sections = dict[SectionKind, bytes]
+
+# Bytes that every chunk of any supported shape and dtype can be said in, as a constant at least.
+SMALLEST_BUDGET = 96
+_SMALLEST_FORM = 6
+# Below this budget the low-order form may beat the best tree, and is tried too.
+_TRY_COSINE_BELOW = 1024
+
+
+def encode(array: npt.ArrayLike, **settings: Any) -> bytes:
+    """Compress an array.
+
+    Parameters
+    ----------
+    array : array_like
+        int8 to int32, uint8 to uint32, float16 to float64; 1 to 4 axes longer than one voxel.
+        Any byte order, strides and memory order; never changed.
+    **settings
+        See :class:`tinc_codec.Settings`.
+
+    Returns
+    -------
+    bytes
+        The payload: at most ``array.nbytes / ratio`` bytes.
+
+    Raises
+    ------
+    InvalidSetting
+        If a setting is out of range, or the budget cannot hold this chunk.
+    UnsupportedData
+        If the array is of a kind that the codec does not take.
+    """
+    return encode_chunk(np.asanyarray(array), Settings(**settings))
+
+
+def encode_chunk(array: npt.NDArray[Any], settings: Settings) -> bytes:
+    """Compress an array by a record of settings; see :func:`encode`."""
+    normalize.check_array(array)
+    budget = _budget(array, settings)
+    constant = exceptions.constant_value(array)
+    crop = exceptions.find_crop(array) if constant is None else None
+    box = array if crop is None else array[crop.slices]
+    mask = exceptions.find_mask(box, settings.preserve) if constant is None else None
+    valid = None if mask is None else mask.labels == 0
+    low, high = normalize.value_range(box, valid)
+    info = ArrayInfo(
+        shape=array.shape,
+        dtype=array.dtype,
+        order=normalize.memory_order(array),
+        low=low,
+        high=high,
+        psnr_centidb=normalize.PSNR_EXACT,
+    )
+    exact: Sections = {SectionKind.ARRAY: info.to_bytes()}
+    if crop is not None:
+        exact[SectionKind.CROP] = crop.to_bytes(array.dtype.itemsize)
+    if mask is not None:
+        exact[SectionKind.MASK] = mask.to_bytes()
+    _check_room(exact, budget, has_values=low != high)
+    if low == high:
+        return container.pack(exact)
+    unit = normalize.normalize(box, low, high).reshape(long_axes(box.shape))
+    weight = None if valid is None else valid.astype(np.float32).reshape(unit.shape)
+    if weight is not None:
+        # What lies under the mask must not pull on statistics or on the low-order form.
+        unit[weight == 0] = np.average(unit, weights=weight)
+    return _best_form(exact, info, unit, weight, settings, budget)
+
+
+def _budget(array: npt.NDArray[Any], settings: Settings) -> int:
+    """Return the most bytes that the payload may take."""
+    budget = math.floor(array.nbytes / settings.ratio)
+    if budget < SMALLEST_BUDGET:
+        raise InvalidSetting(
+            f"a chunk of {array.nbytes} bytes at ratio {settings.ratio:g} leaves {budget} bytes; "
+            f"at least {SMALLEST_BUDGET} are needed. Use chunks of {SMALLEST_BUDGET * settings.ratio:.0f} "
+            f"bytes or more, or a ratio up to {array.nbytes / SMALLEST_BUDGET:.4g}"
+        )
+    longer = len(long_axes(array.shape))
+    if longer > 4:
+        raise InvalidSetting(
+            f"a chunk of shape {array.shape} has {longer} axes longer than one voxel; at most 4 "
+            "are supported. Use chunks of length 1 along the leading axes"
+        )
+    return budget
+
+
+def _size(sections: Sections) -> int:
+    lengths = [len(data) for data in sections.values()]
+    return container.HEADER_BYTES + sum(n + container.section_overhead(n) for n in lengths)
+
+
+def _check_room(exact: Sections, budget: int, *, has_values: bool) -> None:
+    """Refuse a budget that what must be restored exactly has used up."""
+    needed = _size(exact)
+    if has_values:
+        needed += _SMALLEST_FORM + container.section_overhead(_SMALLEST_FORM)
+    if needed > budget:
+        mask = len(exact.get(SectionKind.MASK, b""))
+        raise InvalidSetting(
+            f"the chunk's budget is {budget} bytes, but restoring its padding and special values "
+            f"exactly takes {needed} (mask: {mask}). Use a lower ratio, or fewer preserved values"
+        )
+
+
+def _best_form(
+    exact: Sections,
+    info: ArrayInfo,
+    unit: Float32Array,
+    weight: Float32Array | None,
+    settings: Settings,
+    budget: int,
+) -> bytes:
+    """Return the payload of the tree, or of the low-order form where that is better."""
+    from tinc_codec.fit.chunk import fit_tree
+
+    room = budget - _size(exact)
+    candidates: list[Sections] = []
+    fitted = fit_tree(unit, weight, settings, room)
+    if fitted is not None:
+        candidates.append({SectionKind.TREE: fitted.tree, SectionKind.WEIGHTS: fitted.weights})
+    if not candidates or (budget < _TRY_COSINE_BELOW and settings.preset != "paper"):
+        size = room - container.section_overhead(room)
+        candidates.append({SectionKind.COSINE: cosine.fit(unit, weight, size)})
+    scored = []
+    for form in candidates:
+        payload = container.pack({**exact, **form})
+        scored.append((_psnr(payload, info, unit, weight), form))
+    psnr, form = max(scored, key=lambda pair: pair[0])
+    centidb = min(max(round(100 * psnr), 1), normalize.PSNR_EXACT - 1) if psnr < 655 else normalize.PSNR_EXACT
+    exact[SectionKind.ARRAY] = replace(info, psnr_centidb=centidb).to_bytes()
+    return container.pack({**exact, **form})
+
+
+def _psnr(
+    payload: bytes, info: ArrayInfo, unit: Float32Array, weight: Float32Array | None
+) -> float:
+    """Return the PSNR in dB of a payload over the fitted voxels, against high - low."""
+    chunk = open_chunk(payload)
+    axes = [np.arange(n) for n in chunk.box_shape]
+    values = unit_values(chunk, axes, pointwise=False)
+    decoded = normalize.denormalize(values, info.low, info.high, info.dtype)
+    error = normalize.normalize(decoded, info.low, info.high).reshape(unit.shape) - unit
+    squares = float(np.average(error.astype(np.float64) ** 2, weights=weight))
+    return -10 * math.log10(squares) if squares > 0 else math.inf

@@ -1,0 +1,144 @@
+"""Fit a tree to one chunk within its bytes: structure, training, quantisation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tinc_codec import weights
+from tinc_codec.fit.rate import quantize_to_size
+from tinc_codec.fit.recipe import recipe_for
+from tinc_codec.fit.train import fit
+from tinc_codec.runtime import current_runtime
+from tinc_codec.settings import Settings
+from tinc_codec.stream.container import section_overhead
+from tinc_codec.tree import section
+from tinc_codec.tree.allocation import (
+    Structure,
+    allocate,
+    geometry_of,
+    importance,
+    rule_level_ratio,
+)
+from tinc_codec.tree.network import Tree, layout, macs_per_voxel
+
+Float32Array = npt.NDArray[np.float32]
+
+# Bits that a quantised parameter is expected to take; the steps then take up the difference.
+_BITS = 7.0
+# Parameters below which a tree of so many levels leaves its leaves too little.
+_LEVEL_FLOORS = (0, 600, 24_000, 200_000)
+_EVEN_RATIO = 0.4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FittedTree:
+    """The two sections of a fitted tree."""
+
+    tree: bytes
+    weights: bytes
+
+
+def fit_tree(
+    unit: Float32Array, weight: Float32Array | None, settings: Settings, room: int
+) -> FittedTree | None:
+    """Fit a tree whose sections take at most ``room`` bytes, overheads included.
+
+    Parameters
+    ----------
+    unit : float32 array, 1 to 4 axes
+        Normalised voxels.
+    weight : float32 array of the same shape, or None
+        1 where a voxel counts, 0 where not.
+    settings : Settings
+        As the user gave them.
+    room : int
+        Bytes at hand.
+
+    Returns
+    -------
+    FittedTree or None
+        None where not even the smallest tree fits.
+    """
+    tree = _structure(unit, settings, room)
+    if tree is None:
+        return None
+    head = section.to_bytes(tree)
+    left = room - len(head) - section_overhead(len(head))
+    size = left - section_overhead(left)
+    recipe = recipe_for(settings, unit.size, macs_per_voxel(tree))
+    parameters, sensitivity = fit(_problem(), tree, unit, weight, recipe, settings.seed)
+    if settings.preset == "paper":
+        return FittedTree(tree=head, weights=weights.pack_raw(parameters))
+    coded = quantize_to_size(layout(tree), parameters, sensitivity, size)
+    return None if coded is None else FittedTree(tree=head, weights=coded)
+
+
+def _problem() -> Any:
+    """Return the ``Problem`` of the engine that the run-time settings name."""
+    device = current_runtime().device
+    if device in ("auto", "cpu", "reference"):
+        from tinc_codec.engines.cpu.engine import Problem
+
+        return Problem
+    from tinc_codec.engines.gpu.engine import Problem as TorchProblem
+
+    return TorchProblem
+
+
+def _depths(levels: int) -> tuple[int, ...]:
+    """Return the sine layers per node of each level."""
+    return (4,) if levels == 1 else (2,) * levels
+
+
+def _structure(unit: Float32Array, settings: Settings, room: int) -> Tree | None:
+    """Choose levels, depths and widths for the bytes at hand; None where no tree fits."""
+    paper = settings.preset == "paper"
+    levels = settings.levels
+    if levels == "auto":
+        expected = room * 8 / (32 if paper else _BITS)
+        levels = sum(expected >= floor for floor in _LEVEL_FLOORS)
+    coordinates: Literal["global", "block"] = "block" if settings.coordinates == "block" else "global"
+    for wanted in range(levels, 0, -1):
+        geometry = geometry_of(unit.shape, wanted, coordinates)
+        depths = _depths(geometry.levels)
+        ratio = settings.level_ratio
+        if ratio == "auto":
+            ratio = rule_level_ratio(unit, 1.0 if paper else _EVEN_RATIO)
+        allocation = "even" if settings.allocation == "auto" else settings.allocation
+        structure = Structure(
+            geometry=geometry,
+            depths=depths,
+            level_ratio=ratio,
+            shares=importance(unit, geometry, allocation),
+        )
+        tree = _largest(structure, room, paper)
+        if tree is not None:
+            return tree
+    return None
+
+
+def _largest(structure: Structure, room: int, paper: bool) -> Tree | None:
+    """Return the largest tree whose sections are expected to take at most ``room`` bytes."""
+    groups = 2 * (sum(structure.depths) + 1)
+    head, wanted = 0, None
+    for _ in range(4):
+        left = room - head - section_overhead(head) - section_overhead(room)
+        if paper:
+            parameters = (left - 1) // 4
+        else:
+            parameters = math.floor((left - 5 - 2 * groups) * 8 / _BITS)
+        if parameters < 1:
+            return None
+        wanted = allocate(structure, parameters, exactly=paper)
+        if wanted is None:
+            return None
+        size = len(section.to_bytes(wanted))
+        if size <= head:
+            return wanted
+        head = size
+    return wanted

@@ -1,0 +1,49 @@
+"""Where the fit starts: SIREN's initialisation (Sitzmann et al. 2020, sec. 3.2; paper sec. 5.1).
+
+SIREN writes a layer as ``sin(w_0 (W x + b))``; trees store ``w_0 W`` and ``w_0 b``, so that
+evaluation needs no w_0. The paper's recipe keeps its steps by a rate w_0 times higher on them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from tinc_codec.fit.recipe import Recipe
+from tinc_codec.tree.network import Layout
+
+Float32Array = npt.NDArray[np.float32]
+
+# Outputs start near the mean of the target, so that the first steps do not overshoot.
+_SMALL_OUTPUT = 0.1
+
+
+def initial_parameters(table: Layout, recipe: Recipe, rng: np.random.Generator) -> Float32Array:
+    """Return random parameters (size,) of a tree to be fitted."""
+    out = np.empty(table.size, np.float32)
+    outputs = set(table.paths[:, -1].tolist())
+    for layer in range(len(table.n_in)):
+        n_in, n_out = int(table.n_in[layer]), int(table.n_out[layer])
+        is_output = layer in outputs
+        spread = recipe.frequency / n_in if layer == 0 else np.sqrt(6 / n_in)
+        if recipe.paper:
+            # torch's default biases, uniform over 1 / sqrt(n_in), times w_0
+            bias_spread = recipe.frequency / np.sqrt(n_in)
+            if is_output:
+                spread, bias_spread = spread / recipe.frequency, bias_spread / recipe.frequency
+        else:
+            bias_spread = np.pi
+            if is_output:
+                spread, bias_spread = spread * _SMALL_OUTPUT, 0.0
+        weight_at, bias_at = int(table.weight_at[layer]), int(table.bias_at[layer])
+        out[weight_at : weight_at + n_in * n_out] = rng.uniform(-spread, spread, n_in * n_out)
+        out[bias_at : bias_at + n_out] = rng.uniform(-bias_spread, bias_spread, n_out)
+    return out
+
+
+def rate_factors(table: Layout, recipe: Recipe) -> Float32Array:
+    """Return the factor (size,) of each parameter's learning rate."""
+    factors = np.ones(table.size, np.float32)
+    if recipe.paper:
+        factors[: table.groups[-2].start] = recipe.frequency
+    return factors

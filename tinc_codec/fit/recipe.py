@@ -1,0 +1,100 @@
+"""What the fit does and for how long: presets and effort, resolved for one chunk."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from tinc_codec.settings import Settings
+
+# Work of effort 5: multiply-adds per voxel of the chunk, summed over the forward passes of the
+# whole fit. Each effort is 100**(1/8) times the one below, 100 from 1 to 9.
+_WORK = 4.0e5
+_EFFORT_FACTOR = 100 ** (1 / 8)
+_EPOCHS = (60, 400)
+_SAMPLES = 16384
+# A step below this many multiply-adds costs more in calls than in arithmetic.
+_LEAST_STEP = 4e6
+
+PAPER_ITERATIONS = 10_000
+PAPER_BATCH = 262_144
+PAPER_MILESTONES = (20_000, 50_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """One fit.
+
+    Attributes
+    ----------
+    optimiser : "adam" or "adamax"
+        See :mod:`tinc_codec.fit.optimiser`.
+    rate : float
+        Highest learning rate.
+    milestones : tuple of int or None
+        Steps at which the rate falls by 0.2; None: a linear warm-up, then a cosine down to 0.
+    steps : int
+        Optimiser steps.
+    samples : int
+        Voxels drawn at each step.
+    frequency : float
+        w_0 of the first layer: SIREN's factor of the coordinates.
+    paper : bool
+        Intensities in [0, 100] and the SIREN parametrisation of the paper, instead of
+        standardised intensities and weights that w_0 is folded into.
+    """
+
+    optimiser: str
+    rate: float
+    milestones: tuple[int, ...] | None
+    steps: int
+    samples: int
+    frequency: float
+    paper: bool
+
+    def rate_at(self, step: int) -> float:
+        """Return the learning rate of a step."""
+        if self.milestones is not None:
+            return self.rate * 0.2 ** sum(step >= m for m in self.milestones)
+        x = (step + 0.5) / self.steps
+        warm = min(1.0, x / 0.05)
+        return self.rate * warm * 0.5 * (1 + math.cos(math.pi * x))
+
+
+def recipe_for(settings: Settings, voxels: int, macs_per_voxel: float) -> Recipe:
+    """Return the recipe of a chunk.
+
+    Parameters
+    ----------
+    settings : Settings
+        Preset, effort and explicit iterations.
+    voxels : int
+        Voxels to fit.
+    macs_per_voxel : float
+        Multiply-adds of one evaluation.
+    """
+    scale = _EFFORT_FACTOR ** (settings.effort - 5)
+    if settings.preset == "paper":
+        milestones = PAPER_MILESTONES if settings.milestones == "auto" else settings.milestones
+        iterations = max(1, round(PAPER_ITERATIONS * scale))
+        return Recipe(
+            optimiser="adamax",
+            rate=1e-3,
+            milestones=milestones,
+            steps=iterations if settings.iterations == "auto" else settings.iterations,
+            samples=min(PAPER_BATCH, voxels),
+            frequency=30.0,
+            paper=True,
+        )
+    samples = min(voxels, round(max(voxels / 64, _LEAST_STEP / macs_per_voxel)), _SAMPLES)
+    epochs = min(max(_WORK / macs_per_voxel, _EPOCHS[0]), _EPOCHS[1]) * scale
+    steps = max(50, round(epochs * voxels / samples))
+    return Recipe(
+        optimiser="adam",
+        rate=3e-2,
+        milestones=None,
+        steps=steps if settings.iterations == "auto" else settings.iterations,
+        samples=samples,
+        frequency=30.0,
+        paper=False,
+    )
