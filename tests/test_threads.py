@@ -12,9 +12,9 @@ from volumes import QUICK, volume
 from tinc_codec import TINC, decode, runtime
 
 WORKERS = 8
-SHAPES = [(16, 16, 16), (20, 12, 16), (16, 16, 17), (2048,), (48, 40), (8, 8, 8, 8)]
-DTYPES = ["uint16", ">i2", "float32"]
-CHUNKS = [volume(shape, dtype) for shape in SHAPES for dtype in DTYPES]
+SHAPES = [(16, 16, 16), (20, 12, 17), (2048,), (8, 8, 8, 8)]
+DTYPES = ["uint16", "float32", ">i2", "uint16"]
+CHUNKS = [volume(shape, dtype) for shape, dtype in zip(SHAPES, DTYPES, strict=True)]
 
 
 def round_trip(chunk: np.ndarray) -> tuple[bytes, bytes]:

@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
-from volumes import QUICK, volume
+from volumes import QUICK, count_evaluations, volume
 
 zarr = pytest.importorskip("zarr", minversion="3.1")
 xr = pytest.importorskip("xarray")
 da = pytest.importorskip("dask.array")
 
-import tinc_codec.zarr_v3 as module  # noqa: E402
 from tinc_codec import TINC, TINCSerializer  # noqa: E402
 
 V2: dict[str, Any] = {"compressors": [TINC(**QUICK)], "chunks": (16, 16, 16)}
@@ -31,18 +29,8 @@ ALL = pytest.mark.parametrize(
 
 
 @pytest.fixture
-def voxels(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Collect how many voxels each call of the v3 codec's decode_chunk gives."""
-    counts: list[int] = []
-
-    def counted(payload: Any, selection: Any = None) -> npt.NDArray[Any]:
-        result = original(payload, selection)
-        counts.append(result.size)
-        return result
-
-    original = module.decode_chunk
-    monkeypatch.setattr(module, "decode_chunk", counted)
-    return counts
+def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    return count_evaluations(monkeypatch)
 
 
 def dataset(dtype: str = "uint16") -> Any:
@@ -70,17 +58,17 @@ def test_datasets_come_back_lazily(
 
 @pytest.mark.parametrize("encoding", [V3, SHARDED], ids=["chunks", "shards"])
 def test_a_region_decodes_only_its_voxels(
-    tmp_path: Path, encoding: dict[str, Any], voxels: list[int]
+    tmp_path: Path, encoding: dict[str, Any], evaluated: list[int]
 ) -> None:
     path = str(tmp_path / "d.zarr")
     dataset().to_zarr(path, zarr_format=3, encoding={"t": encoding}, consolidated=False)
     opened = xr.open_zarr(path, consolidated=False, chunks=None)
-    assert voxels == []
-    assert opened.t[14:18, 5, ::4].values.size == sum(voxels) == 32
-    voxels.clear()
+    assert evaluated == []
+    assert opened.t[14:18, 5, ::4].values.size == sum(evaluated) == 32
+    evaluated.clear()
     points = {"z": xr.DataArray([1, 20], dims="p"), "y": xr.DataArray([2, 30], dims="p")}
     assert opened.t.isel(points)[:, 7].values.size == 2
-    assert sum(voxels) < 64
+    assert sum(evaluated) < 64
 
 
 def test_groups_and_resaving_after_drop_encoding(tmp_path: Path) -> None:

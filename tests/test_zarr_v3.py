@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from volumes import DTYPES, QUICK, volume
+from volumes import DTYPES, QUICK, count_evaluations, volume
 
 zarr = pytest.importorskip("zarr", minversion="3.1")
 
@@ -21,7 +21,6 @@ from zarr.core.array_spec import ArrayConfig, ArraySpec  # noqa: E402
 from zarr.core.buffer import default_buffer_prototype  # noqa: E402
 from zarr.core.dtype import parse_dtype  # noqa: E402
 
-import tinc_codec.zarr_v3 as module  # noqa: E402
 from tinc_codec import (  # noqa: E402
     CorruptPayload,
     InvalidSetting,
@@ -33,6 +32,11 @@ from tinc_codec import (  # noqa: E402
 
 CODEC = TINCSerializer(**QUICK)
 PROTOTYPE = default_buffer_prototype()
+
+
+@pytest.fixture
+def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    return count_evaluations(monkeypatch)
 
 
 def write(store: Any, data: npt.NDArray[Any], **kwargs: Any) -> Any:
@@ -56,21 +60,6 @@ def buffer(array: npt.NDArray[Any]) -> Any:
 def array(request: pytest.FixtureRequest) -> Any:
     data = volume((32, 40, 48))
     return write(zarr.storage.MemoryStore(), data, shards=request.param)
-
-
-@pytest.fixture
-def voxels(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Collect how many voxels each call of decode_chunk gives."""
-    counts: list[int] = []
-
-    def counted(payload: Any, selection: Any = None) -> npt.NDArray[Any]:
-        result = original(payload, selection)
-        counts.append(result.size)
-        return result
-
-    original = module.decode_chunk
-    monkeypatch.setattr(module, "decode_chunk", counted)
-    return counts
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -166,16 +155,26 @@ def test_coordinates_and_masks_equal_the_whole_decode(array: Any) -> None:
     np.testing.assert_array_equal(array.blocks[0], whole[: array.shards[0] if array.shards else 16])
 
 
-def test_only_the_voxels_asked_for_are_decoded(array: Any, voxels: list[int]) -> None:
-    assert array[10:14, 5, ::4].size == sum(voxels) == 4 * 12
-    voxels.clear()
-    assert array.vindex[[1, 2, 30], [1, 39, 5], [0, 47, 9]].size == sum(voxels) == 3
+def test_only_the_voxels_asked_for_are_decoded(array: Any, evaluated: list[int]) -> None:
+    assert array[10:14, 5, ::4].size == sum(evaluated) == 4 * 12
+    evaluated.clear()
+    assert array.vindex[[1, 2, 30], [1, 39, 5], [0, 47, 9]].size == sum(evaluated) == 3
 
 
-def test_compressors_switch_partial_decode_off(voxels: list[int]) -> None:
+def test_a_slice_of_a_large_chunk_costs_its_own_voxels(evaluated: list[int]) -> None:
+    data = volume((128, 128, 128))
+    codec = TINCSerializer(**{**QUICK, "ratio": 512})
+    read = write({}, data, chunks=(128, 128, 128), serializer=codec)
+    evaluated.clear()
+    part = read[10:20, 5, ::4]
+    assert sum(evaluated) == part.size == 10 * 32
+    np.testing.assert_array_equal(part, read[:][10:20, 5, ::4])
+
+
+def test_compressors_switch_partial_decode_off(evaluated: list[int]) -> None:
     read = write({}, volume((16, 16, 16)), compressors="auto")
     assert read[3, 4, 5] == read[:][3, 4, 5]
-    assert set(voxels) == {16**3}
+    assert set(evaluated) == {16**3}
 
 
 @pytest.mark.parametrize(

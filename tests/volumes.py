@@ -1,11 +1,13 @@
-"""Small volumes and quick settings that the tests of the zarr codecs share."""
+"""Small volumes, quick settings and a spy that the tests of the zarr codecs share."""
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 
 QUICK: dict[str, Any] = {"ratio": 16, "effort": 1, "iterations": 10}
 
@@ -20,3 +22,18 @@ def volume(
     wave = sum(np.sin((3 + k) * grid + k) for k, grid in enumerate(grids)) / len(shape)
     noise = np.random.default_rng(0).uniform(-5, 5, shape)
     return np.asarray(60 + 50 * wave + noise).astype(dtype, order=order)
+
+
+def count_evaluations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that collects how many voxels each decode evaluates."""
+    module = sys.modules["tinc_codec.decode"]  # the package's attribute of that name is a function
+    original = module.unit_values
+    counts: list[int] = []
+
+    def counted(*args: Any, **kwargs: Any) -> npt.NDArray[np.float32]:
+        values: npt.NDArray[np.float32] = original(*args, **kwargs)
+        counts.append(values.size)
+        return values
+
+    monkeypatch.setattr(module, "unit_values", counted)
+    return counts
