@@ -59,6 +59,27 @@ def adamax(p: Any, parts: Any, scale: Any, m: Any, v: Any, rate: float, step: in
         p[i] -= c1 * scale[i] * m[i] / v[i]
 
 
+def adam_torch(p: Any, parts: Any, scale: Any, m: Any, v: Any, rate: float, step: int) -> None:
+    """Do one Adam step in place on tensors; parameters as in :func:`adam`."""
+    c1 = rate / (1 - BETA_1 ** (step + 1))
+    c2 = (1 - BETA_2 ** (step + 1)) ** -0.5
+    g = parts.sum(0)
+    m.mul_(BETA_1).add_(g, alpha=1 - BETA_1)
+    v.mul_(BETA_2).addcmul_(g, g, value=1 - BETA_2)
+    p.addcdiv_(scale * m, v.sqrt().mul_(c2).add_(EPSILON), value=-c1)
+
+
+def adamax_torch(p: Any, parts: Any, scale: Any, m: Any, v: Any, rate: float, step: int) -> None:
+    """Do one Adamax step in place on tensors; parameters as in :func:`adamax`."""
+    c1 = rate / (1 - BETA_1 ** (step + 1))
+    g = parts.sum(0)
+    m.mul_(BETA_1).add_(g, alpha=1 - BETA_1)
+    v.copy_(v.mul_(BETA_2).maximum(g.abs_().add_(EPSILON)))
+    p.addcdiv_(scale * m, v, value=-c1)
+
+
 def update_of(name: str, parameters: Any) -> Any:
-    """Return the in-place update of an optimiser for parameters of this kind."""
-    return {"adam": adam, "adamax": adamax}[name]
+    """Return the step of "adam" or "adamax" for parameters of this kind: array or tensor."""
+    if isinstance(parameters, np.ndarray):
+        return {"adam": adam, "adamax": adamax}[name]
+    return {"adam": adam_torch, "adamax": adamax_torch}[name]

@@ -1,0 +1,214 @@
+"""The torch engine behind the engine signatures.
+
+Voxels come in tiles of ``LANES``, each within one leaf. A slab of tiles runs through the tree by
+one batched product per layer, each tile with the weights of its own ancestor; the tiles may lie
+in any leaves, so nothing is evaluated but the voxels asked for, up to the end of a tile.
+
+Memory on the device: 4 bytes per voxel of the output, and per voxel of a slab 12 bytes per
+feature of the widest layer and about 100 more for indices and coordinates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from tinc_codec.engines.gpu.device import current_device, exact_products
+from tinc_codec.engines.gpu.problem import LANES, Problem
+from tinc_codec.engines.gpu.stacks import Stacked, Stacks
+from tinc_codec.tree.geometry import Geometry, IntArray, boxes, leaf_affine
+from tinc_codec.tree.network import Tree, layout
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Problem", "evaluate_grid", "evaluate_points"]
+
+Float32Array = npt.NDArray[np.float32]
+# Given (tiles, 1) leaves and (tiles, LANES) numbers of voxels in them: the coordinates
+# (tiles, LANES, axes) and the places in the flat output (tiles, LANES).
+Locate: TypeAlias = "Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]"
+
+# A slab's activations should fit the CPU's cache; a GPU wants many voxels at once.
+CPU_SLAB_TILES = 64
+CUDA_SLAB_TILES = 512
+
+
+def evaluate_points(
+    tree: Tree, parameters: Float32Array, points: Sequence[IntArray]
+) -> Float32Array:
+    """Evaluate the tree at single voxels; as :func:`tinc_codec.engines.reference`'s.
+
+    Raises
+    ------
+    InvalidSetting
+        If torch or the device of the run-time settings is not there.
+    """
+    device = current_device()
+    import torch
+
+    index = np.stack([np.asarray(p, np.int64) for p in points], axis=1)
+    leaf = _leaf_of(tree.geometry, index)
+    order = np.argsort(leaf, kind="stable")
+    counts = np.bincount(leaf, minlength=tree.geometry.node_counts[-1])
+    scale, offset = leaf_affine(tree.geometry)
+    coordinates = (index * scale[leaf] + offset[leaf]).astype(np.float32)[order]
+    x = torch.tensor(coordinates, device=device)
+    place = torch.tensor(order, device=device)
+    first = torch.tensor(np.cumsum(counts) - counts, device=device)
+
+    def locate(leaf: torch.Tensor, j: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        at = first[leaf] + j
+        return x[at], place[at]
+
+    return _evaluate(tree, parameters, counts, locate, device)
+
+
+def evaluate_grid(tree: Tree, parameters: Float32Array, axes: Sequence[IntArray]) -> Float32Array:
+    """Evaluate the tree on an outer product; as :func:`tinc_codec.engines.reference`'s.
+
+    Raises
+    ------
+    InvalidSetting
+        If torch or the device of the run-time settings is not there.
+    """
+    device = current_device()
+    import torch
+
+    axes = [np.asarray(a, np.int64) for a in axes]
+    lengths = [len(a) for a in axes]
+    tables = [_axis_table(tree.geometry, axis, index) for axis, index in enumerate(axes)]
+    counts = np.stack([table[0] for table in tables])
+    count, first, place, coordinate = (
+        [torch.tensor(column, device=device) for column in columns]
+        for columns in zip(*tables, strict=True)
+    )
+    strides = [int(np.prod(lengths[k + 1 :], dtype=np.int64)) for k in range(len(axes))]
+
+    def locate(leaf: torch.Tensor, j: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x: list[torch.Tensor] = []
+        where = torch.zeros_like(j)
+        for axis in reversed(range(len(axes))):
+            side = count[axis][leaf]
+            at = first[axis][leaf] + j % side
+            j = j // side
+            x.insert(0, coordinate[axis][at])
+            where += place[axis][at] * strides[axis]
+        return torch.stack(x, dim=-1), where
+
+    out = _evaluate(tree, parameters, counts.prod(axis=0), locate, device)
+    return out.reshape(lengths)
+
+
+def _leaf_of(geometry: Geometry, index: IntArray) -> IntArray:
+    """Return the leaf of each voxel index, (n, axes) to (n,)."""
+    start = np.zeros_like(index)
+    stop = np.broadcast_to(np.array(geometry.shape), index.shape).copy()
+    node = np.zeros(len(index), np.int64)
+    for axes in geometry.splits:
+        for axis in axes:
+            middle = (start[:, axis] + stop[:, axis] + 1) // 2
+            upper = index[:, axis] >= middle
+            start[:, axis] = np.where(upper, middle, start[:, axis])
+            stop[:, axis] = np.where(upper, stop[:, axis], middle)
+            node = 2 * node + upper
+    return node
+
+
+def _axis_table(
+    geometry: Geometry, axis: int, index: IntArray
+) -> tuple[IntArray, IntArray, IntArray, Float32Array]:
+    """Return one axis of the outer product, cut up by leaf.
+
+    Returns
+    -------
+    count, first : (leaves,) int64
+        How many of the indices lie in the leaf, and where they begin in the next two.
+    place : (n,) int64
+        Positions in ``index``, sorted by leaf.
+    coordinate : (n,) float32
+        Their coordinates.
+    """
+    start, stop = (bound[:, axis] for bound in boxes(geometry)[-1])
+    scale, offset = (factor[:, axis] for factor in leaf_affine(geometry))
+    _, one_of_span, span = np.unique(start, return_index=True, return_inverse=True)
+    inside = [np.flatnonzero((index >= start[s]) & (index < stop[s])) for s in one_of_span]
+    count = np.array([len(places) for places in inside])
+    coordinates = [
+        scale[s] * index[places] + offset[s] for s, places in zip(one_of_span, inside, strict=True)
+    ]
+    first = np.cumsum(count) - count
+    coordinate = np.concatenate(coordinates).astype(np.float32)
+    return count[span], first[span], np.concatenate(inside), coordinate
+
+
+def _evaluate(
+    tree: Tree,
+    parameters: Float32Array,
+    counts: IntArray,
+    locate: Locate,
+    device: torch.device,
+) -> Float32Array:
+    """Evaluate ``counts`` voxels in each leaf; return them at the places that locate() gives."""
+    import torch
+
+    voxels = int(counts.sum())
+    tile_counts = -(-counts // LANES)
+    tile_leaf = np.repeat(np.arange(len(counts)), tile_counts)
+    tile_first = np.arange(len(tile_leaf)) - (np.cumsum(tile_counts) - tile_counts)[tile_leaf]
+    leaf = torch.tensor(tile_leaf, device=device)[:, None]
+    number = torch.tensor(tile_first * LANES, device=device)[:, None]
+    last = torch.tensor(counts, device=device)[leaf] - 1
+    lanes = torch.arange(LANES, device=device)
+    # Idle lanes write behind the end.
+    out = torch.empty(voxels + 1, dtype=torch.float32, device=device)
+    stacks = Stacks(layout(tree), device)
+    layers = stacks.views(stacks.stack(torch.tensor(parameters, device=device)))
+    leaves = len(counts)
+
+    def run(tiles: torch.Tensor) -> None:
+        j = number[tiles] + lanes
+        idle = j > last[tiles]
+        x, place = locate(leaf[tiles], torch.minimum(j, last[tiles]))
+        place = place.masked_fill_(idle, voxels)
+        out[place] = _forward(layers, leaf[tiles, 0], leaves, x)
+
+    with exact_products(device):
+        _run_slabs(run, len(tile_leaf), device)
+        return out[:voxels].cpu().numpy()
+
+
+def _forward(layers: Stacked, leaf: torch.Tensor, leaves: int, x: torch.Tensor) -> torch.Tensor:
+    """Return the outputs (tiles, LANES) for coordinates (tiles, LANES, axes) in their leaves."""
+    import torch
+
+    for weight, bias in layers:
+        node = leaf // (leaves // len(weight))
+        z = torch.baddbmm(bias[node], x, weight[node].transpose(1, 2))
+        x = z if weight is layers[-1][0] else z.sin_()
+    return x[..., 0]
+
+
+def _run_slabs(run: Callable[[torch.Tensor], None], tiles: int, device: torch.device) -> None:
+    """Call run() on slab after slab of tile numbers; smaller ones when CUDA memory runs out.
+
+    On CUDA all slabs have the same size (the last tile repeats), whatever is asked for: cuBLAS
+    chooses by shape how to sum, and a voxel's value must not depend on which others it comes with.
+    """
+    import torch
+
+    size = CUDA_SLAB_TILES if device.type == "cuda" else CPU_SLAB_TILES
+    at = 0
+    while at < tiles:
+        stop = at + size if device.type == "cuda" else min(at + size, tiles)
+        try:
+            run(torch.arange(at, stop, device=device).clamp_(max=tiles - 1))
+            at = stop
+        except torch.cuda.OutOfMemoryError:
+            if size == 1:
+                raise
+            size //= 2
+            torch.cuda.empty_cache()

@@ -1,0 +1,125 @@
+"""A level's nodes side by side: parameters gathered into padded stacks, one per layer.
+
+Nodes of a level differ in width. Each layer's weights are padded with zeros to the widest node
+of its level, (nodes, out, in), so that one batched product does a layer of all nodes. Padded
+features are sin(0) = 0 and meet zero weights: they change neither outputs nor gradients.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from tinc_codec.tree.geometry import IntArray
+from tinc_codec.tree.network import Layout
+
+if TYPE_CHECKING:
+    import torch
+
+Stacked: TypeAlias = "list[tuple[torch.Tensor, torch.Tensor]]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerStack:
+    """Where one layer of a level lies in the stacked vector: weights, then biases.
+
+    Attributes
+    ----------
+    nodes, n_out, n_in : int
+        Shape of the padded weights; biases are (nodes, 1, n_out).
+    start : int
+        First item of the weights.
+    """
+
+    nodes: int
+    n_out: int
+    n_in: int
+    start: int
+
+    @property
+    def bias_start(self) -> int:
+        """First item of the biases."""
+        return self.start + self.nodes * self.n_out * self.n_in
+
+    @property
+    def stop(self) -> int:
+        """One past the last item."""
+        return self.bias_start + self.nodes * self.n_out
+
+
+def layer_stacks(table: Layout) -> tuple[tuple[LayerStack, ...], IntArray]:
+    """Return the layers in order, and the parameter that each stacked item takes.
+
+    Returns
+    -------
+    layers : tuple of LayerStack
+        One per layer of a path.
+    source : (stacked size,) int64
+        Index of the flat parameter; ``table.size`` for padding.
+    """
+    layers: list[LayerStack] = []
+    source: list[IntArray] = []
+    at = 0
+    for column in table.paths.T:
+        numbers = np.unique(column)
+        n_out, n_in = table.n_out[numbers], table.n_in[numbers]
+        layer = LayerStack(
+            nodes=len(numbers), n_out=int(n_out.max()), n_in=int(n_in.max()), start=at
+        )
+        o, i = np.arange(layer.n_out)[:, None], np.arange(layer.n_in)
+        rows, columns = n_out[:, None, None], n_in[:, None, None]
+        weight = table.weight_at[numbers][:, None, None] + o * columns + i
+        source.append(np.where((o < rows) & (i < columns), weight, table.size).ravel())
+        bias = table.bias_at[numbers][:, None] + o[:, 0]
+        source.append(np.where(o[:, 0] < n_out[:, None], bias, table.size).ravel())
+        layers.append(layer)
+        at = layer.stop
+    return tuple(layers), np.concatenate(source)
+
+
+class Stacks:
+    """The stacks of a tree on a device.
+
+    Parameters
+    ----------
+    table : Layout
+        The tree as flat tables.
+    device : torch.device
+        Where tensors are made.
+    """
+
+    def __init__(self, table: Layout, device: torch.device) -> None:
+        import torch
+
+        self.layers, source = layer_stacks(table)
+        place = np.empty(table.size + 1, np.int64)
+        place[source] = np.arange(len(source))
+        self._source = torch.tensor(source, device=device)
+        self._place = torch.tensor(place[:-1], device=device)
+        self._nothing = torch.zeros(1, dtype=torch.float32, device=device)
+
+    def empty(self) -> torch.Tensor:
+        """Return an uninitialised stacked vector."""
+        return self._nothing.new_empty(len(self._source))
+
+    def stack(self, parameters: torch.Tensor) -> torch.Tensor:
+        """Return the (size,) parameters as a stacked vector, padding zero."""
+        import torch
+
+        return torch.cat((parameters, self._nothing))[self._source]
+
+    def flatten(self, stacked: torch.Tensor) -> torch.Tensor:
+        """Return the (size,) items of a stacked vector that are no padding."""
+        return stacked[self._place]
+
+    def views(self, stacked: torch.Tensor) -> Stacked:
+        """Return (weight, bias) of each layer: (nodes, out, in) and (nodes, 1, out) views."""
+        return [
+            (
+                stacked[s.start : s.bias_start].view(s.nodes, s.n_out, s.n_in),
+                stacked[s.bias_start : s.stop].view(s.nodes, 1, s.n_out),
+            )
+            for s in self.layers
+        ]
