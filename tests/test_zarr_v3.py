@@ -19,7 +19,7 @@ zarr = pytest.importorskip("zarr", minversion="3.1")
 
 from zarr.core.array_spec import ArrayConfig, ArraySpec  # noqa: E402
 from zarr.core.buffer import default_buffer_prototype  # noqa: E402
-from zarr.core.dtype import parse_dtype  # noqa: E402
+from zarr.core.dtype import get_data_type_from_native_dtype  # noqa: E402
 
 from tinc_codec import (  # noqa: E402
     CorruptPayload,
@@ -48,7 +48,11 @@ def write(store: Any, data: npt.NDArray[Any], **kwargs: Any) -> Any:
 
 def spec(shape: tuple[int, ...], dtype: Any) -> ArraySpec:
     return ArraySpec(
-        shape, parse_dtype(np.dtype(dtype), zarr_format=3), 0, ArrayConfig("C", False), PROTOTYPE
+        shape,
+        get_data_type_from_native_dtype(np.dtype(dtype)),
+        0,
+        ArrayConfig("C", False),
+        PROTOTYPE,
     )
 
 
