@@ -144,8 +144,16 @@ def test_orthogonal_selections_equal_the_whole_decode(array: Any) -> None:
     mask[[0, 15, 16, 47]] = True
     found = array.oindex[rows, columns, mask]
     np.testing.assert_array_equal(found, whole[np.ix_(rows, columns, mask)])
-    np.testing.assert_array_equal(array.oindex[rows, 5, ::4], whole[rows, 5, ::4])
     np.testing.assert_array_equal(array.oindex[::9, columns[::-1]], whole[::9, columns[::-1]])
+
+
+@pytest.mark.skipif(
+    tuple(int(part) for part in zarr.__version__.split(".")[:3]) < (3, 1, 6),
+    reason="older zarr fails here for any partial decode, plain shards too",
+)
+def test_orthogonal_selections_drop_integer_axes(array: Any) -> None:
+    rows = np.array([3, 17, 18, 31])
+    np.testing.assert_array_equal(array.oindex[rows, 5, ::4], array[:][rows, 5, ::4])
 
 
 def test_coordinates_and_masks_equal_the_whole_decode(array: Any) -> None:
