@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,6 @@ import tinc_codec
 from tinc_codec import TINC, Settings
 from tinc_codec.runtime import Runtime
 
-ROOT = Path(tinc_codec.__file__).parent
 HEAVY = ("torch", "triton", "dask", "xarray", "zarr", "numcodecs", "numba")
 
 
@@ -33,41 +32,43 @@ class Import:
 Imports = dict[str, list[Import]]
 
 
-def module_name(path: Path, root: Path) -> str:
-    parts = ("tinc_codec", *path.relative_to(root).with_suffix("").parts)
+def read_sources(root: Path) -> dict[str, str]:
+    """Return the source of every module, by its path under the package."""
+    return {path.relative_to(root).as_posix(): path.read_text() for path in root.rglob("*.py")}
+
+
+def module_name(path: str) -> str:
+    parts = ("tinc_codec", *Path(path).with_suffix("").parts)
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def read_imports(root: Path) -> Imports:
-    """Return the imports of every module of the package under ``root``."""
-    files = {module_name(path, root): path for path in sorted(root.rglob("*.py"))}
-    return {
-        name: [
-            Import(name, target, in_function)
-            for target, in_function in walk(ast.parse(path.read_text()), name, path, False)
-        ]
-        for name, path in files.items()
-    }
+def read_imports(sources: dict[str, str]) -> Imports:
+    return {module_name(path): module_imports(path, text) for path, text in sources.items()}
 
 
-def walk(node: ast.AST, name: str, path: Path, in_function: bool) -> Iterator[tuple[str, bool]]:
+@cache
+def module_imports(path: str, text: str) -> list[Import]:
+    name = module_name(path)
+    package = name if path.endswith("__init__.py") else name.rpartition(".")[0]
+    return [Import(name, *found) for found in walk(ast.parse(text), package, False)]
+
+
+def walk(node: ast.AST, package: str, in_function: bool) -> Iterator[tuple[str, bool]]:
+    """Yield what is imported below ``node``, and whether only when a function runs."""
     if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
         return  # never runs
     if isinstance(node, ast.Import):
         yield from ((alias.name, in_function) for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
-        base = node.module or ""
-        if node.level:
-            package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-            above = package.split(".")[: len(package.split(".")) - node.level + 1]
-            base = ".".join([*above, *filter(None, [node.module])])
+        above = package.split(".")[: package.count(".") + 2 - node.level] if node.level else []
+        base = ".".join([*above, *filter(None, [node.module])])
         yield base, in_function
         yield from ((f"{base}.{alias.name}", in_function) for alias in node.names)
     elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
         yield from ((arg.value, in_function) for arg in node.args if isinstance(arg, ast.Constant))
     inside = in_function or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
     for child in ast.iter_child_nodes(node):
-        yield from walk(child, name, path, inside)
+        yield from walk(child, package, inside)
 
 
 def within(module: str, *packages: str) -> bool:
@@ -165,9 +166,12 @@ RULES: list[Callable[[Imports], Iterator[str]]] = [
 ]
 
 
+SOURCES = read_sources(Path(tinc_codec.__file__).parent)
+
+
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_the_package_keeps_the_rule(rule: Callable[[Imports], Iterator[str]]) -> None:
-    assert list(rule(read_imports(ROOT))) == []
+    assert list(rule(read_imports(SOURCES))) == []
 
 
 PLANTED = [
@@ -197,24 +201,15 @@ PLANTED = [
 
 
 @pytest.mark.parametrize(("rule", "where", "code"), PLANTED)
-def test_the_rule_can_fail(
-    tmp_path: Path, rule: Callable[[Imports], Iterator[str]], where: str, code: str
-) -> None:
-    copy = tmp_path / "tinc_codec"
-    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("cli.py", "tree/allocation.py", "engines/cpu/__init__.py"):
-        (copy / name).touch()  # the modules that are planted as targets, or nothing if they exist
-    before = list(rule(read_imports(copy)))
-    target = copy / where
-    target.parent.mkdir(exist_ok=True)
-    target.write_text((target.read_text() if target.exists() else "") + f"\n{code}\n")
-    assert len(list(rule(read_imports(copy)))) > len(before)
+def test_the_rule_can_fail(rule: Callable[[Imports], Iterator[str]], where: str, code: str) -> None:
+    planted = {**SOURCES, where: f"{SOURCES.get(where, '')}\n{code}\n"}
+    before, after = (list(rule(read_imports(sources))) for sources in (SOURCES, planted))
+    assert len(after) > len(before)
 
 
-def test_types_only_imports_are_no_dependency(tmp_path: Path) -> None:
+def test_types_only_imports_are_no_dependency() -> None:
     source = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch\n"
-    (tmp_path / "decode.py").write_text(source)
-    assert list(torch_stays_in_functions(read_imports(tmp_path))) == []
+    assert list(torch_stays_in_functions(read_imports({"decode.py": source}))) == []
 
 
 def run_python(code: str) -> str:
