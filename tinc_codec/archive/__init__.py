@@ -1,0 +1,20 @@
+"""Whole archives: open a source, convert, verify, describe. Needs the archive extra."""
+
+from tinc_codec.archive.convert import convert
+from tinc_codec.archive.info import ArchiveInfo, ChunkSummary, info
+from tinc_codec.archive.scores import ChunkScore, Progress, Scores
+from tinc_codec.archive.sources import Source, open_source
+from tinc_codec.archive.verify import verify
+
+__all__ = [
+    "ArchiveInfo",
+    "ChunkScore",
+    "ChunkSummary",
+    "Progress",
+    "Scores",
+    "Source",
+    "convert",
+    "info",
+    "open_source",
+    "verify",
+]

@@ -1,0 +1,230 @@
+"""Converting a volume to a TINC zarr archive: chunk by chunk, one writer each, scored as read."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import math
+import shutil
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import zarr
+
+from tinc_codec.archive import ome
+from tinc_codec.archive.layout import (
+    Region,
+    chunk_file,
+    chunk_regions,
+    chunk_shape,
+    file_size,
+)
+from tinc_codec.archive.scores import ChunkScore, ProgressCallback, Scores, gather
+from tinc_codec.archive.sources import Source, is_zarr, open_source
+from tinc_codec.errors import InvalidSetting
+from tinc_codec.metrics import Errors, errors
+from tinc_codec.settings import Settings
+
+_SENTINEL_ATTRIBUTES = ("_FillValue", "missing_value")
+
+
+def convert(
+    src: str | Path,
+    dst: str | Path,
+    settings: Settings | None = None,
+    *,
+    chunks: Sequence[int] | None = None,
+    zarr_format: Literal[2, 3] = 3,
+    overwrite: bool = False,
+    progress: ProgressCallback | None = None,
+) -> Scores:
+    """Write a volume as a zarr group with one TINC array, and score it from its decoded bytes.
+
+    The group opens in xarray. Attributes, dimension names and OME metadata (of level 0) come
+    along; the array's attribute ``tinc_codec`` tells where it came from. Values that the source
+    declares as missing (``_FillValue``) are preserved exactly. Memory holds one chunk at a time.
+
+    Parameters
+    ----------
+    src : str or Path
+        See :func:`tinc_codec.archive.open_source`.
+    dst : str or Path
+        Folder of the new archive. Until all is written it is called ``dst`` + ".partial"; a
+        failure or an interrupt removes that and leaves nothing under the final name.
+    settings : Settings, optional
+        Of the encoder.
+    chunks : sequence of int, optional
+        Chunk edges of the last axes; axes before them get 1. By default the last three axes are
+        cut in equal parts of at most 64 voxels.
+    zarr_format : int
+        2 or 3.
+    overwrite : bool
+        Replace an archive that is there. Nothing but a zarr folder is ever replaced.
+    progress : callable, optional
+        Called with a :class:`Progress` after each chunk.
+
+    Returns
+    -------
+    Scores
+
+    Raises
+    ------
+    FileExistsError
+        If the destination exists and is not to be, or cannot be, overwritten.
+    InvalidSetting
+        If a setting, the chunk shape or the format is out of range, or the source is damaged.
+    UnsupportedData
+        If the codec does not take the source's dtype.
+    OSError
+        If reading or writing fails.
+    """
+    if zarr_format not in (2, 3):
+        raise InvalidSetting(f"zarr_format={zarr_format} must be 2 or 3")
+    dst = Path(dst)
+    with open_source(src) as source, _new_folder(dst, source.path, overwrite) as partial:
+        chosen = _with_sentinels(settings or Settings(), source)
+        edges = chunk_shape(source.shape, chunks)
+        array = _create(partial, source, chosen, edges, zarr_format)
+        scores = gather(_written(source, array), array.nchunks, progress)
+        array.attrs["tinc_codec"] = _provenance(source, chosen, scores)
+        with warnings.catch_warnings():
+            # Not in the v3 specification yet, but without it xarray warns at each opening.
+            warnings.simplefilter("ignore")
+            zarr.consolidate_metadata(partial)
+    return scores
+
+
+def _with_sentinels(settings: Settings, source: Source) -> Settings:
+    declared = [source.attributes.get(name) for name in _SENTINEL_ATTRIBUTES]
+    sentinels = [
+        value
+        for value in declared
+        if isinstance(value, int | float)
+        and math.isfinite(value)
+        and value not in settings.preserve
+    ]
+    return replace(settings, preserve=(*settings.preserve, *dict.fromkeys(sentinels)))
+
+
+def _create(
+    folder: Path,
+    source: Source,
+    settings: Settings,
+    chunks: tuple[int, ...],
+    zarr_format: Literal[2, 3],
+) -> zarr.Array[Any]:
+    described = ome.for_level_zero(source.ome, source.name, zarr_format)
+    group = zarr.create_group(
+        folder, zarr_format=zarr_format, attributes={**source.group_attributes, **described}
+    )
+    attributes = dict(source.attributes)
+    options: dict[str, Any] = _codec(settings, zarr_format)
+    if zarr_format == 2:
+        attributes["_ARRAY_DIMENSIONS"] = list(source.dimension_names)
+        options["chunk_key_encoding"] = {"name": "v2", "separator": "/"}
+        options["fill_value"] = None  # any other value would be a missing one to xarray
+    else:
+        options["dimension_names"] = source.dimension_names
+    return group.create_array(
+        source.name,
+        shape=source.shape,
+        dtype=source.dtype.newbyteorder("="),
+        chunks=chunks,
+        attributes=attributes,
+        **options,
+    )
+
+
+def _codec(settings: Settings, zarr_format: Literal[2, 3]) -> dict[str, Any]:
+    if zarr_format == 2:
+        from tinc_codec.zarr_v2 import TINC
+
+        return {"compressors": TINC.from_json(settings.to_json())}
+    from tinc_codec.zarr_v3 import TINCSerializer
+
+    return {"serializer": TINCSerializer.from_json(settings.to_json()), "compressors": None}
+
+
+def _written(source: Source, array: zarr.Array[Any]) -> Iterator[ChunkScore]:
+    # The chunk in work is written by a thread, which an interrupt lets finish: leaving the block
+    # waits for it. Otherwise it would still write into the folder while that is being removed.
+    with ThreadPoolExecutor(1) as pool:
+        for position, region in chunk_regions(array.shape, array.chunks):
+            context = contextvars.copy_context()
+            found, size = pool.submit(context.run, _write_chunk, source, array, region).result()
+            stored = file_size(chunk_file(array, position))
+            yield ChunkScore(region=region, errors=found, raw_bytes=size, stored_bytes=stored)
+
+
+def _write_chunk(source: Source, array: zarr.Array[Any], region: Region) -> tuple[Errors, int]:
+    voxels = source.read(region)
+    array[region] = voxels
+    return errors(voxels, np.asarray(array[region])), voxels.nbytes
+
+
+def _provenance(source: Source, settings: Settings, scores: Scores) -> dict[str, Any]:
+    def finite(value: float) -> float | None:
+        return value if math.isfinite(value) else None  # JSON has no infinities
+
+    return {
+        "version": version("tinc_codec"),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "source": {
+            "name": source.path.name,
+            "kind": source.kind,
+            "shape": list(source.shape),
+            "dtype": source.dtype.str,
+        },
+        "settings": settings.to_json(),
+        "raw_bytes": scores.raw_bytes,
+        "stored_bytes": scores.stored_bytes,
+        "psnr_db": finite(scores.psnr_db),
+        "max_error": finite(scores.errors.max_error),
+    }
+
+
+@contextlib.contextmanager
+def _new_folder(dst: Path, src: Path, overwrite: bool) -> Iterator[Path]:
+    """Give a folder to write in that becomes dst on success, and vanishes on anything else."""
+    partial, old = (dst.with_name(dst.name + suffix) for suffix in (".partial", ".replaced"))
+    _check_destination(dst, src, overwrite)
+    try:
+        partial.mkdir(parents=True)
+    except FileExistsError:
+        if not overwrite:
+            raise FileExistsError(
+                f"{partial} is there, left by another conversion or in use by it; "
+                "remove it or overwrite"
+            ) from None
+        shutil.rmtree(partial)
+        partial.mkdir()
+    try:
+        yield partial
+        if dst.exists():
+            dst.rename(old)
+        partial.rename(dst)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        if old.exists() and not dst.exists():
+            old.rename(dst)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _check_destination(dst: Path, src: Path, overwrite: bool) -> None:
+    here, there = dst.resolve(), src.resolve()
+    if here == there or here in there.parents or there in here.parents:
+        raise InvalidSetting(f"{dst} and the source {src} overlap; give another destination")
+    if not dst.exists():
+        return
+    if not overwrite:
+        raise FileExistsError(f"{dst} exists; give another name or overwrite it")
+    if not is_zarr(dst):
+        raise FileExistsError(f"{dst} is not a zarr folder and is not overwritten; remove it")

@@ -1,0 +1,85 @@
+"""Where a local zarr array keeps its chunks, and how a new archive is laid out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import zarr
+from zarr.storage import LocalStore
+
+from tinc_codec.errors import InvalidSetting
+
+Region = tuple[slice, ...]
+Position = tuple[int, ...]
+
+DEFAULT_EDGE = 64
+_METADATA_FILES = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
+
+
+def chunk_shape(shape: tuple[int, ...], asked: Sequence[int] | None) -> tuple[int, ...]:
+    """Return the chunk shape for an array.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape of the array.
+    asked : sequence of int, optional
+        Chunk edges of the last axes; axes before them get 1. By default at most 64 along each of
+        the last three, in equal parts: 100 voxels give two chunks of 50, since zarr pads the last
+        chunk of an axis to full size, and the padding would count in the ratio.
+
+    Raises
+    ------
+    InvalidSetting
+        If more edges are given than the array has axes, or an edge is below 1.
+    """
+    if asked is None:
+        edges = [math.ceil(n / math.ceil(n / DEFAULT_EDGE)) for n in shape[-3:]]
+        return (1,) * (len(shape) - len(edges)) + tuple(edges)
+    if not asked or len(asked) > len(shape) or min(asked) < 1:
+        raise InvalidSetting(
+            f"chunks={','.join(map(str, asked))} must be 1 to {len(shape)} sizes of at least 1 "
+            f"for an array of shape {shape}"
+        )
+    leading = len(shape) - len(asked)
+    clipped = (min(c, n) for c, n in zip(asked, shape[leading:], strict=True))
+    return (1,) * leading + tuple(clipped)
+
+
+def chunk_regions(
+    shape: tuple[int, ...], chunks: tuple[int, ...]
+) -> Iterator[tuple[Position, Region]]:
+    """Yield the grid position and the region, clipped to the shape, of each chunk in C order."""
+    for position in product(*(range(math.ceil(n / c)) for n, c in zip(shape, chunks, strict=True))):
+        bounds = zip(position, chunks, shape, strict=True)
+        yield position, tuple(slice(k * c, min((k + 1) * c, n)) for k, c, n in bounds)
+
+
+def chunk_file(array: zarr.Array[Any], position: Position) -> Path:
+    """Return the file of a chunk (of a shard, if there are any), which may be absent."""
+    return _folder(array) / array.metadata.encode_chunk_key(position)
+
+
+def file_size(path: Path) -> int:
+    """Return the bytes of a file, 0 if it is absent: zarr leaves out chunks of only fill value."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def stored_bytes(array: zarr.Array[Any]) -> int:
+    """Return the bytes of all chunks of an array, without metadata."""
+    files = (path for path in _folder(array).rglob("*") if path.name not in _METADATA_FILES)
+    return sum(path.stat().st_size for path in files if path.is_file())
+
+
+def _folder(array: zarr.Array[Any]) -> Path:
+    store = array.store
+    if not isinstance(store, LocalStore):
+        raise InvalidSetting(f"{array} is not in a local folder; copy it there first")
+    return Path(store.root) / array.path
