@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tinc_codec.errors import CorruptPayload
+from tinc_codec.errors import CorruptPayload, UnsupportedVersion
 from tinc_codec.stream import entropy, quantize
 from tinc_codec.stream.wire import Reader
 from tinc_codec.tree.network import Layout
@@ -81,6 +81,8 @@ def unpack(data: bytes, table: Layout) -> Float32Array:
     ------
     TruncatedPayload, CorruptPayload
         If the section does not hold exactly the parameters of this tree, or they are not finite.
+    UnsupportedVersion
+        If its mode is unknown.
     """
     reader = Reader(data, "WEIGHTS")
     mode = reader.u8()
@@ -90,7 +92,10 @@ def unpack(data: bytes, table: Layout) -> Float32Array:
     elif mode == QUANTIZED:
         parameters = _unpack_quantized(reader, data, table)
     else:
-        raise CorruptPayload(f"weights: mode {mode} is unknown; known are {RAW} and {QUANTIZED}")
+        raise UnsupportedVersion(
+            f"weights: mode {mode} is unknown, {RAW} and {QUANTIZED} are known; "
+            "a newer tinc_codec wrote it, upgrade"
+        )
     if not np.isfinite(parameters).all():
         raise CorruptPayload("weights: a parameter is not finite")
     return parameters
