@@ -2,7 +2,9 @@
 
 Voxels come in tiles of ``LANES``, each within one leaf. A slab of tiles runs through the tree by
 one batched product per layer, each tile with the weights of its own ancestor; the tiles may lie
-in any leaves, so nothing is evaluated but the voxels asked for, up to the end of a tile.
+in any leaves, so nothing is evaluated but the voxels asked for, up to the end of a tile. Lanes
+run along the fastest axis, where every lane of a product goes through the same vector code (not
+so along the other axis): a voxel's value does not depend on its place in a tile.
 
 Memory on the device: 4 bytes per voxel of the output, and per voxel of a slab 12 bytes per
 feature of the widest layer and about 100 more for indices and coordinates.
@@ -29,7 +31,7 @@ __all__ = ["Problem", "evaluate_grid", "evaluate_points"]
 
 Float32Array = npt.NDArray[np.float32]
 # Given (tiles, 1) leaves and (tiles, LANES) numbers of voxels in them: the coordinates
-# (tiles, LANES, axes) and the places in the flat output (tiles, LANES).
+# (tiles, axes, LANES) and the places in the flat output (tiles, LANES).
 Locate: TypeAlias = "Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]"
 
 # A slab's activations should fit the CPU's cache; a GPU wants many voxels at once.
@@ -62,7 +64,7 @@ def evaluate_points(
 
     def locate(leaf: torch.Tensor, j: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         at = first[leaf] + j
-        return x[at], place[at]
+        return x[at].transpose(1, 2).contiguous(), place[at]
 
     return _evaluate(tree, parameters, counts, locate, device)
 
@@ -97,7 +99,7 @@ def evaluate_grid(tree: Tree, parameters: Float32Array, axes: Sequence[IntArray]
             j = j // side
             x.insert(0, coordinate[axis][at])
             where += place[axis][at] * strides[axis]
-        return torch.stack(x, dim=-1), where
+        return torch.stack(x, dim=1), where
 
     out = _evaluate(tree, parameters, counts.prod(axis=0), locate, device)
     return out.reshape(lengths)
@@ -182,14 +184,14 @@ def _evaluate(
 
 
 def _forward(layers: Stacked, leaf: torch.Tensor, leaves: int, x: torch.Tensor) -> torch.Tensor:
-    """Return the outputs (tiles, LANES) for coordinates (tiles, LANES, axes) in their leaves."""
+    """Return the outputs (tiles, LANES) for coordinates (tiles, axes, LANES) in their leaves."""
     import torch
 
     for weight, bias in layers:
         node = leaf // (leaves // len(weight))
-        z = torch.baddbmm(bias[node], x, weight[node].transpose(1, 2))
+        z = torch.baddbmm(bias[node].transpose(1, 2), weight[node], x)
         x = z if weight is layers[-1][0] else z.sin_()
-    return x[..., 0]
+    return x[:, 0]
 
 
 def _run_slabs(run: Callable[[torch.Tensor], None], tiles: int, device: torch.device) -> None:
