@@ -31,6 +31,7 @@ from tinc_codec.archive.sources import Source, is_zarr, open_source
 from tinc_codec.errors import InvalidSetting
 from tinc_codec.metrics import Errors, errors
 from tinc_codec.settings import Settings
+from tinc_codec.stream.normalize import check_array
 
 _SENTINEL_ATTRIBUTES = ("_FillValue", "missing_value")
 
@@ -89,6 +90,7 @@ def convert(
         raise InvalidSetting(f"zarr_format={zarr_format} must be 2 or 3")
     dst = Path(dst)
     with open_source(src) as source, _new_folder(dst, source.path, overwrite) as partial:
+        check_array(np.empty((1,) * len(source.shape), source.dtype))
         chosen = _with_sentinels(settings or Settings(), source)
         edges = chunk_shape(source.shape, chunks)
         array = _create(partial, source, chosen, edges, zarr_format)
@@ -156,6 +158,7 @@ def _written(source: Source, array: zarr.Array[Any]) -> Iterator[ChunkScore]:
     # The chunk in work is written by a thread, which an interrupt lets finish: leaving the block
     # waits for it. Otherwise it would still write into the folder while that is being removed.
     with ThreadPoolExecutor(1) as pool:
+        pool.submit(int).result()  # starts the thread: one interrupted then is not waited for
         for position, region in chunk_regions(array.shape, array.chunks):
             context = contextvars.copy_context()
             found, size = pool.submit(context.run, _write_chunk, source, array, region).result()
