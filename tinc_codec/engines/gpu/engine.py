@@ -197,20 +197,21 @@ def _forward(layers: Stacked, leaf: torch.Tensor, leaves: int, x: torch.Tensor) 
 def _run_slabs(run: Callable[[torch.Tensor], None], tiles: int, device: torch.device) -> None:
     """Call run() on slab after slab of tile numbers; smaller ones when CUDA memory runs out.
 
-    On CUDA all slabs have the same size (the last tile repeats), whatever is asked for: cuBLAS
-    chooses by shape how to sum, and a voxel's value must not depend on which others it comes with.
+    A voxel's value must not depend on which others it comes with. cuBLAS chooses by shape how to
+    sum, so on CUDA all slabs have the same size, the last tile repeated; MKL sums a lone product
+    otherwise than several, so on the CPU there are never fewer than two.
     """
     import torch
 
     size = CUDA_SLAB_TILES if device.type == "cuda" else CPU_SLAB_TILES
     at = 0
     while at < tiles:
-        stop = at + size if device.type == "cuda" else min(at + size, tiles)
+        stop = at + (size if device.type == "cuda" else max(2, min(size, tiles - at)))
         try:
             run(torch.arange(at, stop, device=device).clamp_(max=tiles - 1))
             at = stop
         except torch.cuda.OutOfMemoryError:
-            if size == 1:
+            if size <= 2:
                 raise
             size //= 2
             torch.cuda.empty_cache()
