@@ -37,7 +37,6 @@ Ratio = Annotated[float, typer.Option(help="Raw bytes over compressed bytes, of 
 Effort = Annotated[int, typer.Option(help="1 (fast) to 9: how long the fit may take.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, torch, cuda or cuda:N.")]
 Threads = Annotated[int | None, typer.Option(help="Threads for each chunk; 0 is all.")]
-Auto = Annotated[str, typer.Option(metavar="NUMBER|auto")]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -119,8 +118,10 @@ def _convert(
     zarr_format: Annotated[
         int, typer.Option(min=2, max=3, help="2, or 3, of which a region decodes on its own.")
     ] = 3,
-    levels: Auto = "auto",
-    level_ratio: Auto = "auto",
+    levels: Annotated[str, typer.Option(metavar="N|auto", help="Of the tree.")] = "auto",
+    level_ratio: Annotated[
+        str, typer.Option(metavar="X|auto", help="Parameters of a node over its parent's.")
+    ] = "auto",
     allocation: Annotated[str, typer.Option(help="auto, even, signal or variance.")] = "auto",
     effort: Effort = 5,
     seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
@@ -135,10 +136,8 @@ def _convert(
     """Write SRC as a zarr archive DST. Each chunk is decoded again and scored."""
     settings = Settings(
         ratio=ratio,
-        levels=_number("--levels", levels, int) if levels != "auto" else "auto",
-        level_ratio=_number("--level-ratio", level_ratio, float)
-        if level_ratio != "auto"
-        else "auto",
+        levels=_auto_or_number("--levels", levels, int),
+        level_ratio=_auto_or_number("--level-ratio", level_ratio, float),
         allocation=allocation,
         effort=effort,
         seed=seed,
@@ -348,6 +347,10 @@ def _number(option: str, text: str, kind: Callable[[str], Any]) -> Any:
         return kind(text)
     except ValueError:
         raise InvalidSetting(f"{option} {text}: not a number") from None
+
+
+def _auto_or_number(option: str, text: str, kind: Callable[[str], Any]) -> Any:
+    return text if text == "auto" else _number(option, text, kind)
 
 
 def _numbers(option: str, text: str, kind: Callable[[str], Any]) -> tuple[Any, ...]:

@@ -204,7 +204,7 @@ def _new_folder(dst: Path, src: Path, overwrite: bool) -> Iterator[Path]:
         if not overwrite:
             raise FileExistsError(
                 f"{partial} is there, left by another conversion or in use by it; "
-                "remove it or overwrite"
+                "remove it, or --overwrite (overwrite=True)"
             ) from None
         shutil.rmtree(partial)
         partial.mkdir()
@@ -228,6 +228,6 @@ def _check_destination(dst: Path, src: Path, overwrite: bool) -> None:
     if not dst.exists():
         return
     if not overwrite:
-        raise FileExistsError(f"{dst} exists; give another name or overwrite it")
+        raise FileExistsError(f"{dst} exists; give another name, or --overwrite (overwrite=True)")
     if not is_zarr(dst):
         raise FileExistsError(f"{dst} is not a zarr folder and is not overwritten; remove it")

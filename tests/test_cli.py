@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tifffile
+import xarray as xr
+import zarr
+from volumes import volume
+
+from tinc_codec.cli import main
+
+FAST = ("--ratio", "16", "--effort", "1")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A working folder with one small volume, source.npy."""
+    monkeypatch.chdir(tmp_path)
+    np.save("source.npy", volume((16, 16, 20)))
+    return tmp_path
+
+
+def ok(capsys, *arguments):
+    assert main(arguments) == 0
+    return capsys.readouterr().out
+
+
+def refused(capsys, *arguments, status=1):
+    assert main(arguments) == status
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("tinc: ")
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+@pytest.mark.parametrize("zarr_format", ["2", "3"])
+def test_convert_info_verify(here, capsys, zarr_format):
+    out = ok(capsys, "convert", "source.npy", "a.zarr", *FAST, "--zarr-format", zarr_format)
+    assert "a.zarr: 1 chunk," in out
+    assert "PSNR" in out
+    assert xr.open_zarr("a.zarr")["data"].shape == (16, 16, 20)
+
+    out = ok(capsys, "info", "a.zarr")
+    for expected in (f"zarr v{zarr_format}", "16×16×20 uint16", "ratio=16", "source.npy", "1 "):
+        assert expected in out
+
+    out = ok(capsys, "verify", "source.npy", "a.zarr")
+    for expected in ("worst of 1 chunks", "0:16,0:16,0:20", "PSNR", "SSIM", "maximum error"):
+        assert expected in out
+
+
+def test_progress_is_plain_lines_off_a_terminal(here, capsys):
+    assert main(["convert", "source.npy", "a.zarr", *FAST, "--chunks", "16,16,10"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["encoding 1/2 chunks", "encoding 2/2 chunks"]
+    assert all("ratio" in line and "PSNR" in line and "s left" in line for line in lines)
+
+
+def test_many_chunks_make_about_twenty_lines(here, capsys):
+    np.save("many.npy", np.zeros((500,), np.uint8))
+    zarr.create_array("many.zarr", data=np.zeros((500,), np.uint8), chunks=(1,))
+    ok(capsys, "verify", "many.npy", "many.zarr")
+    main(["verify", "many.npy", "many.zarr"])
+    assert len(capsys.readouterr().err.splitlines()) == 20
+
+
+def test_settings_reach_the_archive(here, capsys):
+    options = ["--levels", "1", "--level-ratio", "0.5", "--allocation", "even", "--seed", "7"]
+    options += ["--preserve", "-3,8.5", "--chunks", "8,16,20"]
+    ok(capsys, "convert", "source.npy", "a.zarr", *FAST, *options)
+    array = zarr.open_group("a.zarr", mode="r")["data"]
+    settings = array.attrs["tinc_codec"]["settings"]
+    assert (settings["levels"], settings["level_ratio"], settings["seed"]) == (1, 0.5, 7)
+    assert (settings["allocation"], settings["preserve"]) == ("even", [-3, 8.5])
+    assert array.chunks == (8, 16, 20)
+
+
+def test_device_and_threads_are_run_time_matters(here, capsys):
+    ok(capsys, "convert", "source.npy", "a.zarr", *FAST, "--threads", "1", "--device", "cpu")
+    text = (here / "a.zarr/data/zarr.json").read_text()
+    assert "threads" not in text
+    assert "device" not in text
+    message = refused(capsys, "convert", "source.npy", "b.zarr", *FAST, "--device", "abacus")
+    assert "device='abacus'" in message
+
+
+def test_tiff_and_zarr_sources(here, capsys):
+    stack = volume((16, 16, 20))
+    tifffile.imwrite("s.tif", stack, compression="zlib")
+    zarr.create_array("s.zarr", data=stack)
+    for source in ("s.tif", "s.zarr"):
+        ok(capsys, "convert", source, f"{source}.tinc.zarr", *FAST)
+        assert "PSNR" in ok(capsys, "verify", source, f"{source}.tinc.zarr")
+
+
+def test_does_not_overwrite_unasked(here, capsys):
+    ok(capsys, "convert", "source.npy", "a.zarr", *FAST)
+    assert "--overwrite" in refused(capsys, "convert", "source.npy", "a.zarr", *FAST)
+    ok(capsys, "convert", "source.npy", "a.zarr", *FAST, "--overwrite")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("convert", "no.npy", "a.zarr", *FAST), "no.npy: No such file"),
+        (("convert", "text.txt", "a.zarr", *FAST), "text.txt is of no kind known here"),
+        (("convert", "broken.npy", "a.zarr", *FAST), "broken.npy cannot be read"),
+        (("convert", "bool.npy", "a.zarr", *FAST), "bool"),
+        (("convert", "source.npy", "a.zarr", "--ratio", "0.5"), "ratio=0.5 must be"),
+        (("convert", "source.npy", "a.zarr", "--ratio", "5000"), "ratio"),
+        (("convert", "source.npy", "a.zarr", *FAST, "--chunks", "8,x"), "--chunks x: not a"),
+        (("convert", "source.npy", "a.zarr", *FAST, "--chunks", "8,auto"), "--chunks auto: not a"),
+        (("convert", "source.npy", "a.zarr", *FAST, "--chunks", "1,2,3,4"), "chunks=1,2,3,4"),
+        (("convert", "source.npy", "a.zarr", *FAST, "--levels", "deep"), "--levels deep"),
+        (("convert", "source.npy", "text.txt", *FAST, "--overwrite"), "not a zarr folder"),
+        (("convert", "source.npy", "text.txt/a.zarr", *FAST), "text.txt"),
+        (("info", "."), "neither a zarr array nor a zarr group"),
+        (("info", "source.npy"), "not a zarr archive"),
+        (("info", "plain.zarr/nothing"), "No such file"),
+        (("verify", "source.npy", "plain.zarr"), "not the same volume"),
+    ],
+)
+def test_errors_are_one_line(here, capsys, arguments, expected):
+    (here / "text.txt").write_text("no volume")
+    (here / "broken.npy").write_bytes(b"\x93NUMPY broken")
+    np.save("bool.npy", np.zeros((8, 8), bool))
+    zarr.create_array("plain.zarr", data=np.zeros((3, 3)))
+    assert expected in refused(capsys, *arguments)
+    assert not (here / "a.zarr").exists()
+    assert not (here / "a.zarr.partial").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("convert",), ("nope",), ("convert", "a", "b", "--ratio", "x"), ("info", "--what", "a")],
+)
+def test_wrong_usage_is_one_line_and_status_2(here, capsys, arguments):
+    refused(capsys, *arguments, status=2)
+
+
+def test_damaged_chunks_are_one_line(here, capsys):
+    ok(capsys, "convert", "source.npy", "a.zarr", *FAST)
+    chunk = here / "a.zarr/data/c/0/0/0"
+    payload = bytearray(chunk.read_bytes())
+    payload[len(payload) // 2] ^= 1
+    chunk.write_bytes(payload)
+    refused(capsys, "verify", "source.npy", "a.zarr")
+
+
+def test_version_and_help(capsys):
+    import tinc_codec
+
+    assert ok(capsys, "--version") == f"tinc_codec {tinc_codec.__version__}\n"
+    assert "convert" in ok(capsys, "--help")
+    assert main([]) == 2
+    assert "convert" in capsys.readouterr().out
+
+
+def test_demo(here, capsys):
+    out = ok(capsys, "demo", "--out", "d", "--size", "24", "--ratio", "16", "--effort", "1")
+    for expected in ("ratio", "PSNR", "SSIM", "encoding", "decoding"):
+        assert expected in out
+    original, decoded = np.load("d/phantom.npy"), xr.open_zarr("d/phantom.zarr")["data"]
+    assert decoded.shape == original.shape == (24, 24, 24)
+    assert (here / "d/comparison.png").read_bytes().startswith(b"\x89PNG")
+    ok(capsys, "demo", "--out", "d", "--size", "16", "--ratio", "16", "--effort", "1")  # replaces
+
+
+def test_an_interrupt_is_status_130_and_leaves_nothing(here):
+    np.save("long.npy", volume((64, 64, 64)))
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from tinc_codec.cli import main; sys.exit(main())",
+    ]
+    arguments = ["convert", "long.npy", "a.zarr", "--ratio", "16", "--effort", "1"]
+    process = subprocess.Popen(
+        [*command, *arguments, "--chunks", "16,16,16"], stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not (here / "a.zarr.partial").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.endswith("tinc: interrupted; nothing half-made is left\n")
+    assert sorted(os.listdir(here)) == ["long.npy", "source.npy"]
+
+
+def test_a_missing_extra_is_one_line_with_the_remedy():
+    code = "import sys; sys.modules['typer'] = None; import tinc_codec.cli"
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 1
+    assert found.stderr.count("\n") == 1
+    assert "pip install 'tinc_codec[archive]'" in found.stderr
