@@ -6,8 +6,9 @@ Everything comes from the payload: shape, widths, steps, boxes. Settings are not
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +33,8 @@ Float32Array = npt.NDArray[np.float32]
 PARAMETERS_PER_BYTE = 64
 SPARE_PARAMETERS = 1024
 LARGEST_RATIO = 1_000_000
+# Voxels evaluated at once: working memory does not grow with the array.
+_PART = 1 << 21
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +53,8 @@ class Chunk:
         Structure, where the form is a tree.
     parameters : (size,) float32 or None
         Its weights and biases.
-    coefficients : bytes or None
-        The COSINE section, where the form is the low-order one.
+    coefficients : float64 array or None
+        Of the cosines, one axis per axis of the box, where the form is the low-order one.
     sections : dict of str to int
         Bytes of each section's data.
     """
@@ -61,7 +64,7 @@ class Chunk:
     mask: exceptions.Mask | None
     tree: network.Tree | None
     parameters: Float32Array | None
-    coefficients: bytes | None
+    coefficients: npt.NDArray[np.float64] | None
     sections: dict[str, int]
 
     @property
@@ -139,19 +142,20 @@ def open_chunk(payload: Buffer) -> Chunk:
     if SectionKind.ARRAY not in parts:
         raise CorruptPayload("payload: the ARRAY section is missing; restore it from its source")
     info = normalize.ArrayInfo.from_bytes(parts[SectionKind.ARRAY])
-    crop = mask = tree = parameters = None
+    crop = mask = tree = parameters = coefficients = None
     if SectionKind.CROP in parts:
         crop = exceptions.Crop.from_bytes(parts[SectionKind.CROP], info.dtype, info.shape)
     box_shape = crop.shape if crop else info.shape
     if SectionKind.MASK in parts:
         mask = exceptions.Mask.from_bytes(parts[SectionKind.MASK], info.dtype, box_shape)
-    coefficients = parts.get(SectionKind.COSINE)
     _check_forms(parts, info, box_shape)
     if SectionKind.TREE in parts:
         coded = parts[SectionKind.WEIGHTS]
         most = PARAMETERS_PER_BYTE * len(coded) + SPARE_PARAMETERS
         tree = section.from_bytes(parts[SectionKind.TREE], long_axes(box_shape), most)
         parameters = weights.unpack(coded, network.layout(tree))
+    if SectionKind.COSINE in parts:
+        coefficients = cosine.read(parts[SectionKind.COSINE], long_axes(box_shape))
     return Chunk(
         info=info,
         crop=crop,
@@ -171,9 +175,12 @@ def _check_forms(
     has_cosine = SectionKind.COSINE in parts
     if has_tree != (SectionKind.WEIGHTS in parts) or (has_tree and has_cosine):
         raise CorruptPayload("payload: its sections contradict each other; restore it")
-    if not (has_tree or has_cosine):
-        if info.low != info.high:
-            raise CorruptPayload("payload: it has neither a TREE nor a COSINE section; restore it")
+    if (has_tree or has_cosine) != (info.low != info.high):
+        raise CorruptPayload(
+            "payload: a TREE or a COSINE section is there if and only if low and high differ, "
+            f"which are {info.low} and {info.high}; restore it from its source"
+        )
+    if info.low == info.high:
         return
     size = sum(len(data) for data in parts.values())
     raw = math.prod(box_shape) * info.dtype.itemsize
@@ -211,7 +218,8 @@ def unit_values(chunk: Chunk, axes: Sequence[IntArray], *, pointwise: bool) -> F
     if chunk.tree is not None and chunk.parameters is not None:
         engine = current_engine()
         evaluate = engine.evaluate_points if pointwise else engine.evaluate_grid
-        values = evaluate(chunk.tree, chunk.parameters, kept)
+        with np.errstate(over="ignore", invalid="ignore"):  # weights that no encoder writes
+            values = evaluate(chunk.tree, chunk.parameters, kept)
     else:
         assert chunk.coefficients is not None
         form = cosine.evaluate_points if pointwise else cosine.evaluate_grid
@@ -237,27 +245,59 @@ def _box_values(chunk: Chunk, axes: Sequence[IntArray], *, pointwise: bool) -> n
     return values
 
 
-def _selected_values(chunk: Chunk, selection: Selection) -> npt.NDArray[Any]:
+def _parts(shape: Sequence[int]) -> Iterator[tuple[slice, ...]]:
+    """Yield slices of at most _PART voxels that tile an array, in C order."""
+    steps: list[int] = []
+    room = _PART
+    for n in reversed(shape):
+        steps.insert(0, max(1, min(n, room)))
+        room //= max(n, 1)
+    starts = [range(0, n, step) for n, step in zip(shape, steps, strict=True)]
+    for corner in product(*starts):
+        yield tuple(slice(at, at + step) for at, step in zip(corner, steps, strict=True))
+
+
+def _fill_box(
+    chunk: Chunk, out: npt.NDArray[Any], axes: Sequence[IntArray | range], *, pointwise: bool
+) -> None:
+    """Write voxels of the box to ``out``, which has one axis per axis of the box or is a list."""
+    for part in _parts(out.shape):
+        cuts = part * len(axes) if pointwise else part
+        some = [axis[cut] for axis, cut in zip(axes, cuts, strict=True)]
+        index = [np.arange(a.start, a.stop) if isinstance(a, range) else a for a in some]
+        out[part] = _box_values(chunk, index, pointwise=pointwise)
+
+
+def _whole(chunk: Chunk) -> npt.NDArray[Any]:
+    """Return the whole array, in the memory order that the encoder saw."""
+    out: npt.NDArray[Any] = np.empty(chunk.info.shape, chunk.info.dtype, order=chunk.info.order)
+    box = out
+    if chunk.crop is not None:
+        exceptions.fill_with(out, chunk.crop.fill)
+        box = out[chunk.crop.slices]
+    # Ranges, since an index of 8 bytes may be more than its voxel.
+    _fill_box(chunk, box, [range(n) for n in box.shape], pointwise=False)
+    return out
+
+
+def _selected(chunk: Chunk, selection: Selection) -> npt.NDArray[Any]:
     """Return the selected voxels, in the chunk's dtype and the selection's shape."""
-    crop = chunk.crop
-    if crop is None:
-        values = _box_values(chunk, selection.axes, pointwise=selection.pointwise)
-        return values.reshape(selection.shape)
-    bounds = list(zip(selection.axes, crop.start, crop.stop, strict=True))
+    pointwise = selection.pointwise
+    size = [len(a) for a in selection.axes]
+    out: npt.NDArray[Any] = np.empty(size[:1] if pointwise else size, chunk.info.dtype)
+    if chunk.crop is None:
+        _fill_box(chunk, out, selection.axes, pointwise=pointwise)
+        return out.reshape(selection.shape)
+    exceptions.fill_with(out, chunk.crop.fill)
+    bounds = list(zip(selection.axes, chunk.crop.start, chunk.crop.stop, strict=True))
     inside = [(a >= lo) & (a < hi) for a, lo, hi in bounds]
-    out: npt.NDArray[Any]
-    if selection.pointwise:
-        together = np.logical_and.reduce(inside)
-        axes = [a[together] - lo for a, lo, _ in bounds]
-        out = np.empty(len(together), chunk.info.dtype)
-        where: Any = together
-    else:
-        axes = [a[keep] - lo for (a, lo, _), keep in zip(bounds, inside, strict=True)]
-        out = np.empty([len(a) for a in selection.axes], chunk.info.dtype)
-        where = np.ix_(*inside)
-    exceptions.fill_with(out, crop.fill)
+    if pointwise:
+        inside = [np.logical_and.reduce(inside)] * len(inside)
+    axes = [a[keep] - lo for (a, lo, _), keep in zip(bounds, inside, strict=True)]
     if all(len(a) for a in axes):
-        out[where] = _box_values(chunk, axes, pointwise=selection.pointwise)
+        box = np.empty([len(a) for a in axes][: out.ndim], out.dtype)
+        _fill_box(chunk, box, axes, pointwise=pointwise)
+        out[inside[0] if pointwise else np.ix_(*inside)] = box
     return out.reshape(selection.shape)
 
 
@@ -286,12 +326,9 @@ def decode_chunk(payload: Buffer, selection: Any = None) -> npt.NDArray[Any]:
         If the selection does not fit the chunk.
     """
     chunk = open_chunk(payload)
-    if selection is not None:
-        return _selected_values(chunk, resolve(selection, chunk.info.shape))
-    whole = Selection(
-        axes=tuple(np.arange(n) for n in chunk.info.shape), pointwise=False, shape=chunk.info.shape
-    )
-    return np.asarray(_selected_values(chunk, whole), order=chunk.info.order)
+    if selection is None:
+        return _whole(chunk)
+    return _selected(chunk, resolve(selection, chunk.info.shape))
 
 
 decode = decode_chunk
@@ -317,7 +354,8 @@ def inspect(payload: Buffer) -> Inspection:
         form=chunk.form,
         levels=tree.geometry.levels if tree else 0,
         widths=tuple(
-            tuple(round(float(w)) for w in level.mean(axis=0)) for level in (tree.widths if tree else ())
+            tuple(round(float(w)) for w in level.mean(axis=0))
+            for level in (tree.widths if tree else ())
         ),
         parameters=network.count_parameters(tree) if tree else 0,
         coordinates=tree.geometry.coordinates if tree else "",

@@ -62,7 +62,7 @@ def pack_raw(parameters: Float32Array) -> bytes:
 def pack_quantized(weights: QuantizedWeights) -> bytes:
     """Return the section of quantised parameters."""
     models = weights.models()
-    head = bytes([QUANTIZED]) + np.float32(weights.base).astype("<f4").tobytes()
+    head = bytes([QUANTIZED]) + np.array(weights.base, "<f4").tobytes()
     return head + bytes(weights.codes) + bytes(models) + entropy.encode(weights.groups, models)
 
 
@@ -103,10 +103,13 @@ def unpack(data: bytes, table: Layout) -> Float32Array:
 
 def _unpack_quantized(reader: Reader, data: bytes, table: Layout) -> Float32Array:
     base = reader.f32()
+    if not 0 < base < np.inf:
+        raise CorruptPayload(f"weights: the base step is {base}, it must be positive and finite")
     codes = reader.take(len(table.groups))
     models = reader.take(len(table.groups))
     sizes = [group.stop - group.start for group in table.groups]
     coded = data[5 + 2 * len(table.groups) :]
     integers = entropy.decode(coded, sizes, list(models))
     weights = QuantizedWeights(base=base, codes=tuple(codes), groups=tuple(integers))
-    return weights.values()
+    with np.errstate(over="ignore", invalid="ignore"):  # the caller refuses what is not finite
+        return weights.values()

@@ -26,18 +26,23 @@ MAX_FREQUENCY = (0, 4096, 512, 64, 24)
 
 def orders(shape: Sequence[int], terms: int) -> IntArray:
     """Return the frequencies (terms, axes) in canonical order, fewer if the chunk has fewer."""
-    # Terms beyond the first `terms` along any axis cannot come before them in the order.
-    limits = [min(n, MAX_FREQUENCY[len(shape)], terms) for n in shape]
-    grid = np.stack(np.meshgrid(*[np.arange(n) for n in limits], indexing="ij"), axis=-1)
-    flat = grid.reshape(-1, len(shape))
+    # A term comes after every other whose frequencies are all at most its own, so that only those
+    # with prod(k + 1) <= terms can be among the first ones: far fewer than the whole grid.
+    flat = np.zeros((1, 0), np.int64)
+    below = np.ones(1, np.int64)
+    for n in shape:
+        limits = np.minimum(min(n, MAX_FREQUENCY[len(shape)]), terms // below)
+        ends = np.cumsum(limits)
+        k = np.arange(ends[-1]) - np.repeat(ends - limits, limits)
+        flat = np.column_stack([np.repeat(flat, limits, axis=0), k])
+        below = np.repeat(below, limits) * (k + 1)
     keys = ((flat / np.asarray(shape, np.float64)) ** 2).sum(axis=1)
     return flat[np.argsort(keys, kind="stable")[:terms]]
 
 
-def _basis(n: int, frequencies: int) -> FloatArray:
-    """Return cosines (frequencies, n)."""
-    k = np.arange(frequencies)[:, None]
-    return np.asarray(np.cos(np.pi * k * (2 * np.arange(n) + 1) / (2 * n)))
+def _cosine(k: IntArray | int, index: IntArray, n: int) -> FloatArray:
+    """Return the basis function k of an axis of n voxels, at voxel indices."""
+    return np.asarray(np.cos(np.pi * k * (2 * index + 1) / (2 * n)))
 
 
 def fit(unit: npt.NDArray[np.float32], weight: npt.NDArray[np.float32] | None, size: int) -> bytes:
@@ -60,7 +65,7 @@ def fit(unit: npt.NDArray[np.float32], weight: npt.NDArray[np.float32] | None, s
     needed = k.max(axis=0) + 1
     spectrum: FloatArray = values
     for axis, n in enumerate(unit.shape):
-        rows = _basis(n, int(needed[axis])) * (2 / n)
+        rows = _cosine(np.arange(needed[axis])[:, None], np.arange(n), n) * (2 / n)
         rows[0] /= 2
         spectrum = np.moveaxis(np.tensordot(rows, spectrum, axes=(1, axis)), 0, axis)
     coefficients = spectrum[tuple(k.T)]
@@ -72,51 +77,65 @@ def fit(unit: npt.NDArray[np.float32], weight: npt.NDArray[np.float32] | None, s
     return out.raw(integers[1:].astype(np.int8).tobytes()).getvalue()
 
 
-def read(data: bytes, shape: Sequence[int]) -> tuple[IntArray, FloatArray]:
-    """Return (frequencies (terms, axes), coefficients (terms,)) of a COSINE section.
+def read(data: bytes, shape: Sequence[int]) -> FloatArray:
+    """Return the coefficients of a COSINE section, one axis of frequencies per axis of the box.
+
+    Parameters
+    ----------
+    data : bytes
+        The section.
+    shape : sequence of int
+        Voxels of the box, singleton axes dropped.
 
     Raises
     ------
     TruncatedPayload, CorruptPayload
         If the section is malformed or holds more terms than the chunk has.
     """
+    if not 1 <= len(shape) < len(MAX_FREQUENCY):
+        raise CorruptPayload(
+            f"cosine: {len(shape)} axes longer than 1 are not in 1..{len(MAX_FREQUENCY) - 1}"
+        )
     reader = Reader(data, "COSINE")
     step = reader.f32()
     mean = reader.u16()
-    rest = np.frombuffer(reader.take(len(data) - 6), np.int8)
+    rest = np.frombuffer(reader.take(reader.remaining), np.int8)
     terms = len(rest) + 1
-    if not np.isfinite(step) or terms > MAX_TERMS:
+    if not 0 < step < np.inf or terms > MAX_TERMS:
         raise CorruptPayload(f"cosine: {terms} terms (at most {MAX_TERMS}) of step {step}")
     k = orders(shape, terms)
     if len(k) < terms:
         raise CorruptPayload(f"cosine: {terms} terms where the chunk has {len(k)}")
     signed = mean - 65536 if mean >= 32768 else mean
-    return k, np.concatenate([[signed], rest]).astype(np.float64) * step
+    coefficients = np.zeros(k.max(axis=0) + 1)
+    coefficients[tuple(k.T)] = np.concatenate([[signed], rest]).astype(np.float64) * step
+    return coefficients
 
 
 def _evaluate(
-    data: bytes, shape: Sequence[int], axes: Sequence[IntArray], pointwise: bool
+    coefficients: FloatArray, shape: Sequence[int], axes: Sequence[IntArray], pointwise: bool
 ) -> npt.NDArray[np.float32]:
     """Sum the terms axis by axis, the same operations for every voxel however it is asked for."""
-    k, coefficients = read(data, shape)
-    values = np.zeros(k.max(axis=0) + 1)
-    values[tuple(k.T)] = coefficients
+    values = coefficients
     for axis, n in enumerate(shape):
-        rows = _basis(n, values.shape[0])[:, axes[axis]]
         spread = values if pointwise and axis > 0 else values[..., None]
-        values = sum(spread[j] * rows[j] for j in range(1, len(rows))) + spread[0] * rows[0]
-    return values.astype(np.float32)
+        index = np.asarray(axes[axis], np.int64)
+        values = spread[0] * _cosine(0, index, n)
+        for k in range(1, len(spread)):
+            values += spread[k] * _cosine(k, index, n)
+    with np.errstate(over="ignore"):  # steps that no encoder writes
+        return values.astype(np.float32)
 
 
 def evaluate_points(
-    data: bytes, shape: Sequence[int], points: Sequence[IntArray]
+    coefficients: FloatArray, shape: Sequence[int], points: Sequence[IntArray]
 ) -> npt.NDArray[np.float32]:
-    """Return the values (n,) of a COSINE section at voxels given by one index array per axis."""
-    return _evaluate(data, shape, points, pointwise=True)
+    """Return the values (n,) of coefficients at voxels given by one index array per axis."""
+    return _evaluate(coefficients, shape, points, pointwise=True)
 
 
 def evaluate_grid(
-    data: bytes, shape: Sequence[int], axes: Sequence[IntArray]
+    coefficients: FloatArray, shape: Sequence[int], axes: Sequence[IntArray]
 ) -> npt.NDArray[np.float32]:
-    """Return the values of a COSINE section on the outer product of voxel indices."""
-    return _evaluate(data, shape, axes, pointwise=False)
+    """Return the values of coefficients on the outer product of voxel indices."""
+    return _evaluate(coefficients, shape, axes, pointwise=False)

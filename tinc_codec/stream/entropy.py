@@ -147,8 +147,8 @@ def encode(groups: Sequence[IntArray], models: Sequence[int]) -> bytes:
         if model != ALL_ZERO and len(values):
             symbols = (values + largest_symbol(model % SCALES)).astype(np.int32)
             coder.encode(symbols, _categorical(model))
-    words = coder.get_compressed().astype("<u4")
-    return words.tobytes().rstrip(b"\0")
+    words: bytes = coder.get_compressed().astype("<u4").tobytes()
+    return words.rstrip(b"\0")
 
 
 def decode(data: bytes, sizes: Sequence[int], models: Sequence[int]) -> list[IntArray]:
