@@ -178,6 +178,21 @@ def test_threads_do_not_change_a_bit() -> None:
     np.testing.assert_array_equal(alone, shared)
 
 
+def test_torchs_threads_do_not_change_a_bit(torch: ModuleType) -> None:
+    """MKL sums a lone product on several threads in another order than a batch."""
+    parameters = parameters_of(TREE)
+    where = [np.arange(5, 17), np.arange(3, 15), np.arange(12)]
+    alone = points("torch", TREE, parameters, where)
+    torch.set_num_threads(2)
+    try:
+        shared = points("torch", TREE, parameters, where)
+        single = [points("torch", TREE, parameters, [s[k : k + 1] for s in where]) for k in (0, 11)]
+    finally:
+        torch.set_num_threads(1)
+    np.testing.assert_array_equal(shared, alone)
+    np.testing.assert_array_equal(np.concatenate(single), alone[[0, 11]])
+
+
 def test_many_slabs_and_read_only_parameters(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     parameters = parameters_of(TREE)
     parameters.setflags(write=False)
