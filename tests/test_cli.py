@@ -169,7 +169,7 @@ def test_demo(here, capsys):
         assert expected in out
     original, decoded = np.load("d/phantom.npy"), xr.open_zarr("d/phantom.zarr")["data"]
     assert decoded.shape == original.shape == (24, 24, 24)
-    assert (here / "d/comparison.png").read_bytes().startswith(b"\x89PNG")
+    assert (here / "d/slice.png").read_bytes().startswith(b"\x89PNG")
     ok(capsys, "demo", "--out", "d", "--size", "16", "--ratio", "16", "--effort", "1")  # replaces
 
 

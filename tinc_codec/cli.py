@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
-
 import tinc_codec
 from tinc_codec.errors import InvalidSetting, TincError
 from tinc_codec.runtime import runtime
@@ -231,60 +229,32 @@ def _demo(
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("tinc-demo"),
     size: Annotated[int, typer.Option(min=16, help="Edge of the volume in voxels.")] = 128,
     ratio: Ratio = 128,
-    effort: Effort = 5,
+    effort: Effort = 4,
 ) -> None:
     """Generate a volume like light-sheet tissue, compress it, read it back and compare.
 
     Results that are there from an earlier run are replaced.
     """
-    import xarray as xr
-
-    from tinc_codec.metrics import max_error, psnr, ssim
-    from tinc_codec.phantom import phantom
-
-    out.mkdir(parents=True, exist_ok=True)
-    volume, generating = _timed(lambda: phantom((size, size, size)))
-    np.save(out / "phantom.npy", volume)
     settings = Settings(ratio=ratio, effort=effort)
     with _progress("encoding") as progress:
-        written = archive.convert(
-            out / "phantom.npy", out / "phantom.zarr", settings, overwrite=True, progress=progress
-        )
-    data = xr.open_zarr(out / "phantom.zarr")["data"]
-    decoded, decoding = _timed(lambda: data.to_numpy())
-    _, slicing = _timed(lambda: data[size // 2].to_numpy())
-    _save_comparison(out / "comparison.png", volume[size // 2], decoded[size // 2])
+        found = archive.demonstrate(out, size, settings, progress=progress)
+    scores = found.scores
     _print_rows(
         {
-            "volume": f"{_sizes(volume.shape)} {volume.dtype}, {_bytes(volume.nbytes)}, "
-            f"generated in {generating:.1f} s",
-            "archive": f"{out / 'phantom.zarr'}, {_bytes(written.stored_bytes)} in "
-            f"{len(written.chunks)} chunks",
-            "ratio": f"{written.ratio:.2f}",
-            "PSNR": _db(psnr(volume, decoded)),
-            "SSIM": f"{ssim(volume, decoded):.4f}",
-            "maximum error": f"{max_error(volume, decoded):g}",
-            "encoding": f"{written.seconds:.1f} s",
-            "decoding": f"{decoding:.2f} s through xarray; one slice in {slicing:.2f} s",
-            "comparison": f"{out / 'comparison.png'}, the original on the left",
+            "volume": f"{found.volume}, {_sizes((size,) * 3)}, {_bytes(scores.raw_bytes)}, "
+            f"generated in {found.generating:.1f} s",
+            "archive": f"{found.archive}, {_bytes(scores.stored_bytes)} in "
+            f"{len(scores.chunks)} chunks",
+            "ratio": f"{scores.ratio:.2f}",
+            "PSNR": _db(scores.psnr_db),
+            "SSIM": f"{found.ssim:.4f}",
+            "maximum error": f"{scores.errors.max_error:g}",
+            "encoding": f"{scores.seconds:.1f} s",
+            "decoding": f"{found.decoding:.2f} s through xarray; one slice in "
+            f"{found.slicing:.2f} s",
+            "comparison": f"{found.comparison}, the original on the left",
         }
     )
-
-
-def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    started = time.perf_counter()
-    result = work()
-    return result, time.perf_counter() - started
-
-
-def _save_comparison(path: Path, left: Any, right: Any) -> None:
-    import imagecodecs
-
-    pair = np.hstack([left, right]).astype(np.float64)
-    low, high = np.percentile(left, [0.5, 99.7])
-    grey = np.clip((pair - low) / max(high - low, 1.0) * 255, 0, 255).astype(np.uint8)
-    enlarged = grey.repeat(3, axis=0).repeat(3, axis=1)
-    path.write_bytes(imagecodecs.png_encode(enlarged))
 
 
 @contextmanager

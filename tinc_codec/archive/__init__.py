@@ -1,6 +1,7 @@
 """Whole archives: open a source, convert, verify, describe. Needs the archive extra."""
 
 from tinc_codec.archive.convert import convert
+from tinc_codec.archive.demo import Demo, demonstrate
 from tinc_codec.archive.info import ArchiveInfo, ChunkSummary, info
 from tinc_codec.archive.scores import ChunkScore, Progress, Scores
 from tinc_codec.archive.sources import Source, open_source
@@ -10,10 +11,12 @@ __all__ = [
     "ArchiveInfo",
     "ChunkScore",
     "ChunkSummary",
+    "Demo",
     "Progress",
     "Scores",
     "Source",
     "convert",
+    "demonstrate",
     "info",
     "open_source",
     "verify",

@@ -7,7 +7,7 @@ import contextvars
 import math
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -89,18 +89,35 @@ def convert(
     if zarr_format not in (2, 3):
         raise InvalidSetting(f"zarr_format={zarr_format} must be 2 or 3")
     dst = Path(dst)
-    with open_source(src) as source, _new_folder(dst, source.path, overwrite) as partial:
+    with (
+        open_source(src) as source,
+        _new_folder(dst, source.path, overwrite) as partial,
+        _worker() as run,
+    ):
         check_array(np.empty((1,) * len(source.shape), source.dtype))
         chosen = _with_sentinels(settings or Settings(), source)
         edges = chunk_shape(source.shape, chunks)
-        array = _create(partial, source, chosen, edges, zarr_format)
-        scores = gather(_written(source, array), array.nchunks, progress)
-        array.attrs["tinc_codec"] = _provenance(source, chosen, scores)
-        with warnings.catch_warnings():
-            # Not in the v3 specification yet, but without it xarray warns at each opening.
-            warnings.simplefilter("ignore")
-            zarr.consolidate_metadata(partial)
+        array = run(_create, partial, source, chosen, edges, zarr_format)
+        scores = gather(_written(source, array, run), array.nchunks, progress)
+        run(_finish, partial, array, _provenance(source, chosen, scores))
     return scores
+
+
+@contextlib.contextmanager
+def _worker() -> Iterator[Callable[..., Any]]:
+    """Give a function that runs others in a thread, which an interrupt lets finish.
+
+    Leaving the block waits for the thread. Otherwise zarr would go on writing into the folder
+    while that is being removed.
+    """
+    with ThreadPoolExecutor(1) as pool:
+
+        def run(function: Callable[..., Any], *arguments: Any) -> Any:
+            context = contextvars.copy_context()
+            return pool.submit(context.run, function, *arguments).result()
+
+        run(int)  # starts the thread: one interrupted then is not waited for
+        yield run
 
 
 def _with_sentinels(settings: Settings, source: Source) -> Settings:
@@ -154,22 +171,27 @@ def _codec(settings: Settings, zarr_format: Literal[2, 3]) -> dict[str, Any]:
     return {"serializer": TINCSerializer.from_json(settings.to_json()), "compressors": None}
 
 
-def _written(source: Source, array: zarr.Array[Any]) -> Iterator[ChunkScore]:
-    # The chunk in work is written by a thread, which an interrupt lets finish: leaving the block
-    # waits for it. Otherwise it would still write into the folder while that is being removed.
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(int).result()  # starts the thread: one interrupted then is not waited for
-        for position, region in chunk_regions(array.shape, array.chunks):
-            context = contextvars.copy_context()
-            found, size = pool.submit(context.run, _write_chunk, source, array, region).result()
-            stored = file_size(chunk_file(array, position))
-            yield ChunkScore(region=region, errors=found, raw_bytes=size, stored_bytes=stored)
+def _written(
+    source: Source, array: zarr.Array[Any], run: Callable[..., Any]
+) -> Iterator[ChunkScore]:
+    for position, region in chunk_regions(array.shape, array.chunks):
+        found, size = run(_write_chunk, source, array, region)
+        stored = file_size(chunk_file(array, position))
+        yield ChunkScore(region=region, errors=found, raw_bytes=size, stored_bytes=stored)
 
 
 def _write_chunk(source: Source, array: zarr.Array[Any], region: Region) -> tuple[Errors, int]:
     voxels = source.read(region)
     array[region] = voxels
     return errors(voxels, np.asarray(array[region])), voxels.nbytes
+
+
+def _finish(folder: Path, array: zarr.Array[Any], provenance: dict[str, Any]) -> None:
+    array.attrs["tinc_codec"] = provenance
+    with warnings.catch_warnings():
+        # Not in the v3 specification yet, but without it xarray warns at each opening.
+        warnings.simplefilter("ignore")
+        zarr.consolidate_metadata(folder)
 
 
 def _provenance(source: Source, settings: Settings, scores: Scores) -> dict[str, Any]:
