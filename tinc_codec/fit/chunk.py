@@ -29,7 +29,7 @@ from tinc_codec.tree.network import Tree, layout, macs_per_voxel
 Float32Array = npt.NDArray[np.float32]
 
 # Bits that a quantised parameter is expected to take; the steps then take up the difference.
-_BITS = 7.0
+_BITS = 6.2
 # Parameters below which a tree of so many levels leaves its leaves too little.
 _LEVEL_FLOORS = (0, 600, 24_000, 200_000)
 _EVEN_RATIO = 0.4
@@ -70,7 +70,7 @@ def fit_tree(
     head = section.to_bytes(tree)
     left = room - len(head) - section_overhead(len(head))
     size = left - section_overhead(left)
-    recipe = recipe_for(settings, unit.size, macs_per_voxel(tree))
+    recipe = recipe_for(settings, unit.shape, macs_per_voxel(tree))
     parameters, sensitivity = fit(_problem(), tree, unit, weight, recipe, settings.seed)
     if settings.preset == "paper":
         return FittedTree(tree=head, weights=weights.pack_raw(parameters))

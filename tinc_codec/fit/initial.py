@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from tinc_codec.fit.recipe import Recipe
+from tinc_codec.fit.recipe import PAPER_FREQUENCY, Recipe
 from tinc_codec.tree.network import Layout
 
 Float32Array = npt.NDArray[np.float32]
@@ -18,25 +18,28 @@ Float32Array = npt.NDArray[np.float32]
 _SMALL_OUTPUT = 0.1
 
 
-def initial_parameters(table: Layout, recipe: Recipe, rng: np.random.Generator) -> Float32Array:
-    """Return random parameters (size,) of a tree to be fitted."""
+def initial_parameters(
+    table: Layout, recipe: Recipe, frequencies: tuple[float, ...], rng: np.random.Generator
+) -> Float32Array:
+    """Return random parameters (size,) of a tree, its first layer of the frequencies per axis."""
     out = np.empty(table.size, np.float32)
     outputs = set(table.paths[:, -1].tolist())
     for layer in range(len(table.n_in)):
         n_in, n_out = int(table.n_in[layer]), int(table.n_out[layer])
         is_output = layer in outputs
-        spread = recipe.frequency / n_in if layer == 0 else np.sqrt(6 / n_in)
+        spread = np.array(frequencies) / n_in if layer == 0 else np.sqrt(6 / n_in)
         if recipe.paper:
             # torch's default biases, uniform over 1 / sqrt(n_in), times w_0
-            bias_spread = recipe.frequency / np.sqrt(n_in)
+            bias_spread = PAPER_FREQUENCY / np.sqrt(n_in)
             if is_output:
-                spread, bias_spread = spread / recipe.frequency, bias_spread / recipe.frequency
+                spread, bias_spread = spread / PAPER_FREQUENCY, bias_spread / PAPER_FREQUENCY
         else:
             bias_spread = np.pi
             if is_output:
                 spread, bias_spread = spread * _SMALL_OUTPUT, 0.0
         weight_at, bias_at = int(table.weight_at[layer]), int(table.bias_at[layer])
-        out[weight_at : weight_at + n_in * n_out] = rng.uniform(-spread, spread, n_in * n_out)
+        weights = rng.uniform(-1, 1, (n_out, n_in)) * spread
+        out[weight_at : weight_at + n_in * n_out] = weights.ravel()
         out[bias_at : bias_at + n_out] = rng.uniform(-bias_spread, bias_spread, n_out)
     return out
 
@@ -45,5 +48,5 @@ def rate_factors(table: Layout, recipe: Recipe) -> Float32Array:
     """Return the factor (size,) of each parameter's learning rate."""
     factors = np.ones(table.size, np.float32)
     if recipe.paper:
-        factors[: table.groups[-2].start] = recipe.frequency
+        factors[: table.groups[-2].start] = PAPER_FREQUENCY
     return factors

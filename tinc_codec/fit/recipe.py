@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tinc_codec.settings import Settings
 
@@ -16,6 +16,11 @@ _SAMPLES = 16384
 # A step below this many multiply-adds costs more in calls than in arithmetic.
 _LEAST_STEP = 4e6
 
+_FREQUENCIES = (10.0, 20.0, 30.0)
+_PILOT_SHARE = 20
+_LEAST_PILOT = 50
+
+PAPER_FREQUENCY = 30.0
 PAPER_ITERATIONS = 10_000
 PAPER_BATCH = 262_144
 PAPER_MILESTONES = (20_000, 50_000)
@@ -37,8 +42,9 @@ class Recipe:
         Optimiser steps.
     samples : int
         Voxels drawn at each step.
-    frequency : float
-        w_0 of the first layer: SIREN's factor of the coordinates.
+    frequencies : tuple of tuple of float
+        Candidates for w_0 of the first layer, SIREN's factor of the coordinates, one value per
+        axis; more than one are tried by short pilot fits.
     paper : bool
         Intensities in [0, 100] and the SIREN parametrisation of the paper, instead of
         standardised intensities and weights that w_0 is folded into.
@@ -49,8 +55,13 @@ class Recipe:
     milestones: tuple[int, ...] | None
     steps: int
     samples: int
-    frequency: float
+    frequencies: tuple[tuple[float, ...], ...]
     paper: bool
+
+    def pilot(self, frequencies: tuple[float, ...]) -> Recipe:
+        """Return the short version of this fit that tries one candidate."""
+        steps = max(_LEAST_PILOT, self.steps // _PILOT_SHARE)
+        return replace(self, steps=min(steps, self.steps), frequencies=(frequencies,))
 
     def rate_at(self, step: int) -> float:
         """Return the learning rate of a step."""
@@ -61,18 +72,33 @@ class Recipe:
         return self.rate * warm * 0.5 * (1 + math.cos(math.pi * x))
 
 
-def recipe_for(settings: Settings, voxels: int, macs_per_voxel: float) -> Recipe:
+def candidate_frequencies(shape: tuple[int, ...]) -> tuple[tuple[float, ...], ...]:
+    """Return first-layer frequencies to try: low to high, per box side or per voxel.
+
+    Which is best depends on the spectrum of the chunk and on the size of the network; a pilot of
+    1/20 of the steps ranks them almost as the whole fit does. Axes of different lengths may have
+    the same frequency along their whole length, or the same frequency per voxel.
+    """
+    longest = max(shape)
+    ways = [(1.0,) * len(shape)]
+    if min(shape) < 0.7 * longest:
+        ways.append(tuple(n / longest for n in shape))
+    return tuple(tuple(w * f for f in way) for way in ways for w in _FREQUENCIES)
+
+
+def recipe_for(settings: Settings, shape: tuple[int, ...], macs_per_voxel: float) -> Recipe:
     """Return the recipe of a chunk.
 
     Parameters
     ----------
     settings : Settings
         Preset, effort and explicit iterations.
-    voxels : int
-        Voxels to fit.
+    shape : tuple of int
+        Voxels to fit along each axis.
     macs_per_voxel : float
         Multiply-adds of one evaluation.
     """
+    voxels = math.prod(shape)
     scale = _EFFORT_FACTOR ** (settings.effort - 5)
     if settings.preset == "paper":
         milestones = PAPER_MILESTONES if settings.milestones == "auto" else settings.milestones
@@ -83,7 +109,7 @@ def recipe_for(settings: Settings, voxels: int, macs_per_voxel: float) -> Recipe
             milestones=milestones,
             steps=iterations if settings.iterations == "auto" else settings.iterations,
             samples=min(PAPER_BATCH, voxels),
-            frequency=30.0,
+            frequencies=((PAPER_FREQUENCY,) * len(shape),),
             paper=True,
         )
     samples = min(voxels, round(max(voxels / 64, _LEAST_STEP / macs_per_voxel)), _SAMPLES)
@@ -95,6 +121,6 @@ def recipe_for(settings: Settings, voxels: int, macs_per_voxel: float) -> Recipe
         milestones=None,
         steps=steps if settings.iterations == "auto" else settings.iterations,
         samples=samples,
-        frequency=30.0,
+        frequencies=candidate_frequencies(shape),
         paper=False,
     )

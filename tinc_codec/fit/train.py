@@ -57,8 +57,9 @@ def fit(
         scale = max(deviation, 1e-6)
     target = ((unit - np.float32(shift)) / np.float32(scale)).astype(np.float32)
     problem = problem_of(tree, target, weight, recipe.samples, seed)
+    frequencies = _best_frequencies(problem, table, recipe, seed)
     for attempt in range(_RETRIES + 1):
-        parameters, loss = _descend(problem, table, recipe, seed, 0.3**attempt)
+        parameters, loss = _descend(problem, table, recipe, frequencies, seed, 0.3**attempt)
         if np.isfinite(loss) and np.isfinite(parameters).all() and (loss <= 1.1 or recipe.paper):
             break
     start = problem.start(parameters)
@@ -74,20 +75,44 @@ def _moments(unit: Float32Array, weight: Float32Array | None) -> tuple[float, fl
     return mean, variance**0.5
 
 
+def _best_frequencies(
+    problem: Any, table: Layout, recipe: Recipe, seed: int
+) -> tuple[float, ...]:
+    """Return the candidate whose pilot fit ends lowest."""
+    if len(recipe.frequencies) == 1:
+        return recipe.frequencies[0]
+    losses = []
+    for candidate in recipe.frequencies:
+        _, loss = _descend(problem, table, recipe.pilot(candidate), candidate, seed, 1.0)
+        losses.append(loss if np.isfinite(loss) else np.inf)
+    return recipe.frequencies[int(np.argmin(losses))]
+
+
 def _descend(
-    problem: Any, table: Layout, recipe: Recipe, seed: int, slower: float
+    problem: Any,
+    table: Layout,
+    recipe: Recipe,
+    frequencies: tuple[float, ...],
+    seed: int,
+    slower: float,
 ) -> tuple[Float32Array, float]:
-    """Run the optimiser from the initial parameters; return the last ones and the last loss."""
-    start = initial_parameters(table, recipe, np.random.default_rng(seed))
+    """Run the optimiser from the initial parameters.
+
+    Returns the last parameters, and the mean loss of the last steps, when the rate is near zero.
+    """
+    start = initial_parameters(table, recipe, frequencies, np.random.default_rng(seed))
     parameters = problem.start(start)
     factors = problem.start(rate_factors(table, recipe))
     first, second = problem.start(np.zeros_like(start)), problem.start(np.zeros_like(start))
     update = optimiser.update_of(recipe.optimiser, parameters)
-    loss: Any = np.inf
+    losses: list[Any] = []
+    tail = recipe.steps - max(1, recipe.steps // 10)
     for step in range(recipe.steps):
         loss, gradient = problem.gradient(parameters, step)
         update(parameters, gradient, factors, first, second, slower * recipe.rate_at(step), step)
-    return problem.finish(parameters), float(loss)
+        if step >= tail:
+            losses.append(loss)
+    return problem.finish(parameters), float(sum(losses) / len(losses))
 
 
 def _rescaled(
