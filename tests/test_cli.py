@@ -63,6 +63,16 @@ def test_progress_is_plain_lines_off_a_terminal(here, capsys):
     assert all("ratio" in line and "PSNR" in line and "s left" in line for line in lines)
 
 
+def test_progress_is_a_bar_on_a_terminal(here, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes this for a terminal
+    monkeypatch.setenv("COLUMNS", "120")
+    assert main(["convert", "source.npy", "a.zarr", *FAST, "--chunks", "16,16,10"]) == 0
+    shown = capsys.readouterr().err
+    assert "\x1b[" in shown
+    assert "2/2" in shown
+    assert "PSNR" in shown
+
+
 def test_many_chunks_make_about_twenty_lines(here, capsys):
     np.save("many.npy", np.zeros((500,), np.uint8))
     zarr.create_array("many.zarr", data=np.zeros((500,), np.uint8), chunks=(1,))

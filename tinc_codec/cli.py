@@ -19,7 +19,13 @@ _REMEDY = "pip install 'tinc_codec[archive]'"
 try:
     import typer
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
     from rich.table import Table
 
     from tinc_codec import archive
@@ -27,7 +33,7 @@ try:
 except ModuleNotFoundError as _error:
     raise SystemExit(f"tinc: the command needs the archive extra ({_error}): {_REMEDY}") from None
 
-app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 Source = Annotated[Path, typer.Argument(metavar="SRC", help=".npy, TIFF, or zarr v2 or v3.")]
 Archive = Annotated[Path, typer.Argument(metavar="DST", help="The archive, a zarr folder.")]
@@ -267,12 +273,12 @@ def _progress(verb: str) -> Iterator[Callable[[State], None]]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f} chunks"),
+        MofNCompleteColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[quality]}"),
     )
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task(verb, total=None, quality="", start=True)
+        task = bar.add_task(verb, total=None, quality="")
 
         def show(state: State) -> None:
             bar.update(task, completed=state.done, total=state.total, quality=_quality(state))
