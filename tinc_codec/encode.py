@@ -96,8 +96,9 @@ def _budget(array: npt.NDArray[Any], settings: Settings) -> int:
     if budget < SMALLEST_BUDGET:
         raise InvalidSetting(
             f"a chunk of {array.nbytes} bytes at ratio {settings.ratio:g} leaves {budget} bytes; "
-            f"at least {SMALLEST_BUDGET} are needed. Use chunks of {SMALLEST_BUDGET * settings.ratio:.0f} "
-            f"bytes or more, or a ratio up to {array.nbytes / SMALLEST_BUDGET:.4g}"
+            f"at least {SMALLEST_BUDGET} are needed. Use chunks of "
+            f"{math.ceil(SMALLEST_BUDGET * settings.ratio)} bytes or more, or a ratio up to "
+            f"{array.nbytes / SMALLEST_BUDGET:.4g}"
         )
     longer = len(long_axes(array.shape))
     if longer > 4:
@@ -150,9 +151,15 @@ def _best_form(
         payload = container.pack({**exact, **form})
         scored.append((_psnr(payload, info, unit, weight), form))
     psnr, form = max(scored, key=lambda pair: pair[0])
-    centidb = min(max(round(100 * psnr), 1), normalize.PSNR_EXACT - 1) if psnr < 655 else normalize.PSNR_EXACT
-    exact[SectionKind.ARRAY] = replace(info, psnr_centidb=centidb).to_bytes()
+    exact[SectionKind.ARRAY] = replace(info, psnr_centidb=_centidb(psnr)).to_bytes()
     return container.pack({**exact, **form})
+
+
+def _centidb(psnr: float) -> int:
+    """Return the header's code of a PSNR in dB; inf is "exact"."""
+    if psnr == math.inf:
+        return normalize.PSNR_EXACT
+    return min(max(round(100 * psnr), 1), normalize.PSNR_EXACT - 1)
 
 
 def _psnr(

@@ -23,7 +23,8 @@ def forward(table: Layout, path: IntArray, parameters: FloatArray, x: FloatArray
         x = weight @ x + parameters[bias_at : bias_at + n_out, None]
         if layer != path[-1]:
             x = np.sin(x)
-    return x[0]
+    output: FloatArray = x[0]
+    return output
 
 
 def evaluate_points(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -102,9 +102,9 @@ def _structure(unit: Float32Array, settings: Settings, room: int) -> Tree | None
     if levels == "auto":
         expected = room * 8 / (32 if paper else _BITS)
         levels = sum(expected >= floor for floor in _LEVEL_FLOORS)
-    coordinates: Literal["global", "block"] = "block" if settings.coordinates == "block" else "global"
+    block = settings.coordinates == "block"
     for wanted in range(levels, 0, -1):
-        geometry = geometry_of(unit.shape, wanted, coordinates)
+        geometry = geometry_of(unit.shape, wanted, "block" if block else "global")
         depths = _depths(geometry.levels)
         ratio = settings.level_ratio
         if ratio == "auto":

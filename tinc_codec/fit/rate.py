@@ -63,9 +63,7 @@ def quantize_to_size(
         middle = (low + high) / 2
         candidate = _at_base(table, parameters, codes, float(np.float32(2.0**middle)))
         # The estimate is within a word of the truth; only the last turns need the truth.
-        if candidate is None:
-            low = middle
-        elif weights.quantized_size(candidate) > size + 8:
+        if candidate is None or weights.quantized_size(candidate) > size + 8:
             low = middle
         else:
             coded = weights.pack_quantized(candidate)

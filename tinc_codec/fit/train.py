@@ -75,9 +75,7 @@ def _moments(unit: Float32Array, weight: Float32Array | None) -> tuple[float, fl
     return mean, variance**0.5
 
 
-def _best_frequencies(
-    problem: Any, table: Layout, recipe: Recipe, seed: int
-) -> tuple[float, ...]:
+def _best_frequencies(problem: Any, table: Layout, recipe: Recipe, seed: int) -> tuple[float, ...]:
     """Return the candidate whose pilot fit ends lowest."""
     if len(recipe.frequencies) == 1:
         return recipe.frequencies[0]

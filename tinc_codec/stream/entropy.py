@@ -102,32 +102,41 @@ def _bits(model: int) -> npt.NDArray[np.float64]:
     return PRECISION - np.log2(np.diff(cumulative(model)))
 
 
+def _histogram(values: IntArray) -> LongArray:
+    """Return the counts of -M..M, where M is the largest magnitude."""
+    top = int(np.abs(values).max(initial=0))
+    return np.bincount(values.astype(np.int64) + top, minlength=2 * top + 1)
+
+
+def _length(counts: LongArray, model: int) -> float:
+    """Return the bits that integers of a histogram take; infinite where they do not fit."""
+    excess = largest_symbol(model % SCALES) - len(counts) // 2
+    if excess < 0:
+        return math.inf
+    return float(counts @ _bits(model)[excess : excess + len(counts)])
+
+
 def code_length(values: IntArray, model: int) -> float:
     """Return the bits that the values take under a model; infinite where they do not fit."""
     if model == ALL_ZERO:
         return 0.0 if not values.any() else math.inf
-    top = largest_symbol(model % SCALES)
-    if len(values) and int(np.abs(values).max()) > top:
-        return math.inf
-    return float(_bits(model)[values + top].sum())
+    return _length(_histogram(values), model)
 
 
 def choose_model(values: IntArray) -> int:
     """Return the model with the shortest code for the values (magnitudes up to 32767)."""
     if not values.any():
         return ALL_ZERO
+    counts = _histogram(values)
     spread = float(np.abs(values).mean())
     centre = round(4 * (math.log2(spread) + 2))
     lowest = max(0, min(centre - 5, SCALES - 1))
-    candidates = [
-        shape * SCALES + scale
-        for shape in range(len(SHAPES))
-        for scale in range(lowest, min(SCALES, lowest + 9))
-    ]
     # A few far outliers may need a wider model than the spread suggests.
-    while all(int(np.abs(values).max()) > largest_symbol(c % SCALES) for c in candidates):
-        candidates = [c + 1 for c in candidates if c % SCALES < SCALES - 1]
-    return min(candidates, key=lambda model: code_length(values, model))
+    while largest_symbol(min(lowest + 8, SCALES - 1)) < len(counts) // 2:
+        lowest += 1
+    scales = range(lowest, min(SCALES, lowest + 9))
+    candidates = [shape * SCALES + scale for shape in range(len(SHAPES)) for scale in scales]
+    return min(candidates, key=lambda model: _length(counts, model))
 
 
 def _categorical(model: int) -> Any:

@@ -153,7 +153,8 @@ def _widest(budget: FloatArray, n_in: IntArray, depth: int, leaf: bool) -> IntAr
     b = n_in + depth + (OUTPUT_WIDTH if leaf else 0.0)
     c = np.maximum(budget - (OUTPUT_WIDTH if leaf else 0), 0.0)
     width = c / b if depth == 1 else (np.sqrt(b * b + 4 * a * c) - b) / (2 * a)
-    return np.maximum(np.floor(width + 1e-9), 1).astype(np.int64)
+    whole: IntArray = np.maximum(np.floor(width + 1e-9), 1).astype(np.int64)
+    return whole
 
 
 def _tree_of(structure: Structure, root_budget: float) -> Tree:
@@ -206,19 +207,40 @@ def allocate(structure: Structure, parameters: int, *, exactly: bool) -> Tree | 
 def _spend_rest(tree: Tree, parameters: int) -> Tree:
     """Widen single layers, narrowest node first and deepest level first, while anything fits."""
     widths = [w.copy() for w in tree.widths]
+    rest = parameters - count_parameters(tree)
     grown = True
     while grown:
         grown = False
         for level in reversed(range(len(widths))):
             for node in np.argsort(widths[level].sum(axis=1), kind="stable"):
                 for layer in range(widths[level].shape[1]):
-                    widths[level][node, layer] += 1
-                    wider = Tree(geometry=tree.geometry, widths=tuple(widths))
-                    if count_parameters(wider) <= parameters:
+                    cost = _cost_of_widening(tree.geometry, widths, level, int(node), layer)
+                    if cost <= rest:
+                        widths[level][node, layer] += 1
+                        rest -= cost
                         grown = True
-                    else:
-                        widths[level][node, layer] -= 1
     return Tree(geometry=tree.geometry, widths=tuple(widths))
+
+
+def _cost_of_widening(
+    geometry: Geometry, widths: Sequence[IntArray], level: int, node: int, layer: int
+) -> int:
+    """Return the parameters that one more output of a layer takes, its readers' included."""
+    own = widths[level][node]
+    if layer > 0:
+        n_in = int(own[layer - 1])
+    elif level > 0:
+        n_in = int(widths[level - 1][node >> len(geometry.splits[level - 1]), -1])
+    else:
+        n_in = len(geometry.shape)
+    if layer + 1 < len(own):
+        read = int(own[layer + 1])
+    elif level + 1 < geometry.levels:
+        children = 1 << len(geometry.splits[level])
+        read = int(widths[level + 1][node * children : (node + 1) * children, 0].sum())
+    else:
+        read = OUTPUT_WIDTH
+    return n_in + 1 + read
 
 
 def geometry_of(
@@ -228,5 +250,3 @@ def geometry_of(
     return Geometry(
         shape=tuple(shape), splits=choose_splits(shape, levels), coordinates=coordinates
     )
-
-

@@ -10,6 +10,7 @@ biases. A leaf's output layer counts as one more layer of the last level.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -94,7 +95,7 @@ def level_layers(tree: Tree, level: int) -> list[tuple[IntArray, IntArray]]:
     columns = [input_widths(tree)[level], *widths.T]
     if level == tree.geometry.levels - 1:
         columns.append(np.full(len(widths), OUTPUT_WIDTH, np.int64))
-    return list(zip(columns[:-1], columns[1:], strict=True))
+    return list(pairwise(columns))
 
 
 def count_parameters(tree: Tree) -> int:

@@ -6,6 +6,7 @@ whose number does not depend on the number of threads, so results do not either.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -122,7 +123,7 @@ class _LeafGrid:
 def _leaf_grids(tree: Tree, axes: Sequence[IntArray]) -> Iterator[_LeafGrid]:
     """Yield the part of the outer product that falls into each leaf, where there is one."""
     start, stop = boxes(tree.geometry)[-1]
-    strides = [int(np.prod([len(a) for a in axes[k + 1 :]], dtype=np.int64)) for k in range(len(axes))]
+    strides = [math.prod(len(a) for a in axes[k + 1 :]) for k in range(len(axes))]
     chosen: list[dict[tuple[int, int], IntArray]] = []
     for axis, index in enumerate(axes):
         spans = {(int(a), int(b)) for a, b in zip(start[:, axis], stop[:, axis], strict=True)}

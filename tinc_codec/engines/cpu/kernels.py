@@ -40,7 +40,9 @@ _TWO = np.float32(2)
 
 
 @njit(nogil=True, fastmath=STRICT, cache=True)
-def multiply(p: Any, at: int, step_o: int, step_i: int, n_in: int, n_out: int, x: Any, y: Any) -> None:
+def multiply(
+    p: Any, at: int, step_o: int, step_i: int, n_in: int, n_out: int, x: Any, y: Any
+) -> None:
     """Add A x to the rows of y, where A[o, i] = p[at + o * step_o + i * step_i].
 
     Blocks of 4 x 4 weights keep the loads and stores of rows below one per multiply-add.

@@ -23,7 +23,9 @@ from tinc_codec.engines.cpu.kernels import (
 
 
 @njit(nogil=True, fastmath=STRICT, cache=True)
-def _evaluate_path(p: Any, n_in: Any, n_out: Any, w_at: Any, b_at: Any, path: Any, a: Any, b: Any) -> None:
+def _evaluate_path(
+    p: Any, n_in: Any, n_out: Any, w_at: Any, b_at: Any, path: Any, a: Any, b: Any
+) -> None:
     """Run one leaf's network on the coordinates in a; the output is the first row of a."""
     last = len(path) - 1
     for k in range(last + 1):
@@ -80,9 +82,7 @@ def evaluate_grid(
             for axis in range(axes - 1, -1, -1):
                 j = first_at[axis] + rest % counts[axis]
                 rest //= counts[axis]
-                a[axis * LANES + v] = np.float32(
-                    scale[leaf, axis] * index[j] + offset[leaf, axis]
-                )
+                a[axis * LANES + v] = np.float32(scale[leaf, axis] * index[j] + offset[leaf, axis])
                 at += place[j]
             where[v] = at
         _evaluate_path(p, n_in, n_out, w_at, b_at, paths[leaf], a, b)
@@ -91,7 +91,7 @@ def evaluate_grid(
 
 
 @njit(nogil=True, cache=True)
-def _hash(a: int, b: int) -> int:
+def _hash(a: Any, b: Any) -> Any:
     """Mix two integers to 32 pseudo-random bits (splitmix64 finaliser)."""
     z = np.uint64(a) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(b)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -101,7 +101,7 @@ def _hash(a: int, b: int) -> int:
 
 @njit(nogil=True, fastmath=STRICT, cache=True)
 def _sample(
-    start: Any, stop: Any, scale: Any, offset: Any, strides: Any, leaf: int, key: int, first: int,
+    start: Any, stop: Any, scale: Any, offset: Any, strides: Any, leaf: int, key: Any, first: int,
     x: Any, where: Any,
 ) -> None:  # fmt: skip
     """Draw LANES voxels of a leaf's block, with replacement: coordinates and flat indices."""
