@@ -7,6 +7,7 @@ whose number does not depend on the number of threads, so results do not either.
 from __future__ import annotations
 
 import math
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +35,18 @@ _pool_size = 0
 _active = 0
 
 
+def _forget_threads() -> None:
+    """Start afresh in a forked child, which has none of its parent's threads."""
+    global _lock, _pool, _pool_size, _active
+    _lock, _pool, _pool_size, _active = threading.Lock(), None, 0, 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)
+
+
 def _shared_pool(size: int) -> ThreadPoolExecutor:
+    """Return a pool of at least ``size`` threads; a smaller one ends when its last user is done."""
     global _pool, _pool_size
     with _lock:
         if _pool is None or _pool_size < size:
