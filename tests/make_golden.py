@@ -1,0 +1,203 @@
+"""Writes the golden payloads that are missing: ``python tests/make_golden.py``.
+
+What is there is never touched: it is what decoders of the format's first version must read for
+ever. Remove none of it, and add a case only for something that none of the others holds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+from goldens import FOLDER, Array, assert_within_tolerance, inspection
+from trees import parameters_of
+from volumes import volume
+
+from tinc_codec import __version__, decode, encode, runtime, weights
+from tinc_codec.phantom import phantom
+from tinc_codec.stream import container
+from tinc_codec.stream.container import SectionKind
+from tinc_codec.stream.entropy import ALL_ZERO, SCALES
+from tinc_codec.stream.normalize import ArrayInfo
+from tinc_codec.tree import section
+from tinc_codec.tree.geometry import Geometry
+from tinc_codec.tree.network import Tree, layout
+
+QUICK = {"iterations": 60, "levels": 2}
+# Below about a kilobyte the low-order form may take the place of a tree.
+TREE_BYTES = 1100
+
+
+def uneven() -> Array:
+    array = volume((16, 16, 16), "u2")
+    array[:8] //= 8
+    return array
+
+
+def edge_chunk() -> Array:
+    """A chunk that ends outside of its array, which zarr pads with the fill value."""
+    array = np.full((16, 16, 16), 65535, "u2")
+    array[:11, :, :13] = phantom((11, 16, 13))
+    return array
+
+
+def ct_with_holes() -> Array:
+    """NaN outside of a scanner's field of view, the same in every slice, and some single faults."""
+    array = volume((12, 16, 16), "f4")
+    y, x = np.indices((16, 16)) - 7.5
+    array[:, y * y + x * x > 60] = np.nan
+    array[3, 8, 8:10], array[5, 7, 7], array[9, 9, 6] = np.inf, -np.inf, np.nan
+    return array
+
+
+def with_sentinel() -> Array:
+    array = volume((16, 16, 16), "i2") * np.int16(200) - np.int16(9000)
+    array[4:7, 2:9, 3] = array[11, 11] = -32768
+    return array
+
+
+def padded_with_nan() -> Array:
+    """Padding and special values at once."""
+    array = np.zeros((30, 18), ">f4")
+    array[2:28, 3:] = volume((26, 15), "f4")
+    array[5:9, 6] = np.nan
+    return array
+
+
+def wide(dtype: str) -> Array:
+    """A texture over nearly all values of an integer dtype."""
+    limits = np.iinfo(dtype)
+    texture = volume((12, 13, 14), "f8") / 120
+    return np.rint(limits.min + texture * (float(limits.max) - limits.min)).astype(dtype)
+
+
+ENCODED: dict[str, tuple[Callable[[], Array], dict[str, Any]]] = {
+    "tree": (lambda: phantom((16, 16, 16)), QUICK),
+    "uneven_widths": (uneven, QUICK | {"allocation": "variance"}),
+    "block_coordinates": (lambda: phantom((15, 16, 17)), QUICK | {"coordinates": "block"}),
+    "three_levels": (lambda: phantom((16, 16, 16)), QUICK | {"levels": 3, "ratio": 5}),
+    "one_level": (lambda: phantom((8, 20, 20)), QUICK | {"levels": 1}),
+    "one_axis": (lambda: volume((3000,), "u2"), QUICK),
+    "two_axes": (lambda: volume((50, 61), "u2"), QUICK),
+    "four_axes": (lambda: volume((2, 9, 12, 11), "u2"), QUICK),
+    "axes_of_one": (lambda: volume((1, 40, 1, 33), "u2"), QUICK),
+    "paper": (
+        lambda: phantom((16, 16, 16)).astype("f4"),
+        QUICK | {"preset": "paper", "iterations": 8000},
+    ),
+    "cosine": (lambda: phantom((16, 16, 16)), {"ratio": 80, "iterations": 5}),
+    "cosine_one_axis": (lambda: volume((1000,), "u2"), {"ratio": 20, "iterations": 5}),
+    "constant": (lambda: np.full((16, 16, 16), -7, ">i2"), {"ratio": 64}),
+    "all_nan": (lambda: np.full((16, 16, 16), np.nan, "f4"), {"ratio": 64}),
+    "edge_chunk": (edge_chunk, QUICK),
+    "nan_and_infinities": (ct_with_holes, QUICK),
+    "sentinel": (with_sentinel, QUICK | {"preserve": [-32768]}),
+    "padded_with_nan": (padded_with_nan, QUICK),
+    "float64": (lambda: volume((12, 14, 13), "f8") * 1e9 - 3e10, QUICK),
+    "float16": (lambda: volume((12, 14, 13), "f2"), QUICK),
+    "float64_big_endian": (lambda: volume((12, 14, 13), ">f8"), QUICK),
+    "big_endian": (lambda: volume((12, 14, 13), ">u2"), QUICK),
+    "fortran_order": (lambda: volume((12, 14, 13), "u2", order="F"), QUICK),
+    "uint8": (lambda: wide("u1"), QUICK),
+    "int8": (lambda: wide("i1"), QUICK),
+    "uint16_full_range": (lambda: wide("u2"), QUICK),
+    "int32": (lambda: wide("i4"), QUICK),
+    "uint32": (lambda: wide("u4"), QUICK),
+}
+
+
+def coarse_parameters(tree: Tree) -> weights.QuantizedWeights:
+    """Return weights whose groups are of all the distributions that there are models for."""
+    rng = np.random.default_rng(4)
+    parameters = parameters_of(tree, seed=4, gain=0.3)
+    codes, groups = [], []
+    draws = (rng.normal, rng.logistic, rng.laplace)
+    for number, group in enumerate(layout(tree).groups):
+        size = group.stop - group.start
+        spread = float(np.abs(parameters[group.start : group.stop]).mean())
+        scale = 2.0 ** (1 + number % 5)
+        integers = np.rint(draws[number % 3](0, scale, size)).astype(np.int32)
+        if number == 3:
+            integers[:] = 0
+        codes.append(round(128 + 8 * np.log2(spread / scale / 0.01)))
+        groups.append(integers)
+    return weights.QuantizedWeights(base=0.01, codes=tuple(codes), groups=tuple(groups))
+
+
+def by_hand() -> bytes:
+    """What no encoder writes today: axes halved in turn, depths and widths of all sorts."""
+    geometry = Geometry(shape=(5, 22, 9), splits=((1,), (0, 2), (1,)), coordinates="block")
+    rng = np.random.default_rng(7)
+    widths = tuple(
+        rng.integers(1, 12, (nodes, depth))
+        for nodes, depth in zip(geometry.node_counts, (3, 1, 2, 1), strict=True)
+    )
+    tree = Tree(geometry=geometry, widths=widths)
+    coded = weights.pack_quantized(coarse_parameters(tree))
+    groups = len(layout(tree).groups)
+    models = coded[5 + groups : 5 + 2 * groups]
+    assert {model // SCALES for model in models} == {0, 1, 2, ALL_ZERO // SCALES}
+    info = ArrayInfo(shape=(5, 1, 22, 9), dtype=np.dtype("<u2"), order="C", low=100, high=4195)
+    sections = {
+        SectionKind.ARRAY: info.to_bytes(),
+        SectionKind.TREE: section.to_bytes(tree),
+        SectionKind.WEIGHTS: coded,
+    }
+    return container.pack(sections)
+
+
+def with_later_section() -> bytes:
+    """An optional section that only later versions know: skipped."""
+    today = encode(volume((12, 12, 12), "u2"), ratio=3, **QUICK)
+    later = bytes([0x80 | 40, 3]) + b"any"
+    checksum = google_crc32c.value(later).to_bytes(4, "little")
+    return today[:5] + bytes([today[5] + 1]) + today[6:] + later + checksum
+
+
+BUILT: dict[str, Callable[[], bytes]] = {
+    "by_hand": by_hand,
+    "later_section": with_later_section,
+}
+
+
+def build(name: str) -> tuple[bytes, dict[str, Any]]:
+    """Return a case's payload, and the settings that it was encoded with."""
+    if name in BUILT:
+        return BUILT[name](), {}
+    make, settings = ENCODED[name]
+    array = make()
+    settings = {"ratio": round(array.nbytes / TREE_BYTES, 3)} | settings
+    return encode(array, **settings), settings
+
+
+def write(name: str, folder: Path) -> None:
+    """Write a case's three files; raise FileExistsError rather than replace any."""
+    payload, settings = build(name)
+    with runtime(device="reference"):
+        expected = decode(payload)
+    assert_within_tolerance(decode(payload), expected, payload)
+    facts = {"written_by": __version__, "settings": settings, "inspect": inspection(payload)}
+    with (folder / f"{name}.tinc").open("xb") as file:
+        file.write(payload)
+    with (folder / f"{name}.npy").open("xb") as file:
+        np.save(file, expected)
+    with (folder / f"{name}.json").open("x") as file:
+        file.write(json.dumps(facts, indent=1) + "\n")
+
+
+def main() -> None:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for name in (*ENCODED, *BUILT):
+        if (FOLDER / f"{name}.tinc").exists():
+            print(f"{name} is there, left as it is")
+        else:
+            write(name, FOLDER)
+            print(f"{name} written")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""Golden payloads: what was ever written as format version 1 is decoded for ever.
+
+Encoders may change as they like: their output is compared with nothing here.
+"""
+
+from __future__ import annotations
+
+import goldens
+import make_golden
+import numpy as np
+import pytest
+from goldens import FOLDER, NAMES, assert_within_tolerance
+
+from tinc_codec import decode, inspect, runtime
+
+ENGINES = ("cpu", "reference", "torch")
+
+
+@pytest.mark.parametrize("device", ENGINES)
+@pytest.mark.parametrize("name", NAMES)
+def test_decodes_to_the_stored_array(name: str, device: str) -> None:
+    if device == "torch":
+        pytest.importorskip("torch")
+    payload = goldens.payload(name)
+    with runtime(device=device):
+        decoded = decode(payload)
+    assert_within_tolerance(decoded, goldens.stored(name), payload)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_inspect_gives_the_stored_facts(name: str) -> None:
+    assert goldens.inspection(goldens.payload(name)) == goldens.facts(name)["inspect"]
+
+
+def test_every_case_is_there() -> None:
+    assert sorted({*make_golden.ENCODED, *make_golden.BUILT}) == NAMES
+    for suffix in (".npy", ".json"):
+        assert sorted(path.stem for path in FOLDER.glob(f"*{suffix}")) == NAMES
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 600_000
+
+
+def test_the_cases_reach_what_the_format_has() -> None:
+    found = [inspect(goldens.payload(name)) for name in NAMES]
+    assert {f.form for f in found} == {"tree", "cosine", "constant"}
+    assert {f.coordinates for f in found} == {"global", "block", ""}
+    assert {f.levels for f in found} == {0, 1, 2, 3, 4}
+    assert {f.order for f in found} == {"C", "F"}
+    assert {f.dtype.newbyteorder("<").str[1:] for f in found} == {
+        *("u1", "u2", "u4", "i1", "i2", "i4", "f2", "f4", "f8")
+    }
+    assert {len(f.shape) for f in found if f.form == "tree"} == {1, 2, 3, 4}
+    assert {section for f in found for section in f.section_sizes} == {
+        *("array", "tree", "weights", "cosine", "crop", "mask")
+    }
+
+
+def test_nothing_is_ever_overwritten(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    there = tmp_path / "constant.tinc"
+    there.write_bytes(b"from long ago")
+    with pytest.raises(FileExistsError):
+        make_golden.write("constant", tmp_path)
+    assert there.read_bytes() == b"from long ago"
+    monkeypatch.setattr(make_golden, "FOLDER", tmp_path)
+    monkeypatch.setattr(make_golden, "ENCODED", {"constant": make_golden.ENCODED["constant"]})
+    monkeypatch.setattr(make_golden, "BUILT", {})
+    make_golden.main()
+    assert [path.name for path in tmp_path.iterdir()] == ["constant.tinc"]
+
+
+def test_the_comparison_can_fail() -> None:
+    payload, expected = goldens.payload("edge_chunk"), goldens.stored("edge_chunk")
+    assert_within_tolerance(expected + (expected < 65535) * np.uint16(0), expected, payload)
+    inside = expected.copy()
+    inside[5, 5, 5] += 2
+    with pytest.raises(AssertionError):
+        assert_within_tolerance(inside, expected, payload)
+    padding = expected.copy()
+    padding[-1, -1, -1] -= 1
+    with pytest.raises(AssertionError, match="not equal"):
+        assert_within_tolerance(padding, expected, payload)
+    with pytest.raises(AssertionError):
+        assert_within_tolerance(np.asfortranarray(expected), expected, payload)
+    with pytest.raises(AssertionError):
+        assert_within_tolerance(expected.astype(">u2"), expected, payload)
