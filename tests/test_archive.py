@@ -299,7 +299,7 @@ class TestConvert:
         other = saved(tmp_path / "other.npy", volume((5, 6)))
         convert(other, tmp_path / "a.zarr", overwrite=True)
         assert xr.open_zarr(tmp_path / "a.zarr")["data"].shape == (5, 6)
-        assert not (tmp_path / "a.zarr.replaced").exists()
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["a.zarr", "other.npy", "source.npy"]
         (tmp_path / "precious").mkdir()
         with pytest.raises(FileExistsError, match="not a zarr folder"):
             convert(npy, tmp_path / "precious", overwrite=True)

@@ -5,19 +5,20 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import math
+import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import zarr
 
+from tinc_codec import __version__
 from tinc_codec.archive import ome
 from tinc_codec.archive.layout import (
     Region,
@@ -199,7 +200,7 @@ def _provenance(source: Source, settings: Settings, scores: Scores) -> dict[str,
         return value if math.isfinite(value) else None  # JSON has no infinities
 
     return {
-        "version": version("tinc_codec"),
+        "version": __version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "source": {
             "name": source.path.name,
@@ -218,7 +219,8 @@ def _provenance(source: Source, settings: Settings, scores: Scores) -> dict[str,
 @contextlib.contextmanager
 def _new_folder(dst: Path, src: Path, overwrite: bool) -> Iterator[Path]:
     """Give a folder to write in that becomes dst on success, and vanishes on anything else."""
-    partial, old = (dst.with_name(dst.name + suffix) for suffix in (".partial", ".replaced"))
+    partial = dst.with_name(f"{dst.name}.partial")
+    old = dst.with_name(f"{dst.name}.replaced-{os.getpid()}")  # no other's, nor a leftover
     _check_destination(dst, src, overwrite)
     try:
         partial.mkdir(parents=True)
