@@ -1,0 +1,272 @@
+"""FORMAT.md: a reader written from it alone reads what the package writes; its examples hold."""
+
+from __future__ import annotations
+
+import ast
+import re
+import struct
+from pathlib import Path
+from typing import Any
+
+import goldens
+import google_crc32c
+import numpy as np
+import pytest
+import second_reader
+from goldens import NAMES, TOLERANCE, assert_within_tolerance
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import arrays
+from trees import parameters_of, trees
+
+import tinc_codec
+from tinc_codec import decode, runtime, weights
+from tinc_codec.decode import LARGEST_RATIO, PARAMETERS_PER_BYTE, SPARE_PARAMETERS
+from tinc_codec.errors import CorruptPayload
+from tinc_codec.stream import container, cosine, entropy, exceptions, normalize, quantize
+from tinc_codec.stream.container import FORMAT_VERSION, SectionKind
+from tinc_codec.stream.normalize import ArrayInfo
+from tinc_codec.tree import geometry, section
+from tinc_codec.tree.network import Tree, layout
+
+PACKAGE = Path(tinc_codec.__file__).parent
+TEXT = (PACKAGE / "FORMAT.md").read_text(encoding="utf-8")
+
+
+def part(heading: str) -> str:
+    """Return the text of a section of FORMAT.md."""
+    (found,) = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", TEXT, re.MULTILINE | re.DOTALL)
+    return str(found)
+
+
+def numbers(pattern: str, text: str = TEXT) -> list[int]:
+    """Return the integers of the list that a pattern's only group matches."""
+    (found,) = re.findall(pattern, text)
+    return [int(n, 0) for n in re.split(r"[,\s]+", found) if n]
+
+
+# The second reader.
+
+
+def test_the_second_reader_knows_nothing_of_the_package() -> None:
+    tree = ast.parse(Path(second_reader.__file__).read_text())
+    imported = {
+        name.split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [])
+        + [alias.name for alias in node.names if isinstance(node, ast.Import)]
+    }
+    assert "numpy" in imported
+    assert not imported & {"tinc_codec", "goldens", "trees", "volumes", "google_crc32c"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_second_reader_reads_golden_payloads(name: str) -> None:
+    payload = goldens.payload(name)
+    assert_within_tolerance(second_reader.decode(payload), goldens.stored(name), payload)
+
+
+def forged(tree: Tree, coded: bytes, **array: Any) -> bytes:
+    info = ArrayInfo(shape=tree.geometry.shape, dtype=np.dtype("<u2"), order="C", **array)
+    return container.pack(
+        {
+            SectionKind.ARRAY: info.to_bytes(),
+            SectionKind.TREE: section.to_bytes(tree),
+            SectionKind.WEIGHTS: coded,
+        }
+    )
+
+
+def quantized(tree: Tree, parameters: np.ndarray, seed: int) -> bytes:
+    """Return a WEIGHTS section with steps and models of all sorts."""
+    rng = np.random.default_rng(seed)
+    codes, groups = [], []
+    for group in layout(tree).groups:
+        codes.append(int(rng.integers(100, 150)))
+        step = quantize.step_size(0.01, codes[-1])
+        values = parameters[group.start : group.stop]
+        groups.append(quantize.quantize(values, step))
+    packed = weights.QuantizedWeights(base=0.01, codes=tuple(codes), groups=tuple(groups))
+    return weights.pack_quantized(packed)
+
+
+@settings(max_examples=40, deadline=None)
+@given(trees(), st.integers(0, 2**32 - 1), st.booleans())
+def test_the_second_reader_reads_any_tree(tree: Tree, seed: int, raw: bool) -> None:
+    parameters = parameters_of(tree, seed, gain=0.5)
+    coded = weights.pack_raw(parameters) if raw else quantized(tree, parameters, seed)
+    payload = forged(tree, coded, low=7, high=60_000)
+    with runtime(device="reference"):
+        expected = decode(payload)
+    # Both are the reference, but for the order of sums.
+    found = second_reader.decode(payload).astype(np.int64)
+    assert np.abs(found - expected).max() <= 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(arrays(finite=False), st.data())
+def test_the_second_reader_reads_what_is_exact(array: np.ndarray, data: st.DataObject) -> None:
+    """CROP, MASK and constants of any dtype, order and bit patterns."""
+    crop = exceptions.find_crop(array)
+    box = array if crop is None else array[crop.slices]
+    try:
+        mask = exceptions.find_mask(box, data.draw(st.sampled_from([(), (0,), (1, 5)])))
+    except tinc_codec.UnsupportedData:
+        return  # more bit patterns than a mask holds
+    info = ArrayInfo(
+        shape=array.shape, dtype=array.dtype, order=normalize.memory_order(array), low=3, high=3
+    )
+    sections = {SectionKind.ARRAY: info.to_bytes()}
+    if crop is not None:
+        sections[SectionKind.CROP] = crop.to_bytes(array.dtype.itemsize)
+    if mask is not None:
+        sections[SectionKind.MASK] = mask.to_bytes()
+    payload = container.pack(sections)
+    found, expected = second_reader.decode(payload), decode(payload)
+    assert found.dtype == expected.dtype
+    assert found.flags.f_contiguous == expected.flags.f_contiguous
+    assert found.tobytes() == expected.tobytes()
+    if mask is not None:
+        special = mask.labels != 0
+        kept = found if crop is None else found[crop.slices]
+        assert kept[special].tobytes() == box[special].tobytes()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(2, 14), min_size=1, max_size=4), st.data())
+def test_the_second_reader_reads_cosines(shape: list[int], data: st.DataObject) -> None:
+    unit = np.random.default_rng(len(shape)).random(shape, np.float32)
+    coded = cosine.fit(unit, None, data.draw(st.integers(6, 300)))
+    axes = [np.arange(n) for n in shape]
+    expected = cosine.evaluate_grid(cosine.read(coded, shape), shape, axes)
+    found = second_reader.evaluate_cosine(coded, tuple(shape))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("at", [0, 4, 5, 6, 7, 20, -1])
+def test_the_second_reader_notices_damage(at: int) -> None:
+    damaged = bytearray(goldens.payload("tree"))
+    damaged[at] ^= 0x41
+    with pytest.raises(second_reader.NotAPayload):
+        second_reader.decode(bytes(damaged))
+
+
+# The text: its examples, tables and constants.
+
+
+def test_no_placeholder_is_left() -> None:
+    assert "@" not in TEXT
+    assert "TODO" not in TEXT
+
+
+def test_versions() -> None:
+    rows = re.findall(r"^\| (\d+) \| ([\d.]+) \|", TEXT, re.MULTILINE)
+    assert [int(version) for version, _ in rows] == list(range(1, FORMAT_VERSION + 1))
+
+
+def test_errors_are_those_of_the_package() -> None:
+    named = re.findall(r"^\| `(\w+)`", part("Errors"), re.MULTILINE)
+    assert named == ["TruncatedPayload", "CorruptPayload", "UnsupportedVersion"]
+    assert all(issubclass(getattr(tinc_codec, name), tinc_codec.TincError) for name in named)
+
+
+def test_checksum_example() -> None:
+    (value,) = numbers(r"`123456789` is (0x\w+)")
+    assert value == google_crc32c.value(b"123456789") == second_reader.crc32c(b"123456789")
+
+
+def test_container_example() -> None:
+    (block,) = re.findall(r"Example: a payload.*?```\n(.*?)```", TEXT, re.DOTALL)
+    payload = bytes.fromhex(block)
+    assert container.unpack(payload) == {SectionKind.ARRAY: b"a", SectionKind.TREE: b"bb"}
+    assert second_reader.sections(payload) == {1: b"a", 2: b"bb"}
+    assert container.pack({SectionKind.ARRAY: b"a", SectionKind.TREE: b"bb"}) == payload
+
+
+def test_section_sizes_are_as_stated() -> None:
+    assert "takes n + 5 + (bytes of the varint n) bytes; the header takes 6" in TEXT
+    assert container.HEADER_BYTES == 6
+    assert container.section_overhead(127) == 5 + 1
+    assert container.section_overhead(128) == 5 + 2
+
+
+def test_kinds() -> None:
+    rows = re.findall(r"^\| (\d) \| ([A-Z]+) \|", part("Container"), re.MULTILINE)
+    assert {int(number): name for number, name in rows} == {k.value: k.name for k in SectionKind}
+    headings = re.findall(r"^## ([A-Z]+) section", TEXT, re.MULTILINE)
+    assert headings == [kind.name for kind in SectionKind]
+
+
+def test_dtype_codes() -> None:
+    """The table lists all that a reader takes, and nothing else."""
+    cells = re.findall(r"((?:0x\w\w(?:, )?)+) \| (\w+\d+)", part("ARRAY section"))
+    listed = {}
+    for codes, name in cells:
+        for code, order in zip(codes.split(", "), "<>", strict=False):
+            listed[int(code, 16)] = np.dtype(name).newbyteorder(order)
+    assert len(cells) == 9
+    for code in range(256):
+        data = bytes([code, 0, 1, 5]) + bytes(16)
+        if code in listed:
+            size = listed[code].itemsize
+            found = ArrayInfo.from_bytes(data[: 4 + 2 * size] + bytes(2)).dtype
+            assert found == listed[code] == second_reader.dtype_of(code)
+        else:
+            with pytest.raises(CorruptPayload, match="dtype code"):
+                ArrayInfo.from_bytes(data)
+
+
+def test_constants() -> None:
+    assert tuple(numbers(r"with mod never negative and M = ([\d,\s]+)\.")) == quantize._MANTISSA
+    assert tuple(numbers(r"G = ([\d,\s]+);")) == entropy._GROW
+    assert tuple(numbers(r"H = ([\d,\s]+);")) == entropy._SHRINK
+    assert tuple(numbers(r"F = ([\d,\s]+) for 1, 2, 3, 4 axes")) == cosine.MAX_FREQUENCY[1:]
+    assert numbers(r"T = min\((\d+), 2 \+") == [entropy.MAX_MAGNITUDE]
+    assert numbers(r"the other integers; 0 to (\d+) of them") == [cosine.MAX_TERMS - 1]
+
+
+def test_limits() -> None:
+    assert f"{PARAMETERS_PER_BYTE} × (bytes of WEIGHTS) + {SPARE_PARAMETERS}" in TEXT
+    assert f"L, 1 to {geometry.MAX_LEVELS} |" in TEXT
+    assert f"sine layers of each node of the level, 1 to {section.MAX_DEPTH} |" in TEXT
+    assert f"Widths are 1 to {section.MAX_WIDTH}." in TEXT
+    assert f"| axes | u8 | 1 to {normalize.MAX_DIMENSIONS} |" in TEXT
+    assert "is at most 2^31." in TEXT
+    assert normalize.MAX_BYTES == 2**31
+    assert "at most 10^6 times the bytes" in TEXT
+    assert LARGEST_RATIO == 10**6
+
+
+def test_tables_of_the_models() -> None:
+    (found,) = re.findall(r"CRC32C of the tables as u32: (.*?)\.\n", TEXT, re.DOTALL)
+    stated = [int(code, 16) for code in re.findall(r"0x\w+", found)]
+    for shape in range(3):
+        table = [int(2**24 * second_reader.P[shape](j / 32) + 0.5) for j in range(321)]
+        assert google_crc32c.value(struct.pack("<321I", *table)) == stated[shape]
+
+
+def test_range_coder_example() -> None:
+    (found,) = re.findall(r"under model 8 are coded as `([\w ]+)`", TEXT)
+    coded = bytes.fromhex(found)
+    values = np.array([0, 1, -1, 2], np.int32)
+    assert entropy.encode([values], [8]) == coded
+    assert second_reader.decode_groups(coded, [4], [8]) == [values.tolist()]
+
+
+@pytest.mark.parametrize("model", [0, 8, 33, 63, 64, 90, 127, 128, 160, 191])
+def test_models_of_the_second_reader(model: int) -> None:
+    assert second_reader.cumulative(model) == entropy.cumulative(model).tolist()
+
+
+def test_steps_of_the_second_reader() -> None:
+    for base in (0.01, 3.3e-5, 1.0, 7e30):
+        base32 = float(np.float32(base))
+        for code in range(256):
+            assert second_reader.step_of(base32, code) == quantize.step_size(base32, code)
+
+
+def test_tolerance_is_the_one_stated() -> None:
+    text = part("Evaluation and decode tolerance")
+    assert set(re.findall(r"(\d+)\^(−\d+)", text)) == {("10", "−5"), ("10", "−6")}
+    assert TOLERANCE == 1e-5
