@@ -154,7 +154,7 @@ def with_later_section() -> bytes:
     """An optional section that only later versions know: skipped."""
     today = encode(volume((12, 12, 12), "u2"), ratio=3, **QUICK)
     later = bytes([0x80 | 40, 3]) + b"any"
-    checksum = google_crc32c.value(later).to_bytes(4, "little")
+    checksum = int(google_crc32c.value(later)).to_bytes(4, "little")
     return today[:5] + bytes([today[5] + 1]) + today[6:] + later + checksum
 
 

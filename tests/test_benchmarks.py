@@ -1,0 +1,138 @@
+"""The benchmarks run, at the tiniest size, and their tables say what was measured."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from tinc_codec.phantom import phantom
+
+OPTIONS = ["--volumes", "small", "--ratios", "10,16", "--block", "16", "--effort", "1"]
+OPTIONS += ["--paper-iterations", "30"]
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])
+
+
+@pytest.fixture
+def datasets() -> ModuleType:
+    from benchmarks import datasets
+
+    return datasets
+
+
+@pytest.fixture
+def presets(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> ModuleType:
+    """The module, which finds a small volume."""
+    from benchmarks import presets
+
+    folder = tmp_path_factory.mktemp("data")
+    np.save(folder / "small.npy", phantom((16, 16, 18)))
+    monkeypatch.setenv("TINC_DATA", str(folder))
+    return presets
+
+
+# Volumes.
+
+
+def test_the_phantom_is_always_there(
+    datasets: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TINC_DATA", str(tmp_path))
+    assert datasets.names() == ["phantom"]
+    np.save(tmp_path / "tooth.npy", np.zeros((2, 3, 4)))
+    assert datasets.names() == datasets.select(None) == ["tooth", "phantom"]
+    assert datasets.load("tooth").shape == (2, 3, 4)
+    with pytest.raises(ValueError, match=r"no volume 'teeth'; there are tooth, phantom"):
+        datasets.load("teeth")
+
+
+def test_first_block_is_clipped_and_of_one_channel(datasets: ModuleType) -> None:
+    volume = np.arange(2 * 5 * 20 * 20).reshape(2, 5, 20, 20)
+    block = datasets.first_block(volume, 8)
+    np.testing.assert_array_equal(block, volume[0, :, :8, :8])
+    assert block.flags.c_contiguous
+
+
+# Default against paper.
+
+
+def test_presets_at_equal_bytes(
+    presets: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "results" / "presets.csv"
+    assert presets.main([*OPTIONS, "--out", str(out)]) == 0
+    table = capsys.readouterr().out
+    rows = list(csv.DictReader(out.read_text().splitlines()))
+    assert [(float(r["ratio"]), r["preset"]) for r in rows] == [
+        *((10, "default"), (10, "paper"), (16, "default"), (16, "paper"))
+    ]
+    for row in rows:
+        assert row["shape"] == "16x16x16"
+        budget = 2 * 16**3 // float(row["ratio"])
+        assert 0.9 * budget < int(row["payload_bytes"]) <= int(row["budget"]) == budget
+        assert float(row["psnr_db"]) > 0
+        assert -1 <= float(row["ssim_3d"]) <= 1
+        assert float(row["encode_s"]) > 0
+        assert row["numpy"] == np.__version__
+    gains = [float(a["psnr_db"]) - float(b["psnr_db"]) for a, b in (rows[:2], rows[2:])]
+    assert f"| small | 10 | {rows[0]['payload_bytes']} / {rows[1]['payload_bytes']} |" in table
+    assert f"| {gains[1]:+.2f} |" in table
+    assert f"Median gain {np.mean(gains):+.2f} dB" in table
+
+
+def test_rows_at_hand_are_kept(
+    presets: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "presets.csv"
+    presets.main([*OPTIONS, "--ratios", "16", "--out", str(out)])
+    text = out.read_text()
+    presets.main([*OPTIONS, "--ratios", "16", "--out", str(out)])
+    assert out.read_text() == text
+    capsys.readouterr()
+    presets.main([*OPTIONS, "--ratios", "16", "--paper-iterations", "31", "--out", str(out)])
+    assert "[1/1] small 16x paper" in capsys.readouterr().err
+    assert out.read_text().startswith(text)
+    assert len(out.read_text().splitlines()) == 4
+
+
+def test_a_budget_too_small_is_left_out(
+    presets: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "presets.csv"
+    assert presets.main([*OPTIONS, "--ratios", "1000", "--out", str(out)]) == 0
+    told = capsys.readouterr()
+    assert "small 1000x default: left out: a chunk of 8192 bytes" in told.err
+    assert told.out == "No volume and ratio has both presets.\n"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--volumes", "nowhere", "no volume 'nowhere'"),
+        ("--effort", "10", "effort=10 must be"),
+        ("--ratios", "0.5", "ratio=0.5 must be"),
+        ("--paper-iterations", "0", "iterations=0 must be"),
+    ],
+)
+def test_wrong_options_are_one_line(
+    presets: ModuleType,
+    option: str,
+    value: str,
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert presets.main([*OPTIONS, option, value, "--out", str(tmp_path / "x.csv")]) == 2
+    told = capsys.readouterr().err
+    assert message in told
+    assert told.count("\n") == 1
+    assert not list(tmp_path.iterdir())
