@@ -24,15 +24,24 @@ from tinc_codec.tree.allocation import (
     importance,
     rule_level_ratio,
 )
+from tinc_codec.tree.geometry import MAX_LEVELS
 from tinc_codec.tree.network import Tree, layout, macs_per_voxel
 
 Float32Array = npt.NDArray[np.float32]
 
 # Bits that a quantised parameter is expected to take; the steps then take up the difference.
+# 6 to 6.5 was best at ratios 64 and 512; 5 and 8 lose 0.1 to 0.5 dB.
 _BITS = 6.2
-# Parameters below which a tree of so many levels leaves its leaves too little.
-_LEVEL_FLOORS = (0, 600, 24_000, 200_000)
-_EVEN_RATIO = 0.4
+# One network is best below this many parameters; above, two levels or more. For the paper's
+# recipe, whose leaves have wide layers (r_l = 1), a tree pays later.
+_TREE_FROM, _PAPER_TREE_FROM = 600, 2500
+# More levels are taken until a voxel costs no more multiply-adds than this.
+_MOST_MACS = 6500
+# But leaves narrower than this waste bytes on rounding, and say little.
+_LEAST_LEAF = 4
+# r_l of the rule's middle case. Small trees do best with nearly everything shared, wider leaves
+# pay from about 6,000 parameters on.
+_SMALL_TREE, _SMALL_RATIO, _LARGE_RATIO = 6000, 0.15, 0.4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,28 +107,46 @@ def _depths(levels: int) -> tuple[int, ...]:
 def _structure(unit: Float32Array, settings: Settings, room: int) -> Tree | None:
     """Choose levels, depths and widths for the bytes at hand; None where no tree fits."""
     paper = settings.preset == "paper"
-    levels = settings.levels
-    if levels == "auto":
-        expected = room * 8 / (32 if paper else _BITS)
-        levels = sum(expected >= floor for floor in _LEVEL_FLOORS)
+    expected = room * 8 / (32 if paper else _BITS)
+    if settings.levels != "auto":
+        for levels in range(settings.levels, 0, -1):
+            tree = _tree_of_levels(unit, settings, room, levels, expected)
+            if tree is not None:
+                return tree
+        return None
+    single = expected < (_PAPER_TREE_FROM if paper else _TREE_FROM)
+    best = None
+    for levels in range(1 if single else 2, MAX_LEVELS + 1):
+        tree = _tree_of_levels(unit, settings, room, levels, expected)
+        if tree is None or (best is not None and tree.geometry == best.geometry):
+            break
+        if best is not None and tree.widths[-1].min() < _LEAST_LEAF:
+            break
+        best = tree
+        if single or macs_per_voxel(tree) <= _MOST_MACS:
+            break
+    return best
+
+
+def _tree_of_levels(
+    unit: Float32Array, settings: Settings, room: int, levels: int, expected: float
+) -> Tree | None:
+    """Return the largest tree of up to so many levels; None where none fits."""
+    paper = settings.preset == "paper"
     block = settings.coordinates == "block"
-    for wanted in range(levels, 0, -1):
-        geometry = geometry_of(unit.shape, wanted, "block" if block else "global")
-        depths = _depths(geometry.levels)
-        ratio = settings.level_ratio
-        if ratio == "auto":
-            ratio = rule_level_ratio(unit, 1.0 if paper else _EVEN_RATIO)
-        allocation = "even" if settings.allocation == "auto" else settings.allocation
-        structure = Structure(
-            geometry=geometry,
-            depths=depths,
-            level_ratio=ratio,
-            shares=importance(unit, geometry, allocation),
-        )
-        tree = _largest(structure, room, paper)
-        if tree is not None:
-            return tree
-    return None
+    geometry = geometry_of(unit.shape, levels, "block" if block else "global")
+    ratio = settings.level_ratio
+    if ratio == "auto":
+        middle = _SMALL_RATIO if expected < _SMALL_TREE else _LARGE_RATIO
+        ratio = rule_level_ratio(unit, 1.0 if paper else middle)
+    allocation = "even" if settings.allocation == "auto" else settings.allocation
+    structure = Structure(
+        geometry=geometry,
+        depths=_depths(geometry.levels),
+        level_ratio=ratio,
+        shares=importance(unit, geometry, allocation),
+    )
+    return _largest(structure, room, paper)
 
 
 def _largest(structure: Structure, room: int, paper: bool) -> Tree | None:
