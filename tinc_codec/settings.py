@@ -5,7 +5,7 @@ Run-time matters (device, threads) are not settings; see :mod:`tinc_codec.runtim
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
@@ -21,10 +21,9 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _check_number(name: str, value: object, low: float, high: float) -> float:
-    if not _is_number(value) or not math.isfinite(value) or not low <= value <= high:  # type: ignore[arg-type, operator]
+def _check_number(name: str, value: object, low: float, high: float) -> None:
+    if not _is_number(value) or not low <= value <= high:  # type: ignore[operator]
         raise InvalidSetting(f"{name}={value!r} must be a number from {low:g} to {high:g}")
-    return value  # type: ignore[return-value]
 
 
 def _check_integer(name: str, value: object, low: int, high: int) -> int:
@@ -136,9 +135,9 @@ def _checked_preserve(preserve: object) -> tuple[int | float, ...]:
         raise InvalidSetting(f"preserve={preserve!r} must be a tuple of numbers")
     values = tuple(v.item() if hasattr(v, "item") else v for v in preserve)
     for value in values:
-        if not _is_number(value) or not math.isfinite(value):
+        if not _is_number(value) or not abs(value) <= sys.float_info.max:
             raise InvalidSetting(
-                f"preserve holds {value!r}; it takes finite numbers "
+                f"preserve holds {value!r}; it takes finite numbers up to {sys.float_info.max:.3g} "
                 "(NaN and infinities are always restored, leave them out)"
             )
     if len(values) > 64:
