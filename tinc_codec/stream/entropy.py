@@ -102,41 +102,44 @@ def _bits(model: int) -> npt.NDArray[np.float64]:
     return PRECISION - np.log2(np.diff(cumulative(model)))
 
 
-def _histogram(values: IntArray) -> LongArray:
-    """Return the counts of -M..M, where M is the largest magnitude."""
+def _histogram(values: IntArray) -> tuple[LongArray, LongArray]:
+    """Return the distinct integers and how often each occurs."""
     top = int(np.abs(values).max(initial=0))
-    return np.bincount(values.astype(np.int64) + top, minlength=2 * top + 1)
+    counts = np.bincount(values.astype(np.int64) + top, minlength=2 * top + 1)
+    found = np.flatnonzero(counts)
+    return found - top, counts[found]
 
 
-def _length(counts: LongArray, model: int) -> float:
+def _length(symbols: LongArray, counts: LongArray, model: int) -> float:
     """Return the bits that integers of a histogram take; infinite where they do not fit."""
-    excess = largest_symbol(model % SCALES) - len(counts) // 2
-    if excess < 0:
+    top = largest_symbol(model % SCALES)
+    if len(symbols) and max(-symbols[0], symbols[-1]) > top:
         return math.inf
-    return float(counts @ _bits(model)[excess : excess + len(counts)])
+    return float(counts @ _bits(model)[symbols + top])
 
 
 def code_length(values: IntArray, model: int) -> float:
     """Return the bits that the values take under a model; infinite where they do not fit."""
     if model == ALL_ZERO:
         return 0.0 if not values.any() else math.inf
-    return _length(_histogram(values), model)
+    return _length(*_histogram(values), model)
 
 
 def choose_model(values: IntArray) -> int:
     """Return the model with the shortest code for the values (magnitudes up to 32767)."""
     if not values.any():
         return ALL_ZERO
-    counts = _histogram(values)
+    symbols, counts = _histogram(values)
+    largest = int(max(-symbols[0], symbols[-1]))
     spread = float(np.abs(values).mean())
     centre = round(4 * (math.log2(spread) + 2))
     lowest = max(0, min(centre - 5, SCALES - 1))
     # A few far outliers may need a wider model than the spread suggests.
-    while largest_symbol(min(lowest + 8, SCALES - 1)) < len(counts) // 2:
+    while largest_symbol(min(lowest + 8, SCALES - 1)) < largest:
         lowest += 1
     scales = range(lowest, min(SCALES, lowest + 9))
     candidates = [shape * SCALES + scale for shape in range(len(SHAPES)) for scale in scales]
-    return min(candidates, key=lambda model: _length(counts, model))
+    return min(candidates, key=lambda model: _length(symbols, counts, model))
 
 
 def _categorical(model: int) -> Any:
