@@ -267,6 +267,5 @@ def test_steps_of_the_second_reader() -> None:
 
 
 def test_tolerance_is_the_one_stated() -> None:
-    text = part("Evaluation and decode tolerance")
-    assert set(re.findall(r"(\d+)\^(−\d+)", text)) == {("10", "−5"), ("10", "−6")}
-    assert TOLERANCE == 1e-5
+    found = re.findall(r"T = 10\^−(\d) with WEIGHTS of mode (\d)", TEXT)
+    assert {int(mode): float(f"1e-{digits}") for digits, mode in found} == TOLERANCE
