@@ -171,9 +171,10 @@ def test_the_papers_rate_falls_at_the_milestones() -> None:
     np.testing.assert_allclose(rates, [1e-3, 1e-3, 2e-4, 2e-4, 4e-5, 4e-5])
 
 
-def test_the_papers_default_schedule_is_the_released_one() -> None:
+def test_the_papers_default_schedule_is_the_released_one_and_runs_through() -> None:
     recipe = recipe_for(Settings(preset="paper"), (64, 64, 64), 500.0)
-    assert (recipe.steps, recipe.milestones) == (10_000, (20_000, 50_000))
+    assert recipe.milestones == (20_000, 50_000)
+    assert recipe.steps > 50_000
     assert recipe.frequencies == ((30.0, 30.0, 30.0),)
 
 
