@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinc_codec.decode import long_axes, open_chunk, unit_values
+from tinc_codec.engines import current_engine
 from tinc_codec.errors import InvalidSetting
 from tinc_codec.settings import Settings
 from tinc_codec.stream import container, cosine, exceptions, normalize
@@ -28,6 +29,9 @@ SMALLEST_BUDGET = 96
 _SMALLEST_FORM = 6
 # Below this budget the low-order form may beat the best tree, and is tried too.
 _TRY_COSINE_BELOW = 1024
+# What FORMAT.md promises of the engines, in normalised units: quantised and raw weights.
+_TOLERANCE, _RAW_TOLERANCE = 1e-5, 1e-4
+_CHECKED_VOXELS = 2048
 
 
 def encode(array: npt.ArrayLike, **settings: Any) -> bytes:
@@ -139,20 +143,39 @@ def _best_form(
     from tinc_codec.fit.chunk import fit_tree
 
     room = budget - _size(exact)
-    candidates: list[Sections] = []
+    forms: list[Sections] = []
     fitted = fit_tree(unit, weight, settings, room)
     if fitted is not None:
-        candidates.append({SectionKind.TREE: fitted.tree, SectionKind.WEIGHTS: fitted.weights})
-    if not candidates or (budget < _TRY_COSINE_BELOW and settings.preset != "paper"):
+        tree = {SectionKind.TREE: fitted.tree, SectionKind.WEIGHTS: fitted.weights}
+        payload = container.pack({**exact, **tree})
+        if _is_portable(payload, settings.seed, raw=settings.preset == "paper"):
+            forms.append(tree)
+    if not forms or (budget < _TRY_COSINE_BELOW and settings.preset != "paper"):
         size = room - container.section_overhead(room)
-        candidates.append({SectionKind.COSINE: cosine.fit(unit, weight, size)})
-    scored = []
-    for form in candidates:
-        payload = container.pack({**exact, **form})
-        scored.append((_psnr(payload, info, unit, weight), form))
+        forms.append({SectionKind.COSINE: cosine.fit(unit, weight, size)})
+    scored = [(_psnr(container.pack({**exact, **f}), info, unit, weight), f) for f in forms]
     psnr, form = max(scored, key=lambda pair: pair[0])
     exact[SectionKind.ARRAY] = replace(info, psnr_centidb=_centidb(psnr)).to_bytes()
     return container.pack({**exact, **form})
+
+
+def _is_portable(payload: bytes, seed: int, *, raw: bool) -> bool:
+    """Tell whether this engine agrees with the reference on a tree, as FORMAT.md promises.
+
+    Checked on voxels drawn from all of the box. Weights so large that rounding errors grow
+    beyond the promise would decode differently elsewhere.
+    """
+    from tinc_codec.engines import reference
+
+    chunk = open_chunk(payload)
+    assert chunk.tree is not None
+    assert chunk.parameters is not None
+    rng = np.random.default_rng(seed)
+    points = [rng.integers(0, n, _CHECKED_VOXELS) for n in chunk.tree.geometry.shape]
+    here = current_engine().evaluate_points(chunk.tree, chunk.parameters, points)
+    there = reference.evaluate_points(chunk.tree, chunk.parameters, points)
+    tolerance = _RAW_TOLERANCE if raw else _TOLERANCE
+    return bool(np.abs(here - there).max() <= tolerance)
 
 
 def _centidb(psnr: float) -> int:
