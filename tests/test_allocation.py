@@ -109,6 +109,13 @@ def test_consistency_of_like_and_unlike_regions() -> None:
     assert consistency(halves) < 0.1
 
 
+def test_consistency_compares_brightness_too() -> None:
+    levels = np.float32([[0.2], [0.8]]).repeat(8, axis=1)  # 2 x 4 regions without any pattern
+    luminance = (2 * 0.2 * 0.8 + 1e-4) / (0.2**2 + 0.8**2 + 1e-4)
+    # of the 7 other regions, 3 are of the same row
+    assert consistency(levels) == pytest.approx((3 + 4 * luminance) / 7, rel=1e-5)
+
+
 @pytest.mark.parametrize("shape", [(2,), (3, 2), (1000,), (2, 3, 2, 2)])
 def test_consistency_of_small_volumes(shape: tuple[int, ...]) -> None:
     assert -1 <= consistency(RNG.random(shape, dtype=np.float32)) <= 1

@@ -143,6 +143,12 @@ def test_sections_out_of_range(data: bytes, shape: tuple[int, ...], says: str) -
         cosine.read(data, shape)
 
 
+def test_steps_that_no_encoder_writes_go_to_infinity() -> None:
+    values = whole(section(3e38, 32767, 127, -127), (6, 6))
+    assert np.isposinf(values).any()
+    assert not np.isnan(values).any()
+
+
 def test_cut_sections() -> None:
     for length in range(6):
         with pytest.raises(TruncatedPayload):

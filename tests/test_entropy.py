@@ -254,6 +254,11 @@ def test_outliers_can_be_coded(outlier: int, ordinary: int, size: int) -> None:
     np.testing.assert_array_equal(decoded, values)
 
 
+def test_beyond_the_largest_magnitude_nothing_fits() -> None:
+    values = ints(0, MAX_MAGNITUDE + 1, 0)
+    assert entropy.code_length(values, entropy.choose_model(values)) == math.inf
+
+
 def test_length_of_what_does_not_fit_is_infinite() -> None:
     assert entropy.code_length(ints(5), 0) == math.inf
     assert entropy.code_length(ints(1), ALL_ZERO) == math.inf

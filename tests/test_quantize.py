@@ -35,6 +35,11 @@ def test_steps_are_pinned(base: float, code: int, bits: int) -> None:
     assert int(step.view(np.uint32)) == bits
 
 
+def test_eighths_of_an_octave_are_the_nearest_floats() -> None:
+    for code in range(128, 136):
+        assert step_size(1.0, code) == np.float32(2 ** ((code - 128) / 8))
+
+
 @given(SANE_BASES, st.integers(0, 255))
 def test_steps_go_by_eighths_of_an_octave(base: float, code: int) -> None:
     assert float(step_size(base, code)) == pytest.approx(base * 2 ** ((code - 128) / 8), rel=2**-22)

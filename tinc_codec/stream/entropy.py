@@ -135,7 +135,7 @@ def choose_model(values: IntArray) -> int:
     centre = round(4 * (math.log2(spread) + 2))
     lowest = max(0, min(centre - 5, SCALES - 1))
     # A few far outliers may need a wider model than the spread suggests.
-    while largest_symbol(min(lowest + 8, SCALES - 1)) < largest:
+    while lowest + 8 < SCALES - 1 and largest_symbol(lowest + 8) < largest:
         lowest += 1
     scales = range(lowest, min(SCALES, lowest + 9))
     candidates = [shape * SCALES + scale for shape in range(len(SHAPES)) for scale in scales]
