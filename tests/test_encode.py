@@ -16,6 +16,7 @@ from strategies import DTYPES, LAYOUTS, arrays, lay_out
 from volumes import volume
 
 from tinc_codec import InvalidSetting, UnsupportedData, decode, encode, inspect
+from tinc_codec.decode import open_chunk
 from tinc_codec.encode import SMALLEST_BUDGET
 from tinc_codec.phantom import phantom
 from tinc_codec.stream import container
@@ -133,6 +134,19 @@ def test_preserved_values(dtype: str) -> None:
     decoded = check(array, (array == 0) | (array == 120), ratio=3, preserve=(0, 120))
     ordinary = decoded[(array != 0) & (array != 120)]
     assert ordinary.min() > 0
+
+
+def test_preserved_values_are_no_signal() -> None:
+    rng = np.random.default_rng(0)
+    array = rng.normal(100, 5, (32, 32, 32)).clip(50, 150)
+    array[20:28, 20:28, 20:28] += 300
+    array[:12, :12, :12] = 400  # as bright as anything, but a sentinel
+    payload = encode(array, ratio=32, preserve=(400,), levels=2, allocation="signal", **QUICK)
+    tree = open_chunk(payload).tree
+    assert tree is not None
+    width = tree.widths[1][:, 0]
+    assert width[7] > 1.5 * width[0]
+    assert width[0] == width[1]
 
 
 def test_preserved_values_beyond_the_dtype_are_ignored() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from tinc_codec import Settings, decode, encode, runtime
 from tinc_codec.engines import reference
 from tinc_codec.engines.cpu.engine import Problem
+from tinc_codec.fit import train
 from tinc_codec.fit.chunk import fit_tree
 from tinc_codec.fit.initial import initial_parameters, rate_factors
 from tinc_codec.fit.recipe import PAPER_FREQUENCY, Recipe, candidate_frequencies, recipe_for
@@ -70,11 +73,30 @@ def test_more_steps_come_closer() -> None:
     assert errors[0] > 2 * errors[1] > 4 * errors[2]
 
 
-def test_a_rate_too_high_is_recovered_from() -> None:
-    wild = replace(RECIPE, rate=3.0)
-    parameters, _ = fit(Problem, TREE, UNIT, None, wild, 0)
+@pytest.mark.parametrize("failure", [math.nan, math.inf, 1.5])
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_fit_that_collapses_is_tried_again_more_slowly(
+    monkeypatch: pytest.MonkeyPatch, failure: float, failures: int
+) -> None:
+    plain = train._descend
+    slower = []
+
+    def descend(*args: Any) -> tuple[np.ndarray, float]:
+        slower.append(args[-1])
+        parameters, loss = plain(*args)
+        return parameters, failure if len(slower) <= failures else loss
+
+    monkeypatch.setattr(train, "_descend", descend)
+    parameters, _ = fit(Problem, TREE, UNIT, None, RECIPE, 0)
+    assert slower == pytest.approx([1.0, 0.3, 0.09][: failures + 1])
+    assert mse(parameters) < 0.8 * UNIT.var()
+
+
+@pytest.mark.parametrize("rate", [3.0, 1e3])
+def test_a_rate_too_high_gives_finite_parameters(rate: float) -> None:
+    parameters, sensitivity = fit(Problem, TREE, UNIT, None, replace(RECIPE, rate=rate), 0)
     assert np.isfinite(parameters).all()
-    assert mse(parameters) < 1.1 * UNIT.var()
+    assert np.isfinite(sensitivity).all()
 
 
 @pytest.mark.parametrize("value", [0.0, 0.37, 1.0])
