@@ -74,6 +74,12 @@ def quantized_size(weights: QuantizedWeights) -> int:
     return 5 + 2 * len(weights.groups) + int(np.ceil(sum(lengths) / 8))
 
 
+def steps_of(data: bytes, table: Layout) -> tuple[float, tuple[int, ...]]:
+    """Return base step and step codes of a quantised section."""
+    reader = Reader(data[1:], "WEIGHTS")
+    return reader.f32(), tuple(reader.take(len(table.groups)))
+
+
 def unpack(data: bytes, table: Layout) -> Float32Array:
     """Return the parameters held by a WEIGHTS section.
 

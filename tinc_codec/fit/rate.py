@@ -21,7 +21,7 @@ Float32Array = npt.NDArray[np.float32]
 _SEARCH_STEPS = 40
 
 
-def _at_base(
+def at_base(
     table: Layout, parameters: Float32Array, codes: tuple[int, ...], base: float
 ) -> weights.QuantizedWeights | None:
     """Quantise with a base step; None where an integer would leave the coder's range."""
@@ -61,7 +61,7 @@ def quantize_to_size(
     low, high = -40.0, 20.0
     for _ in range(_SEARCH_STEPS):
         middle = (low + high) / 2
-        candidate = _at_base(table, parameters, codes, float(np.float32(2.0**middle)))
+        candidate = at_base(table, parameters, codes, float(np.float32(2.0**middle)))
         # The estimate is within a word of the truth; only the last turns need the truth.
         if candidate is None or weights.quantized_size(candidate) > size + 8:
             low = middle

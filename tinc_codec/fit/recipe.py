@@ -11,7 +11,7 @@ from tinc_codec.settings import Settings
 # whole fit. Each effort is 100**(1/8) times the one below, 100 from 1 to 9.
 _WORK = 4.0e5
 _EFFORT_FACTOR = 100 ** (1 / 8)
-_EPOCHS = (60, 400)
+_EPOCHS = (60, 800)
 _SAMPLES = 16384
 # A step below this many multiply-adds costs more in calls than in arithmetic.
 _LEAST_STEP = 4e6

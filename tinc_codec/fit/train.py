@@ -53,7 +53,7 @@ def fit(
     if recipe.paper:
         shift, scale = 0.0, 0.01
     else:
-        shift, deviation = _moments(unit, weight)
+        shift, deviation = moments(unit, weight)
         scale = max(deviation, 1e-6)
     target = ((unit - np.float32(shift)) / np.float32(scale)).astype(np.float32)
     problem = problem_of(tree, target, weight, recipe.samples, seed)
@@ -68,7 +68,7 @@ def fit(
     return _rescaled(table, parameters, sensitivity, shift, scale)
 
 
-def _moments(unit: Float32Array, weight: Float32Array | None) -> tuple[float, float]:
+def moments(unit: Float32Array, weight: Float32Array | None) -> tuple[float, float]:
     """Return mean and standard deviation of the voxels that count."""
     mean = float(np.average(unit, weights=weight))
     variance = float(np.average((unit - np.float32(mean)) ** 2, weights=weight))
