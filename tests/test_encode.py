@@ -395,7 +395,7 @@ def test_a_selection_is_the_part_of_the_whole(form: str) -> None:
     array = volume((30, 20, 25), "f4")
     if form == "crop":
         array[22:] = 0
-        array[:, 11:] = 0
+        array[:, :6] = 0
     elif form == "mask":
         array[3:7, ::5] = np.nan
     payload = encode(array, ratio=400 if form == "cosine" else 16, **QUICK)
@@ -421,7 +421,7 @@ def test_a_selection_is_the_part_of_the_whole(form: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["tree", "cosine", "crop", "mask"])
-@pytest.mark.parametrize("size", [1, 7, 333, 5000])
+@pytest.mark.parametrize("size", [1, 61, 5000])
 def test_parts_evaluated_at_once_do_not_show(
     monkeypatch: pytest.MonkeyPatch, form: str, size: int
 ) -> None:
