@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from typing import Any
 
 import pytest
 
@@ -108,3 +109,15 @@ def test_worker_threads_of_asyncio_inherit() -> None:
 def test_device_names_an_engine(device: str, module: str) -> None:
     with runtime(device=device):
         assert current_engine().__name__ == f"tinc_codec.engines.{module}"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("wrong", [{"device": 3}, {"device": "cuda:²"}, {"threads": 1.5}])
+def test_wrong_kinds_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidSetting, match="must be"):
+        Runtime(**wrong)
+
+
+def test_threads_in_the_environment_are_plain_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TINC_THREADS", "²")
+    with pytest.raises(InvalidSetting, match="TINC_THREADS"):
+        current_runtime()

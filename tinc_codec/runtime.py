@@ -7,6 +7,7 @@ Order of precedence: the :func:`runtime` context manager, then the environment
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -35,15 +36,14 @@ class Runtime:
 
     def __post_init__(self) -> None:
         names = ("auto", "cpu", "reference", "torch", "cuda")
-        numbered = self.device.startswith("cuda:") and self.device[5:].isdigit()
-        if self.device not in names and not numbered:
+        if self.device not in names and not re.fullmatch(r"cuda:[0-9]+", str(self.device)):
             raise InvalidSetting(
                 f"device={self.device!r} must be one of {', '.join(names)} or cuda:N "
                 "(argument, runtime() or TINC_DEVICE)"
             )
-        if not 0 <= self.threads <= MAX_THREADS:
+        if type(self.threads) is not int or not 0 <= self.threads <= MAX_THREADS:
             raise InvalidSetting(
-                f"threads={self.threads} must be 0 (all) to {MAX_THREADS} "
+                f"threads={self.threads!r} must be an integer, 0 (all) to {MAX_THREADS} "
                 "(argument, runtime() or TINC_THREADS)"
             )
 
@@ -62,7 +62,7 @@ _CURRENT: ContextVar[Runtime | None] = ContextVar("tinc_codec_runtime", default=
 
 def _from_environment() -> Runtime:
     threads = os.environ.get("TINC_THREADS", "0")
-    if not threads.isdigit():
+    if not re.fullmatch("[0-9]+", threads):
         raise InvalidSetting(f"TINC_THREADS={threads!r} must be an integer; 0 means all")
     return Runtime(device=os.environ.get("TINC_DEVICE", "auto"), threads=int(threads))
 

@@ -72,7 +72,8 @@ def quantize_gradually(
     for group in table.groups[-2:]:
         factors[group.start : group.stop] = output_scale
     layers = len(table.groups) // 2 - 1
-    count = max(_LEAST_STEPS, round(_SHARE * recipe.steps / layers))
+    least = min(_LEAST_STEPS, recipe.steps)
+    count = max(least, round(_SHARE * recipe.steps / layers))
     current = parameters.copy()
     first_step = recipe.steps
     for layer in range(layers):

@@ -42,7 +42,7 @@ class ArrayInfo:
     Attributes
     ----------
     shape : tuple of int
-        1 to 32 axes, each of length 1 or more; at most 2**40 bytes in all.
+        1 to 32 axes, each of length 1 or more; at most 2**31 bytes in all.
     dtype : numpy.dtype
         Byte order included.
     order : "C" or "F"
