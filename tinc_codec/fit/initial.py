@@ -16,6 +16,8 @@ Float32Array = npt.NDArray[np.float32]
 
 # Outputs start near the mean of the target, so that the first steps do not overshoot.
 _SMALL_OUTPUT = 0.1
+# The first layer's weights are larger than the others', and gain from larger steps.
+_FIRST_LAYER_RATE = 3.0
 
 
 def initial_parameters(
@@ -49,4 +51,6 @@ def rate_factors(table: Layout, recipe: Recipe) -> Float32Array:
     factors = np.ones(table.size, np.float32)
     if recipe.paper:
         factors[: table.groups[-2].start] = PAPER_FREQUENCY
+    else:
+        factors[: table.groups[1].stop] = _FIRST_LAYER_RATE
     return factors

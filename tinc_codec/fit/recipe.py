@@ -14,7 +14,7 @@ _EFFORT_FACTOR = 100 ** (1 / 8)
 _EPOCHS = (60, 800)
 _SAMPLES = 16384
 # A step below this many multiply-adds costs more in calls than in arithmetic.
-_LEAST_STEP = 4e6
+_LEAST_STEP = 2e6
 
 _FREQUENCIES = (10.0, 20.0, 30.0)
 _PILOT_SHARE = 20
@@ -114,12 +114,12 @@ def recipe_for(settings: Settings, shape: tuple[int, ...], macs_per_voxel: float
             frequencies=((PAPER_FREQUENCY,) * len(shape),),
             paper=True,
         )
-    samples = min(voxels, round(max(voxels / 64, _LEAST_STEP / macs_per_voxel)), _SAMPLES)
+    samples = min(voxels, round(max(voxels / 128, _LEAST_STEP / macs_per_voxel)), _SAMPLES)
     epochs = min(max(_WORK / macs_per_voxel, _EPOCHS[0]), _EPOCHS[1]) * scale
     steps = max(50, round(epochs * voxels / samples))
     return Recipe(
         optimiser="adam",
-        rate=3e-2,
+        rate=2e-2,
         milestones=None,
         steps=steps if settings.iterations == "auto" else settings.iterations,
         samples=samples,
