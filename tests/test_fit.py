@@ -173,7 +173,9 @@ def test_paper_starts_as_siren_does() -> None:
     factors = rate_factors(TABLE, PAPER)
     assert (factors[: TABLE.groups[-2].start] == PAPER_FREQUENCY).all()
     assert (factors[TABLE.groups[-2].start :] == 1).all()
-    assert (rate_factors(TABLE, RECIPE) == 1).all()
+    default = rate_factors(TABLE, RECIPE)
+    assert (default[: TABLE.groups[1].stop] == 3).all()
+    assert (default[TABLE.groups[1].stop :] == 1).all()
 
 
 def test_the_rate_warms_up_and_goes_to_zero() -> None:
