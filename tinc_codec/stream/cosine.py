@@ -36,7 +36,9 @@ def orders(shape: Sequence[int], terms: int) -> IntArray:
         k = np.arange(ends[-1]) - np.repeat(ends - limits, limits)
         flat = np.column_stack([np.repeat(flat, limits, axis=0), k])
         below = np.repeat(below, limits) * (k + 1)
-    keys = ((flat / np.asarray(shape, np.float64)) ** 2).sum(axis=1)
+    keys = np.zeros(len(flat))
+    for axis, n in enumerate(shape):  # plain additions in axis order: ties are part of the format
+        keys += (flat[:, axis] / n) ** 2
     return flat[np.argsort(keys, kind="stable")[:terms]]
 
 
