@@ -11,14 +11,13 @@ during the fit, every layer is trained on exactly the features that the decoder 
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tinc_codec import weights
-from tinc_codec.fit import optimiser
+from tinc_codec.fit.descent import descend, warmed_cosine
 from tinc_codec.fit.rate import at_base
 from tinc_codec.fit.recipe import Recipe
 from tinc_codec.stream import quantize
@@ -76,13 +75,17 @@ def quantize_gradually(
     count = max(least, round(_SHARE * recipe.steps / layers))
     current = parameters.copy()
     first_step = recipe.steps
+
+    def rate_at(step: int) -> float:
+        return _RATE * recipe.rate * warmed_cosine((step + 0.5) / count, _WARM)
+
     for layer in range(layers):
         for number in (2 * layer, 2 * layer + 1):
             group, step = table.groups[number], quantize.step_size(base, codes[number])
             rounded = quantize.quantize(current[group.start : group.stop], step)
             current[group.start : group.stop] = quantize.dequantize(rounded, step)
             factors[group.start : group.stop] = 0
-        current = _train(problem, current, factors, _RATE * recipe.rate, count, first_step)
+        current, _ = descend(problem, current, factors, "adam", rate_at, count, first_step)
         first_step += count
     quantized = at_base(table, current, codes, base) if np.isfinite(current).all() else None
     if quantized is None:
@@ -91,28 +94,6 @@ def quantize_gradually(
     before = _loss(problem, weights.unpack(plain, table), first_step)
     after = _loss(problem, weights.unpack(coded, table), first_step)
     return coded if len(coded) <= size and after < before else plain
-
-
-def _train(
-    problem: Any,
-    parameters: Float32Array,
-    factors: Float32Array,
-    rate: float,
-    count: int,
-    first_step: int,
-) -> Float32Array:
-    """Run Adam for a stage: a short warm-up, then a cosine to 0."""
-    current, scale = problem.start(parameters), problem.start(factors)
-    first = problem.start(np.zeros_like(parameters))
-    second = problem.start(np.zeros_like(parameters))
-    update = optimiser.update_of("adam", current)
-    for step in range(count):
-        x = (step + 0.5) / count
-        now = rate * min(1.0, x / _WARM) * 0.5 * (1 + math.cos(math.pi * x))
-        _, gradient = problem.gradient(current, first_step + step)
-        update(current, gradient, scale, first, second, now, step)
-    trained: Float32Array = problem.finish(current)
-    return trained
 
 
 def _loss(problem: Any, parameters: Float32Array, first_step: int) -> float:

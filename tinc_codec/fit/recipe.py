@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from tinc_codec.fit.descent import warmed_cosine
 from tinc_codec.settings import Settings
 
 # Work of effort 5: multiply-adds per voxel of the chunk, summed over the forward passes of the
@@ -19,6 +20,8 @@ _LEAST_STEP = 2e6
 _FREQUENCIES = (10.0, 20.0, 30.0)
 _PILOT_SHARE = 20
 _LEAST_PILOT = 50
+
+_WARM = 0.05
 
 PAPER_FREQUENCY = 30.0
 # The released milestones need more than the 10,000 steps that its configuration takes on a 64^3
@@ -69,9 +72,7 @@ class Recipe:
         """Return the learning rate of a step."""
         if self.milestones is not None:
             return self.rate * 0.2 ** sum(step >= m for m in self.milestones)
-        x = (step + 0.5) / self.steps
-        warm = min(1.0, x / 0.05)
-        return self.rate * warm * 0.5 * (1 + math.cos(math.pi * x))
+        return self.rate * warmed_cosine((step + 0.5) / self.steps, _WARM)
 
 
 def candidate_frequencies(shape: tuple[int, ...]) -> tuple[tuple[float, ...], ...]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tinc_codec.fit import optimiser
+from tinc_codec.fit.descent import descend
 from tinc_codec.fit.initial import initial_parameters, rate_factors
 from tinc_codec.fit.recipe import Recipe
 from tinc_codec.tree.network import Layout, Tree, layout
@@ -94,23 +94,14 @@ def _descend(
     seed: int,
     slower: float,
 ) -> tuple[Float32Array, float]:
-    """Run the optimiser from the initial parameters.
-
-    Returns the last parameters, and the mean loss of the last steps, when the rate is near zero.
-    """
+    """Run the optimiser from the initial parameters; see :func:`tinc_codec.fit.descent.descend`."""
     start = initial_parameters(table, recipe, frequencies, np.random.default_rng(seed))
-    parameters = problem.start(start)
-    factors = problem.start(rate_factors(table, recipe))
-    first, second = problem.start(np.zeros_like(start)), problem.start(np.zeros_like(start))
-    update = optimiser.update_of(recipe.optimiser, parameters)
-    losses: list[Any] = []
-    tail = recipe.steps - max(1, recipe.steps // 10)
-    for step in range(recipe.steps):
-        loss, gradient = problem.gradient(parameters, step)
-        update(parameters, gradient, factors, first, second, slower * recipe.rate_at(step), step)
-        if step >= tail:
-            losses.append(loss)
-    return problem.finish(parameters), float(sum(losses) / len(losses))
+    factors = rate_factors(table, recipe)
+
+    def rate_at(step: int) -> float:
+        return slower * recipe.rate_at(step)
+
+    return descend(problem, start, factors, recipe.optimiser, rate_at, recipe.steps)
 
 
 def _rescaled(
