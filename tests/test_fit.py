@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small_fit import GEOMETRY, RECIPE, SHAPE, TABLE, TREE, UNIT
 
 from tinc_codec import Settings, decode, encode, runtime
 from tinc_codec.engines import reference
@@ -18,26 +19,9 @@ from tinc_codec.fit.initial import initial_parameters, rate_factors
 from tinc_codec.fit.recipe import PAPER_FREQUENCY, Recipe, candidate_frequencies, recipe_for
 from tinc_codec.fit.train import fit
 from tinc_codec.stream.container import section_overhead
-from tinc_codec.tree.allocation import geometry_of
 from tinc_codec.tree.network import Tree, count_parameters, layout
 from tinc_codec.tree.section import from_bytes
 
-SHAPE = (24, 20)
-GEOMETRY = geometry_of(SHAPE, 2, "global")
-TREE = Tree(geometry=GEOMETRY, widths=tuple(np.full((n, 2), 8) for n in GEOMETRY.node_counts))
-TABLE = layout(TREE)
-Y, X = np.meshgrid(np.linspace(0, 1, 24), np.linspace(0, 1, 20), indexing="ij")
-UNIT = (0.5 + 0.3 * np.sin(9 * X + 4 * Y) + 0.1 * (X > Y)).astype(np.float32)
-
-RECIPE = Recipe(
-    optimiser="adam",
-    rate=1e-2,
-    milestones=None,
-    steps=150,
-    samples=480,
-    frequencies=((10.0, 10.0),),
-    paper=False,
-)
 PAPER = replace(RECIPE, optimiser="adamax", rate=1e-3, milestones=(100,), paper=True)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from small_fit import RECIPE as SMALL_RECIPE
+from small_fit import SHAPE, TABLE, TREE, UNIT
 
 from tinc_codec import weights
 from tinc_codec.engines import reference
@@ -13,24 +15,8 @@ from tinc_codec.fit.gradual import quantize_gradually
 from tinc_codec.fit.rate import quantize_to_size
 from tinc_codec.fit.recipe import Recipe
 from tinc_codec.fit.train import fit
-from tinc_codec.tree.allocation import geometry_of
-from tinc_codec.tree.network import Tree, layout
 
-SHAPE = (24, 20)
-GEOMETRY = geometry_of(SHAPE, 2, "global")
-TREE = Tree(geometry=GEOMETRY, widths=tuple(np.full((n, 2), 8) for n in GEOMETRY.node_counts))
-TABLE = layout(TREE)
-Y, X = np.meshgrid(np.linspace(0, 1, 24), np.linspace(0, 1, 20), indexing="ij")
-UNIT = (0.5 + 0.3 * np.sin(9 * X + 4 * Y) + 0.1 * (X > Y)).astype(np.float32)
-RECIPE = Recipe(
-    optimiser="adam",
-    rate=1e-2,
-    milestones=None,
-    steps=400,
-    samples=480,
-    frequencies=((10.0, 10.0),),
-    paper=False,
-)
+RECIPE = replace(SMALL_RECIPE, steps=400)
 FITTED, SENSITIVITY = fit(Problem, TREE, UNIT, None, RECIPE, 0)
 
 
