@@ -14,15 +14,26 @@ from tinc_codec import Settings, decode, encode, runtime
 from tinc_codec.engines import reference
 from tinc_codec.engines.cpu.engine import Problem
 from tinc_codec.fit import train
-from tinc_codec.fit.chunk import fit_tree
+from tinc_codec.fit.chunk import FittedTree, fit_trees
 from tinc_codec.fit.initial import initial_parameters, rate_factors
 from tinc_codec.fit.recipe import PAPER_FREQUENCY, Recipe, candidate_frequencies, recipe_for
-from tinc_codec.fit.train import fit
 from tinc_codec.stream.container import section_overhead
 from tinc_codec.tree.network import Tree, count_parameters, layout
 from tinc_codec.tree.section import from_bytes
 
 PAPER = replace(RECIPE, optimiser="adamax", rate=1e-3, milestones=(100,), paper=True)
+
+
+def fit(
+    tree: Tree, unit: np.ndarray, weight: np.ndarray | None, recipe: Recipe, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    weights = None if weight is None else weight[None]
+    parameters, sensitivity = train.fit(Problem, tree, unit[None], weights, recipe, seed)
+    return parameters[0], sensitivity[0]
+
+
+def fit_tree(unit: np.ndarray, settings: Settings, room: int) -> FittedTree | None:
+    return fit_trees([unit], [None], settings, [room])[0]
 
 
 def output(parameters: np.ndarray, tree: Tree = TREE) -> np.ndarray:
@@ -43,7 +54,7 @@ def mse(parameters: np.ndarray) -> float:
     [RECIPE, replace(PAPER, steps=3000, rate=5e-3, milestones=(2500,))],
 )
 def test_the_output_approaches_the_volume(recipe: Recipe) -> None:
-    parameters, sensitivity = fit(Problem, TREE, UNIT, None, recipe, 0)
+    parameters, sensitivity = fit(TREE, UNIT, None, recipe, 0)
     assert parameters.dtype == sensitivity.dtype == np.float32
     assert parameters.shape == sensitivity.shape == (TABLE.size,)
     assert mse(parameters) < 0.2 * UNIT.var()
@@ -51,8 +62,7 @@ def test_the_output_approaches_the_volume(recipe: Recipe) -> None:
 
 def test_more_steps_come_closer() -> None:
     errors = [
-        mse(fit(Problem, TREE, UNIT, None, replace(RECIPE, steps=steps), 0)[0])
-        for steps in (10, 60, 400)
+        mse(fit(TREE, UNIT, None, replace(RECIPE, steps=steps), 0)[0]) for steps in (10, 60, 400)
     ]
     assert errors[0] > 2 * errors[1] > 4 * errors[2]
 
@@ -65,20 +75,20 @@ def test_a_fit_that_collapses_is_tried_again_more_slowly(
     plain = train._descend
     slower = []
 
-    def descend(*args: Any) -> tuple[np.ndarray, float]:
+    def descend(*args: Any) -> tuple[np.ndarray, np.ndarray]:
         slower.append(args[-1])
-        parameters, loss = plain(*args)
-        return parameters, failure if len(slower) <= failures else loss
+        parameters, losses = plain(*args)
+        return parameters, np.full_like(losses, failure) if len(slower) <= failures else losses
 
     monkeypatch.setattr(train, "_descend", descend)
-    parameters, _ = fit(Problem, TREE, UNIT, None, RECIPE, 0)
+    parameters, _ = fit(TREE, UNIT, None, RECIPE, 0)
     assert slower == pytest.approx([1.0, 0.3, 0.09][: failures + 1])
     assert mse(parameters) < 0.8 * UNIT.var()
 
 
 @pytest.mark.parametrize("rate", [3.0, 1e3])
 def test_a_rate_too_high_gives_finite_parameters(rate: float) -> None:
-    parameters, sensitivity = fit(Problem, TREE, UNIT, None, replace(RECIPE, rate=rate), 0)
+    parameters, sensitivity = fit(TREE, UNIT, None, replace(RECIPE, rate=rate), 0)
     assert np.isfinite(parameters).all()
     assert np.isfinite(sensitivity).all()
 
@@ -86,13 +96,13 @@ def test_a_rate_too_high_gives_finite_parameters(rate: float) -> None:
 @pytest.mark.parametrize("value", [0.0, 0.37, 1.0])
 def test_a_level_volume(value: float) -> None:
     level = np.full(SHAPE, value, np.float32)
-    parameters, sensitivity = fit(Problem, TREE, level, None, RECIPE, 0)
+    parameters, sensitivity = fit(TREE, level, None, RECIPE, 0)
     np.testing.assert_allclose(output(parameters), value, atol=1e-3)
     assert np.isfinite(sensitivity).all()
 
 
 def test_the_seed_decides() -> None:
-    first, again, other = (fit(Problem, TREE, UNIT, None, RECIPE, seed)[0] for seed in (4, 4, 5))
+    first, again, other = (fit(TREE, UNIT, None, RECIPE, seed)[0] for seed in (4, 4, 5))
     assert first.tobytes() == again.tobytes()
     assert first.tobytes() != other.tobytes()
 
@@ -101,7 +111,7 @@ def test_threads_do_not_matter() -> None:
     found = []
     for threads in (1, 2, 5):
         with runtime(threads=threads):
-            found.append(fit(Problem, TREE, UNIT, None, RECIPE, 0)[0].tobytes())
+            found.append(fit(TREE, UNIT, None, RECIPE, 0)[0].tobytes())
     assert len(set(found)) == 1
 
 
@@ -113,7 +123,7 @@ def test_voxels_without_weight_are_ignored() -> None:
     for filler in (mean, 0.9):
         unit = np.where(weight == 1, UNIT, np.float32(filler)).astype(np.float32)
         before = unit.copy()
-        found.append(fit(Problem, TREE, unit, weight, RECIPE, 0)[0])
+        found.append(fit(TREE, unit, weight, RECIPE, 0)[0])
         assert unit.tobytes() == before.tobytes()
     np.testing.assert_allclose(found[0], found[1], rtol=1e-3, atol=1e-3)
     error = ((output(found[1]) - UNIT) ** 2)[weight == 1].mean()
@@ -122,7 +132,7 @@ def test_voxels_without_weight_are_ignored() -> None:
 
 def test_sensitivity_is_the_mean_square_derivative() -> None:
     many = replace(RECIPE, samples=480 * 60, steps=60)
-    parameters, sensitivity = fit(Problem, TREE, UNIT, None, many, 0)
+    parameters, sensitivity = fit(TREE, UNIT, None, many, 0)
     rng = np.random.default_rng(0)
     for k in [*rng.integers(0, TABLE.size, 30), TABLE.size - 1, TABLE.groups[-2].start]:
         up, down = parameters.copy(), parameters.copy()
@@ -230,7 +240,7 @@ def test_sections_fill_their_room(
     unit = np.random.default_rng(0).random((24, 24, 24), np.float32) ** 4
     unit[:12] *= 0.1
     settings = Settings(preset=preset, levels=levels, allocation=allocation, iterations=2)
-    fitted = fit_tree(unit, None, settings, room)
+    fitted = fit_tree(unit, settings, room)
     assert fitted is not None
     sizes = [len(fitted.tree), len(fitted.weights)]
     used = sum(n + section_overhead(n) for n in sizes)
@@ -247,15 +257,15 @@ def test_sections_fill_their_room(
 def test_no_room_for_a_tree() -> None:
     unit = np.random.default_rng(0).random((16, 16), np.float32)
     for room in (1, 12, 30):
-        assert fit_tree(unit, None, Settings(iterations=1), room) is None
-    assert fit_tree(unit, None, Settings(iterations=1, levels=3), 60) is not None
+        assert fit_tree(unit, Settings(iterations=1), room) is None
+    assert fit_tree(unit, Settings(iterations=1, levels=3), 60) is not None
 
 
 def test_coordinates_are_as_asked_for() -> None:
     unit = np.random.default_rng(0).random((16, 16), np.float32)
     for wanted in ("global", "block"):
         settings = Settings(iterations=1, levels=2, coordinates=wanted)
-        fitted = fit_tree(unit, None, settings, 900)
+        fitted = fit_tree(unit, settings, 900)
         assert fitted is not None
         assert from_bytes(fitted.tree, unit.shape, 1 << 20).geometry.coordinates == wanted
 

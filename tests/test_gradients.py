@@ -12,7 +12,7 @@ import pytest
 from trees import parameters_of
 
 from tinc_codec.engines.cpu.engine import Problem
-from tinc_codec.fit import optimiser
+from tinc_codec.fit import descent, optimiser
 from tinc_codec.runtime import runtime
 from tinc_codec.tree.geometry import Geometry, boxes, leaf_affine
 from tinc_codec.tree.network import Layout, Tree, layout
@@ -64,7 +64,7 @@ def volumes(tree: Tree) -> tuple[Float32Array, Float32Array]:
 def problem_of(
     device: str, tree: Tree, *volumes: Float32Array | None, samples: int = SAMPLES
 ) -> Any:
-    target, weight = volumes
+    target, weight = (None if volume is None else volume[None] for volume in volumes)
     with runtime(device=device):
         if device == "cpu":
             return Problem(tree, target, weight, samples, seed=11)
@@ -76,8 +76,8 @@ def problem_of(
 def gradient_of(
     problem: Any, parameters: Float32Array, step: int, *, squared: bool = False
 ) -> tuple[float, Float32Array]:
-    loss, rows = problem.gradient(problem.start(parameters), step, squared=squared)
-    return float(loss), problem.finish(rows.sum(0))
+    losses, rows = problem.gradient(problem.start(parameters[None]), step, squared=squared)
+    return float(losses[0]), problem.finish(rows.sum(0))[0]
 
 
 def plain_output(torch: ModuleType, table: Layout, path: Any, parameters: Any, x: Any) -> Any:
@@ -209,11 +209,11 @@ def test_start_copies_and_finish_gives_back(request: pytest.FixtureRequest, devi
         request.getfixturevalue("torch")
     tree = TREES["uneven"]
     problem = problem_of(device, tree, *volumes(tree))
-    parameters = parameters_of(tree)
+    parameters = parameters_of(tree)[None]
     held = problem.start(parameters)
     held += 1
     np.testing.assert_array_equal(problem.finish(held), parameters + 1, strict=True)
-    np.testing.assert_array_equal(parameters, parameters_of(tree))
+    np.testing.assert_array_equal(parameters[0], parameters_of(tree))
 
 
 @pytest.mark.parametrize("name", ["adam", "adamax"])
@@ -244,22 +244,21 @@ def test_optimisers_step_as_torchs(torch: ModuleType, name: str, kind: str) -> N
     np.testing.assert_array_equal(np.asarray(p)[::7], start[::7])
 
 
-def descend(device: str, tree: Tree, steps: int, rate: float) -> tuple[float, float, Float32Array]:
+def descended(
+    device: str, tree: Tree, steps: int, rate: float
+) -> tuple[float, float, Float32Array]:
     """Return the loss of a fixed sample before and after some steps, and the parameters."""
     axes = [np.linspace(-1, 1, n) for n in tree.geometry.shape]
     target = np.cos(sum(np.meshgrid(*axes, indexing="ij"))).astype(np.float32)
     problem = problem_of(device, tree, target, None)
-    p = problem.start(parameters_of(tree))
-    m, v = problem.start(np.zeros(p.shape)), problem.start(np.zeros(p.shape))
-    factor = problem.start(np.ones(p.shape))
-    update = optimiser.update_of("adam", p)
-    before, _ = problem.gradient(p, steps)
-    before = float(before)
-    for step in range(steps):
-        _, gradient = problem.gradient(p, step)
-        update(p, gradient, factor, m, v, rate, step)
-    after, _ = problem.gradient(p, steps)
-    return before, float(after), problem.finish(p)
+    start = parameters_of(tree)
+    before, _ = gradient_of(problem, start, steps)
+    factors = np.ones_like(start)
+    (found,), _ = descent.descend(
+        problem, start[None], factors[None], "adam", lambda step: rate, steps
+    )
+    after, _ = gradient_of(problem, found, steps)
+    return before, after, found
 
 
 @pytest.mark.parametrize("device", ["torch", CUDA])
@@ -267,9 +266,9 @@ def test_a_fit_goes_the_same_way_on_every_engine(
     torch: ModuleType, tree: Tree, device: str
 ) -> None:
     """The same voxels and arithmetic: parameters part by rounding alone, for some steps."""
-    before, after, parameters = descend("cpu", tree, 40, 1e-2)
+    before, after, parameters = descended("cpu", tree, 40, 1e-2)
     assert after < 0.5 * before
-    again, likewise, other = descend(device, tree, 40, 1e-2)
+    again, likewise, other = descended(device, tree, 40, 1e-2)
     assert again == pytest.approx(before, rel=1e-5)
     assert likewise == pytest.approx(after, rel=1e-2)
     np.testing.assert_allclose(other, parameters, rtol=0, atol=5e-4)
@@ -277,7 +276,7 @@ def test_a_fit_goes_the_same_way_on_every_engine(
 
 @pytest.mark.gpu
 def test_a_long_fit_on_the_gpu_ends_as_on_the_cpu(torch: ModuleType) -> None:
-    before, after, _ = descend("torch", TREES["uneven"], 400, 1e-2)
-    _, on_gpu, _ = descend("cuda", TREES["uneven"], 400, 1e-2)
+    before, after, _ = descended("torch", TREES["uneven"], 400, 1e-2)
+    _, on_gpu, _ = descended("cuda", TREES["uneven"], 400, 1e-2)
     assert on_gpu < 0.05 * before
     assert on_gpu == pytest.approx(after, rel=0.5)

@@ -17,7 +17,7 @@ from tinc_codec.fit.recipe import Recipe
 from tinc_codec.fit.train import fit
 
 RECIPE = replace(SMALL_RECIPE, steps=400)
-FITTED, SENSITIVITY = fit(Problem, TREE, UNIT, None, RECIPE, 0)
+(FITTED,), (SENSITIVITY,) = fit(Problem, TREE, UNIT[None], None, RECIPE, 0)
 
 
 def mse(section: bytes) -> float:
@@ -33,9 +33,9 @@ def plain(bits: float) -> bytes:
 
 
 def gradual(at_once: bytes, size: int, recipe: Recipe = RECIPE) -> bytes:
-    problem = Problem(TREE, UNIT, None, recipe.samples, 0)
-    scale = float(UNIT.std())
-    return quantize_gradually(problem, TABLE, recipe, FITTED, scale, at_once, size)
+    problem = Problem(TREE, UNIT[None], None, recipe.samples, 0)
+    scales = [float(UNIT.std())]
+    return quantize_gradually(problem, TABLE, recipe, FITTED[None], scales, [at_once], [size])[0]
 
 
 def test_coarse_steps_lose_less() -> None:

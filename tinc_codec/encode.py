@@ -140,11 +140,11 @@ def _best_form(
     budget: int,
 ) -> bytes:
     """Return the payload of the tree, or of the low-order form where that is better."""
-    from tinc_codec.fit.chunk import fit_tree
+    from tinc_codec.fit.chunk import fit_trees
 
     room = budget - _size(exact)
     forms: list[Sections] = []
-    fitted = fit_tree(unit, weight, settings, room)
+    (fitted,) = fit_trees([unit], [weight], settings, [room])
     if fitted is not None:
         tree = {SectionKind.TREE: fitted.tree, SectionKind.WEIGHTS: fitted.weights}
         payload = container.pack({**exact, **tree})

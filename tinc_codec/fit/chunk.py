@@ -1,8 +1,9 @@
-"""Fit a tree to one chunk within its bytes: structure, training, quantisation."""
+"""Fit trees to chunks within their bytes: structure, training, quantisation."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinc_codec import weights
+from tinc_codec.fit.batches import in_batches
 from tinc_codec.fit.gradual import quantize_gradually
 from tinc_codec.fit.rate import quantize_to_size
 from tinc_codec.fit.recipe import recipe_for
@@ -54,46 +56,100 @@ class FittedTree:
     weights: bytes
 
 
-def fit_tree(
-    unit: Float32Array, weight: Float32Array | None, settings: Settings, room: int
-) -> FittedTree | None:
-    """Fit a tree whose sections take at most ``room`` bytes, overheads included.
+def fit_trees(
+    units: Sequence[Float32Array],
+    weights: Sequence[Float32Array | None],
+    settings: Settings,
+    rooms: Sequence[int],
+) -> list[FittedTree | None]:
+    """Fit trees whose sections take at most so many bytes each, overheads included.
+
+    Chunks that get the same structure are fitted together where the engine gains by it.
 
     Parameters
     ----------
-    unit : float32 array, 1 to 4 axes
+    units : sequence of float32 arrays, 1 to 4 axes each
         Normalised voxels.
-    weight : float32 array of the same shape, or None
+    weights : sequence of float32 arrays of the same shapes, or None
         1 where a voxel counts, 0 where not.
     settings : Settings
         As the user gave them.
-    room : int
-        Bytes at hand.
+    rooms : sequence of int
+        Bytes at hand for each chunk.
 
     Returns
     -------
-    FittedTree or None
+    list of FittedTree or None
         None where not even the smallest tree fits.
     """
-    tree = _structure(unit, settings, room)
-    if tree is None:
-        return None
-    head = section.to_bytes(tree)
-    left = room - len(head) - section_overhead(len(head))
-    size = left - section_overhead(left)
-    recipe = recipe_for(settings, unit.shape, macs_per_voxel(tree))
-    problem_of, table = _problem(), layout(tree)
-    parameters, sensitivity = fit(problem_of, tree, unit, weight, recipe, settings.seed)
+    alike: dict[tuple[bytes, tuple[int, ...], bool], list[int]] = {}
+    trees = [_structure(unit, settings, room) for unit, room in zip(units, rooms, strict=True)]
+    for k, tree in enumerate(trees):
+        if tree is not None:
+            key = section.to_bytes(tree), units[k].shape, weights[k] is None
+            alike.setdefault(key, []).append(k)
+    found: list[FittedTree | None] = [None] * len(units)
+    for chosen in alike.values():
+        tree = trees[chosen[0]]
+        assert tree is not None
+
+        def run(some: Sequence[int], tree: Tree = tree) -> None:
+            fitted = _fit_alike(
+                tree, [units[k] for k in some], [weights[k] for k in some], settings,
+                [rooms[k] for k in some],
+            )  # fmt: skip
+            for k, result in zip(some, fitted, strict=True):
+                found[k] = result
+
+        recipe = recipe_for(settings, tree.geometry.shape, macs_per_voxel(tree))
+        weighted = weights[chosen[0]] is not None
+        in_batches(run, chosen, _problem().most_chunks(tree, recipe.samples, weighted=weighted))
+    return found
+
+
+def _fit_alike(
+    tree: Tree,
+    units: Sequence[Float32Array],
+    weights_of: Sequence[Float32Array | None],
+    settings: Settings,
+    rooms: Sequence[int],
+) -> list[FittedTree | None]:
+    """Fit one structure to chunks of one shape, all of them with weights or none."""
+    head, table = section.to_bytes(tree), layout(tree)
+    recipe = recipe_for(settings, units[0].shape, macs_per_voxel(tree))
+    problem_of = _problem()
+    all_units, all_weights = np.stack(units), _stacked(weights_of)
+    parameters, sensitivity = fit(problem_of, tree, all_units, all_weights, recipe, settings.seed)
     if settings.preset == "paper":
-        return FittedTree(tree=head, weights=weights.pack_raw(parameters))
+        return [FittedTree(tree=head, weights=weights.pack_raw(values)) for values in parameters]
+    lefts = [room - len(head) - section_overhead(len(head)) for room in rooms]
+    sizes = [left - section_overhead(left) for left in lefts]
     # What training changes between two roundings may take a little more room.
-    coded = quantize_to_size(table, parameters, sensitivity, size - size // _SPARE)
-    if coded is None:
-        return None
-    problem = problem_of(tree, unit, weight, recipe.samples, settings.seed)
-    scale = moments(unit, weight)[1]
-    coded = quantize_gradually(problem, table, recipe, parameters, scale, coded, size)
-    return FittedTree(tree=head, weights=coded)
+    plain = [
+        quantize_to_size(table, values, mean_squares, size - size // _SPARE)
+        for values, mean_squares, size in zip(parameters, sensitivity, sizes, strict=True)
+    ]
+    # Chunks that could not be rounded to their bytes are left out of the gradual rounding.
+    kept = [k for k, coded in enumerate(plain) if coded is not None]
+    found: list[FittedTree | None] = [None] * len(units)
+    if not kept:
+        return found
+    some = None if all_weights is None else all_weights[kept]
+    problem = problem_of(tree, all_units[kept], some, recipe.samples, settings.seed)
+    scales = [moments(units[k], weights_of[k])[1] for k in kept]
+    coded = quantize_gradually(
+        problem, table, recipe, parameters[kept], scales,
+        [c for c in plain if c is not None], [sizes[k] for k in kept],
+    )  # fmt: skip
+    for k, weights_section in zip(kept, coded, strict=True):
+        found[k] = FittedTree(tree=head, weights=weights_section)
+    return found
+
+
+def _stacked(weights_of: Sequence[Float32Array | None]) -> Float32Array | None:
+    """Return weights side by side, or None where there are none."""
+    given = [weight for weight in weights_of if weight is not None]
+    return np.stack(given) if given else None
 
 
 def _problem() -> Any:

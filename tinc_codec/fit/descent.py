@@ -1,4 +1,4 @@
-"""Gradient descent on a problem: the one loop of the package."""
+"""Gradient descent on a problem: the one loop of the package, for one chunk or many."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from tinc_codec.fit import optimiser
 
 Float32Array = npt.NDArray[np.float32]
+FloatArray = npt.NDArray[np.float64]
 
 
 def warmed_cosine(x: float, warm: float) -> float:
@@ -27,16 +28,16 @@ def descend(
     rate_at: Callable[[int], float],
     steps: int,
     first_sample: int = 0,
-) -> tuple[Float32Array, float]:
-    """Run an optimiser.
+) -> tuple[Float32Array, FloatArray]:
+    """Run an optimiser on chunks that share a tree; each goes its own way.
 
     Parameters
     ----------
     problem : an engine's ``Problem``
         Gives losses with gradients.
-    start : (size,) float32
+    start : (chunks, size) float32
         First parameters; not changed.
-    factors : (size,) float32
+    factors : (chunks, size) float32
         Factor of each parameter's rate; 0 keeps it.
     name : "adam" or "adamax"
         See :mod:`tinc_codec.fit.optimiser`.
@@ -49,19 +50,21 @@ def descend(
 
     Returns
     -------
-    parameters : (size,) float32
+    parameters : (chunks, size) float32
         The last ones.
-    loss : float
+    losses : (chunks,) float64
         Mean over the last tenth of the steps, when the rate is near zero.
     """
     parameters, scale = problem.start(start), problem.start(factors)
     first, second = problem.start(np.zeros_like(start)), problem.start(np.zeros_like(start))
     update = optimiser.update_of(name, parameters)
-    losses: list[Any] = []
-    tail = steps - max(1, steps // 10)
+    state = [values.reshape(-1) for values in (scale, first, second)]
+    total: Any = 0.0
+    tail = max(1, steps // 10)
     for step in range(steps):
-        loss, gradient = problem.gradient(parameters, first_sample + step)
-        update(parameters, gradient, scale, first, second, rate_at(step), step)
-        if step >= tail:
-            losses.append(loss)
-    return problem.finish(parameters), float(sum(losses) / len(losses))
+        losses, gradient = problem.gradient(parameters, first_sample + step)
+        rows = gradient.reshape(len(gradient), -1)
+        update(parameters.reshape(-1), rows, *state, rate_at(step), step)
+        if step >= steps - tail:
+            total = total + losses
+    return problem.finish(parameters), np.array([float(loss) for loss in total / tail])

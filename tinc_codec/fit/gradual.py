@@ -11,6 +11,7 @@ during the fit, every layer is trained on exactly the features that the decoder 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -38,38 +39,38 @@ def quantize_gradually(
     table: Layout,
     recipe: Recipe,
     parameters: Float32Array,
-    output_scale: float,
-    plain: bytes,
-    size: int,
-) -> bytes:
-    """Return a WEIGHTS section with the steps of a given one, and a lower loss.
+    output_scales: Sequence[float],
+    plain: Sequence[bytes],
+    sizes: Sequence[int],
+) -> list[bytes]:
+    """Return WEIGHTS sections with the steps of given ones, and a lower loss.
 
     Parameters
     ----------
     problem : an engine's ``Problem``
-        Whose target is the normalised volume itself.
+        Whose targets are the normalised volumes themselves.
     table : Layout
-        The tree's tables.
+        The tables of the chunks' common tree.
     recipe : Recipe
         Of the fit that gave the parameters.
-    parameters : (size,) float32
+    parameters : (chunks, size) float32
         Before rounding.
-    output_scale : float
-        Standard deviation of the target: the scale of the output layers' weights.
-    plain : bytes
-        The section of the parameters rounded at once; its steps are used.
-    size : int
-        The most bytes that the result may take.
+    output_scales : sequence of float
+        Standard deviation of each target: the scale of the output layers' weights.
+    plain : sequence of bytes
+        The sections of the parameters rounded at once; their steps are used.
+    sizes : sequence of int
+        The most bytes that each result may take.
 
     Returns
     -------
-    bytes
-        ``plain`` itself where the loss did not fall, or the bytes did not suffice.
+    list of bytes
+        A chunk's ``plain`` itself where its loss did not fall, or the bytes did not suffice.
     """
-    base, codes = weights.steps_of(plain, table)
+    steps_of = [weights.steps_of(section, table) for section in plain]
     factors = np.ones_like(parameters)
     for group in table.groups[-2:]:
-        factors[group.start : group.stop] = output_scale
+        factors[:, group.start : group.stop] = np.array(output_scales)[:, None]
     layers = len(table.groups) // 2 - 1
     least = min(_LEAST_STEPS, recipe.steps)
     count = max(least, round(_SHARE * recipe.steps / layers))
@@ -81,23 +82,47 @@ def quantize_gradually(
 
     for layer in range(layers):
         for number in (2 * layer, 2 * layer + 1):
-            group, step = table.groups[number], quantize.step_size(base, codes[number])
-            rounded = quantize.quantize(current[group.start : group.stop], step)
-            current[group.start : group.stop] = quantize.dequantize(rounded, step)
-            factors[group.start : group.stop] = 0
+            group = table.groups[number]
+            for values, (base, codes) in zip(current, steps_of, strict=True):
+                step = quantize.step_size(base, codes[number])
+                rounded = quantize.quantize(values[group.start : group.stop], step)
+                values[group.start : group.stop] = quantize.dequantize(rounded, step)
+            factors[:, group.start : group.stop] = 0
         current, _ = descend(problem, current, factors, "adam", rate_at, count, first_step)
         first_step += count
-    quantized = at_base(table, current, codes, base) if np.isfinite(current).all() else None
-    if quantized is None:
+    coded = [
+        _coded(table, *chunk, size)
+        for chunk, size in zip(zip(current, steps_of, plain, strict=True), sizes, strict=True)
+    ]
+    before = _losses(problem, table, plain, first_step)
+    after = _losses(problem, table, coded, first_step)
+    return [
+        new if lower else old for new, lower, old in zip(coded, after < before, plain, strict=True)
+    ]
+
+
+def _coded(
+    table: Layout,
+    parameters: Float32Array,
+    steps: tuple[float, tuple[int, ...]],
+    plain: bytes,
+    size: int,
+) -> bytes:
+    """Return the section of a chunk's parameters at its steps; ``plain`` where it cannot be."""
+    base, codes = steps
+    if not np.isfinite(parameters).all():
         return plain
-    coded = weights.pack_quantized(quantized)
-    before = _loss(problem, weights.unpack(plain, table), first_step)
-    after = _loss(problem, weights.unpack(coded, table), first_step)
-    return coded if len(coded) <= size and after < before else plain
+    quantized = at_base(table, parameters, codes, base)
+    coded = plain if quantized is None else weights.pack_quantized(quantized)
+    return coded if len(coded) <= size else plain
 
 
-def _loss(problem: Any, parameters: Float32Array, first_step: int) -> float:
-    """Return the mean loss over a few steps' samples."""
-    current = problem.start(parameters)
+def _losses(
+    problem: Any, table: Layout, sections: Sequence[bytes], first_step: int
+) -> npt.NDArray[np.float64]:
+    """Return each chunk's loss, summed over a few steps' samples."""
+    current = problem.start(np.stack([weights.unpack(section, table) for section in sections]))
     steps = range(first_step, first_step + _COMPARED_STEPS)
-    return float(sum(float(problem.gradient(current, step)[0]) for step in steps))
+    losses = [[float(loss) for loss in problem.gradient(current, step)[0]] for step in steps]
+    summed: npt.NDArray[np.float64] = np.array(losses).sum(axis=0)
+    return summed

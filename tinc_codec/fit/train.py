@@ -1,4 +1,4 @@
-"""The training loop: target and tree -> parameters, whichever engine gives the gradients."""
+"""The training loop: targets and tree -> parameters, whichever engine gives the gradients."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _RETRIES = 2
 def fit(
     problem_of: Any,
     tree: Tree,
-    unit: Float32Array,
-    weight: Float32Array | None,
+    units: Float32Array,
+    weights: Float32Array | None,
     recipe: Recipe,
     seed: int,
 ) -> tuple[Float32Array, Float32Array]:
-    """Fit a tree to a volume.
+    """Fit a tree to each of some volumes; what becomes of one does not depend on the others.
 
     Parameters
     ----------
@@ -33,9 +33,9 @@ def fit(
         An engine's ``Problem``.
     tree : Tree
         Structure.
-    unit : float32 array, shape of the tree's box
+    units : (chunks, *shape of the tree's box) float32
         Normalised voxels, in [0, 1].
-    weight : float32 array of the same shape, or None
+    weights : float32 array of the same shape, or None
         Weight of each voxel in the loss; voxels of weight 0 are ignored.
     recipe : Recipe
         How and how long.
@@ -44,28 +44,39 @@ def fit(
 
     Returns
     -------
-    parameters : (size,) float32
-        The tree's output approximates ``unit``.
-    sensitivity : (size,) float32
+    parameters : (chunks, size) float32
+        The trees' outputs approximate ``units``.
+    sensitivity : (chunks, size) float32
         Mean square of the output's derivative by each parameter.
     """
     table = layout(tree)
-    if recipe.paper:
-        shift, scale = 0.0, 0.01
-    else:
-        shift, deviation = moments(unit, weight)
-        scale = max(deviation, 1e-6)
-    target = ((unit - np.float32(shift)) / np.float32(scale)).astype(np.float32)
-    problem = problem_of(tree, target, weight, recipe.samples, seed)
-    frequencies = _best_frequencies(problem, table, recipe, seed)
-    for attempt in range(_RETRIES + 1):
-        parameters, loss = _descend(problem, table, recipe, frequencies, seed, 0.3**attempt)
-        if np.isfinite(loss) and np.isfinite(parameters).all() and (loss <= 1.1 or recipe.paper):
+    shifts, scales = _standard(units, weights, recipe)
+    each = (-1,) + (1,) * (units.ndim - 1)
+    targets = (units - shifts.reshape(each)) / scales.reshape(each)
+    problem = problem_of(tree, targets, weights, recipe.samples, seed)
+    frequencies = _best_frequencies(problem, table, recipe, seed, len(units))
+    parameters, losses = _descend(problem, table, recipe, frequencies, seed, 1.0)
+    for attempt in range(1, _RETRIES + 1):
+        lost = np.flatnonzero(~_has_learnt(parameters, losses, recipe))
+        if not len(lost):
             break
-    start = problem.start(parameters)
-    _, squares = problem.gradient(start, recipe.steps, squared=True)
-    sensitivity = problem.finish(squares.sum(0))
-    return _rescaled(table, parameters, sensitivity, shift, scale)
+        some = None if weights is None else weights[lost]
+        again = problem_of(tree, targets[lost], some, recipe.samples, seed)
+        chosen = [frequencies[chunk] for chunk in lost]
+        parameters[lost], losses[lost] = _descend(again, table, recipe, chosen, seed, 0.3**attempt)
+    _, squares = problem.gradient(problem.start(parameters), recipe.steps, squared=True)
+    return _rescaled(table, parameters, problem.finish(squares.sum(0)), shifts, scales)
+
+
+def _standard(
+    units: Float32Array, weights: Float32Array | None, recipe: Recipe
+) -> tuple[Float32Array, Float32Array]:
+    """Return shift and scale (chunks,) of each volume: what the recipe's targets are in."""
+    if recipe.paper:
+        return np.zeros(len(units), np.float32), np.full(len(units), 0.01, np.float32)
+    found = [moments(u, None if weights is None else weights[k]) for k, u in enumerate(units)]
+    shifts, deviations = np.array(found, np.float32).T
+    return shifts, np.maximum(deviations, np.float32(1e-6))
 
 
 def moments(unit: Float32Array, weight: Float32Array | None) -> tuple[float, float]:
@@ -75,28 +86,43 @@ def moments(unit: Float32Array, weight: Float32Array | None) -> tuple[float, flo
     return mean, variance**0.5
 
 
-def _best_frequencies(problem: Any, table: Layout, recipe: Recipe, seed: int) -> tuple[float, ...]:
-    """Return the candidate whose pilot fit ends lowest."""
-    if len(recipe.frequencies) == 1:
-        return recipe.frequencies[0]
-    losses = []
-    for candidate in recipe.frequencies:
-        _, loss = _descend(problem, table, recipe.pilot(candidate), candidate, seed, 1.0)
-        losses.append(loss if np.isfinite(loss) else np.inf)
-    return recipe.frequencies[int(np.argmin(losses))]
+def _has_learnt(
+    parameters: Float32Array, losses: npt.NDArray[np.float64], recipe: Recipe
+) -> npt.NDArray[np.bool_]:
+    """Tell of each chunk whether its fit came to something; a level target loses 1."""
+    finite = np.isfinite(losses) & np.isfinite(parameters).all(axis=1)
+    found: npt.NDArray[np.bool_] = finite & ((losses <= 1.1) | recipe.paper)
+    return found
+
+
+def _best_frequencies(
+    problem: Any, table: Layout, recipe: Recipe, seed: int, chunks: int
+) -> list[tuple[float, ...]]:
+    """Return for each chunk the candidate whose pilot fit ends lowest."""
+    candidates = recipe.frequencies
+    if len(candidates) == 1:
+        return [candidates[0]] * chunks
+    pilots = [
+        _descend(problem, table, recipe.pilot(candidate), [candidate] * chunks, seed, 1.0)[1]
+        for candidate in candidates
+    ]
+    best = np.where(np.isfinite(pilots), pilots, np.inf).argmin(axis=0)
+    return [candidates[k] for k in best]
 
 
 def _descend(
     problem: Any,
     table: Layout,
     recipe: Recipe,
-    frequencies: tuple[float, ...],
+    frequencies: list[tuple[float, ...]],
     seed: int,
     slower: float,
-) -> tuple[Float32Array, float]:
+) -> tuple[Float32Array, npt.NDArray[np.float64]]:
     """Run the optimiser from the initial parameters; see :func:`tinc_codec.fit.descent.descend`."""
-    start = initial_parameters(table, recipe, frequencies, np.random.default_rng(seed))
-    factors = rate_factors(table, recipe)
+    start = np.stack(
+        [initial_parameters(table, recipe, f, np.random.default_rng(seed)) for f in frequencies]
+    )
+    factors = np.tile(rate_factors(table, recipe), (len(start), 1))
 
     def rate_at(step: int) -> float:
         return slower * recipe.rate_at(step)
@@ -108,15 +134,16 @@ def _rescaled(
     table: Layout,
     parameters: Float32Array,
     sensitivity: Float32Array,
-    shift: float,
-    scale: float,
+    shifts: Float32Array,
+    scales: Float32Array,
 ) -> tuple[Float32Array, Float32Array]:
-    """Fold the target's scale and shift into the output layers, and the sensitivity's unit."""
+    """Fold the targets' scales and shifts into the output layers, and the sensitivity's unit."""
+    shifts, scales = shifts[:, None], scales[:, None]
     parameters = parameters.copy()
-    sensitivity = sensitivity * np.float32(scale) ** 2
+    sensitivity = sensitivity * scales**2
     weights, biases = table.groups[-2:]
     for group in (weights, biases):
-        parameters[group.start : group.stop] *= np.float32(scale)
-        sensitivity[group.start : group.stop] /= np.float32(scale) ** 2
-    parameters[biases.start : biases.stop] += np.float32(shift)
+        parameters[:, group.start : group.stop] *= scales
+        sensitivity[:, group.start : group.stop] /= scales**2
+    parameters[:, biases.start : biases.stop] += shifts
     return parameters, sensitivity

@@ -186,13 +186,16 @@ def evaluate_grid(tree: Tree, parameters: Float32Array, axes: Sequence[IntArray]
 class Problem:
     """A tree and the volume that it is to fit: gives losses with gradients.
 
+    Volumes, parameters, losses and gradients have an axis of chunks, as in the torch engine; here
+    it has length 1.
+
     Parameters
     ----------
     tree : Tree
         Its structure.
-    target : float32 array, shape of the tree's box
+    targets : (1, *shape of the tree's box) float32
         Values to reach.
-    weight : float32 array of the same shape, or None
+    weights : float32 array of the same shape, or None
         Weight of each voxel in the loss; None means 1 everywhere.
     samples : int
         Voxels drawn at each step, about; every leaf gives the same number of whole tiles.
@@ -201,8 +204,14 @@ class Problem:
     """
 
     def __init__(
-        self, tree: Tree, target: Float32Array, weight: Float32Array | None, samples: int, seed: int
+        self,
+        tree: Tree,
+        targets: Float32Array,
+        weights: Float32Array | None,
+        samples: int,
+        seed: int,
     ) -> None:
+        (target,) = targets
         self._table = layout(tree)
         self._start, self._stop = boxes(tree.geometry)[-1]
         self._scale, self._offset = leaf_affine(tree.geometry)
@@ -210,7 +219,7 @@ class Problem:
         self._share: FloatArray = volume / volume.mean()
         self._strides = np.array(target.strides, np.int64) // target.itemsize
         self._target = target.reshape(-1)
-        self._weight = _NO_WEIGHTS if weight is None else weight.reshape(-1)
+        self._weight = _NO_WEIGHTS if weights is None else weights.reshape(-1)
         self._tiles = max(1, round(samples / (LANES * len(volume))))
         self._seed = seed
         depth_rows = int(self._table.n_in[self._table.paths].sum(axis=1).max()) + 1
@@ -222,6 +231,11 @@ class Problem:
         self._dz = np.empty((PARTS, widest * LANES), np.float32)
         self._dx = np.empty_like(self._dz)
 
+    @staticmethod
+    def most_chunks(tree: Tree, samples: int, *, weighted: bool) -> int:
+        """Return how many chunks to fit at once."""
+        return 1
+
     def start(self, parameters: Float32Array) -> Float32Array:
         """Return a copy of a parameter-like vector where this engine works on it."""
         return np.array(parameters, np.float32)
@@ -232,24 +246,30 @@ class Problem:
 
     def gradient(
         self, parameters: Float32Array, step: int, *, squared: bool = False
-    ) -> tuple[float, Float32Array]:
+    ) -> tuple[FloatArray, Float32Array]:
         """Return the loss at a step's sample and its gradient, in PARTS rows still to be added.
 
         Parameters
         ----------
-        parameters : (size,) float32
+        parameters : (1, size) float32
             Weights and biases.
         step : int
             Number of the step: chooses the voxels.
         squared : bool
             Instead of the gradient, give the mean square of the output's derivative by each
             parameter (the diagonal of the Gauss-Newton matrix).
+
+        Returns
+        -------
+        losses : (1,) float64
+        gradient : (PARTS, 1, size) float32
         """
         self._gradients.fill(0)
+        (values,) = parameters
 
         def run(part: int) -> None:
             self._losses[part] = passes.accumulate(
-                parameters, *_tables(self._table), self._start, self._stop, self._scale,
+                values, *_tables(self._table), self._start, self._stop, self._scale,
                 self._offset, self._share, self._strides, self._target, self._weight, self._seed,
                 step, part, PARTS, self._tiles, squared, self._gradients[part], self._x[part],
                 self._c[part], self._dz[part], self._dx[part],
@@ -257,4 +277,4 @@ class Problem:
 
         with _share_of_threads() as threads:
             run_parts(run, PARTS, threads)
-        return float(self._losses.sum()), self._gradients
+        return self._losses.sum(keepdims=True), self._gradients[:, None]

@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tinc_codec.engines.gpu.device import current_device, exact_products
-from tinc_codec.engines.gpu.problem import LANES, Problem
+from tinc_codec.engines.gpu.memory import LANES
+from tinc_codec.engines.gpu.problem import Problem
 from tinc_codec.engines.gpu.stacks import Stacked, Stacks
 from tinc_codec.tree.geometry import Geometry, IntArray, boxes, leaf_affine
 from tinc_codec.tree.network import Tree, layout
@@ -167,8 +168,8 @@ def _evaluate(
     lanes = torch.arange(LANES, device=device)
     # Idle lanes write behind the end.
     out = torch.empty(voxels + 1, dtype=torch.float32, device=device)
-    stacks = Stacks(layout(tree), device)
-    layers = stacks.views(stacks.stack(torch.tensor(parameters, device=device)))
+    stacks = Stacks(layout(tree), 1, device)
+    layers = stacks.views(stacks.stack(torch.tensor(parameters, device=device)[None]))
     leaves = len(counts)
 
     def run(tiles: torch.Tensor) -> None:

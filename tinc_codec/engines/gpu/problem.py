@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinc_codec.engines.gpu.device import current_device, exact_products
+from tinc_codec.engines.gpu.memory import available, bytes_per_chunk, leaf_samples
 from tinc_codec.engines.gpu.stacks import Stacked, Stacks
 from tinc_codec.tree.geometry import boxes, leaf_affine
 from tinc_codec.tree.network import Tree, layout
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
     import torch
 
 Float32Array = npt.NDArray[np.float32]
-
-# Voxels are drawn and evaluated in multiples of this, as in the CPU engine.
-LANES = 256
 
 _BITS_64 = (1 << 64) - 1
 
@@ -39,18 +37,18 @@ def _mix(a: int, b: torch.Tensor) -> torch.Tensor:
 
 
 class Problem:
-    """A tree and the volume that it is to fit: gives losses with gradients, on a torch device.
+    """A tree and the volumes that it is to fit: gives losses with gradients, on a torch device.
 
-    It draws the same voxels as the CPU engine's. Memory on the device: the volume and its
-    weights, and for each voxel of a step 8 bytes per feature on its path and about 200 more.
+    It draws the same voxels as the CPU engine's, the same for all chunks. Memory on the
+    device: see :func:`tinc_codec.engines.gpu.memory.bytes_per_chunk`.
 
     Parameters
     ----------
     tree : Tree
-        Its structure.
-    target : float32 array, shape of the tree's box
+        Structure of every chunk.
+    targets : (chunks, *shape of the tree's box) float32
         Values to reach.
-    weight : float32 array of the same shape, or None
+    weights : float32 array of the same shape, or None
         Weight of each voxel in the loss; None means 1 everywhere.
     samples : int
         Voxels drawn at each step, about; every leaf gives the same number of whole tiles.
@@ -64,7 +62,12 @@ class Problem:
     """
 
     def __init__(
-        self, tree: Tree, target: Float32Array, weight: Float32Array | None, samples: int, seed: int
+        self,
+        tree: Tree,
+        targets: Float32Array,
+        weights: Float32Array | None,
+        samples: int,
+        seed: int,
     ) -> None:
         device = current_device()
         import torch
@@ -73,13 +76,18 @@ class Problem:
         sides = stop - start
         leaves = len(start)
         volume = sides.prod(axis=1)
-        strides = np.cumprod([1, *target.shape[:0:-1]])[::-1].copy()
-        self._leaf_samples = LANES * max(1, round(samples / (LANES * leaves)))
+        shape = tree.geometry.shape
+        strides = np.cumprod([1, *shape[:0:-1]])[::-1].copy()
+        self._leaf_samples = leaf_samples(leaves, samples)
         self._seed = seed
         self._device = device
-        self._stacks = Stacks(layout(tree), device)
-        self._target = torch.tensor(target.reshape(-1), device=device)
-        self._weight = None if weight is None else torch.tensor(weight.reshape(-1), device=device)
+        self._stacks = Stacks(layout(tree), len(targets), device)
+        self._targets = torch.tensor(targets.reshape(len(targets), -1), device=device)
+        self._weights = (
+            None
+            if weights is None
+            else torch.tensor(weights.reshape(len(targets), -1), device=device)
+        )
         self._numbers = torch.arange(leaves * self._leaf_samples, device=device).view(leaves, -1)
         self._volume = torch.tensor(volume, device=device)[:, None]
         self._sides = [torch.tensor(side, device=device)[:, None] for side in sides.T]
@@ -91,15 +99,22 @@ class Problem:
         share = volume / volume.mean() / (leaves * self._leaf_samples)
         self._share = torch.tensor(share.astype(np.float32), device=device)[:, None]
 
+    @staticmethod
+    def most_chunks(tree: Tree, samples: int, *, weighted: bool) -> int:
+        """Return how many chunks to fit at once: as many as memory holds."""
+        device = current_device()
+        return max(1, available(device) // bytes_per_chunk(tree, samples, weighted=weighted))
+
     def start(self, parameters: Float32Array) -> torch.Tensor:
-        """Return the parameters in the form that :meth:`gradient` takes: a copy on the device."""
+        """Return (chunks, size) parameters as :meth:`gradient` takes them: a flat stacked copy."""
         import torch
 
-        return torch.tensor(parameters, dtype=torch.float32, device=self._device)
+        given = torch.tensor(parameters, dtype=torch.float32, device=self._device)
+        return self._stacks.stack(given)
 
     def finish(self, parameters: torch.Tensor) -> Float32Array:
-        """Return parameters on the device as a (size,) float32 array."""
-        values: Float32Array = parameters.cpu().numpy()
+        """Return such a vector as a (chunks, size) float32 array."""
+        values: Float32Array = self._stacks.flatten(parameters).cpu().numpy()
         return values
 
     def sample(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -126,12 +141,12 @@ class Problem:
     def gradient(
         self, parameters: torch.Tensor, step: int, *, squared: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the loss at a step's sample and its gradient; does not wait for the device.
+        """Return the losses at a step's sample and their gradient; does not wait for the device.
 
         Parameters
         ----------
-        parameters : (size,) float32 tensor
-            Weights and biases.
+        parameters : (stacked size,) float32 tensor
+            Weights and biases, from :meth:`start`.
         step : int
             Number of the step: chooses the voxels.
         squared : bool
@@ -140,27 +155,71 @@ class Problem:
 
         Returns
         -------
-        loss : 0-d float32 tensor
-        gradient : (1, size) float32 tensor
+        losses : (chunks,) float32 tensor
+        gradient : (1, stacked size) float32 tensor
         """
+        import torch
+
         with exact_products(self._device):
             x, where = self.sample(step)
-            factor = self._share if self._weight is None else self._share * self._weight[where]
-            weights = self._stacks.views(self._stacks.stack(parameters))
-            inputs, sums = _forward(weights, x)
-            error = sums[-1].view(where.shape) - self._target[where]
-            loss = (factor * error * error).sum()
-            dz = factor.sqrt().expand_as(error) if squared else 2 * factor * error
-            stacked = self._stacks.empty()
-            _backward(weights, inputs, sums, dz, self._stacks.views(stacked), squared)
-            return loss, self._stacks.flatten(stacked)[None]
+            target = self._targets[:, where]
+            factor = self._share
+            if self._weights is not None:
+                factor = factor * self._weights[:, where]
+            gradient = torch.empty_like(parameters)
+            losses = by_products(
+                self._stacks.views(parameters),
+                self._stacks.views(gradient),
+                x,
+                target,
+                factor,
+                squared=squared,
+            )
+            return losses, gradient[None]
+
+
+def by_products(
+    weights: Stacked,
+    gradients: Stacked,
+    x: torch.Tensor,
+    target: torch.Tensor,
+    factor: torch.Tensor,
+    *,
+    squared: bool,
+) -> torch.Tensor:
+    """Return losses and fill gradients, by batched products of whole layers.
+
+    Parameters
+    ----------
+    weights, gradients : list of (weight, bias)
+        Of each layer; see :class:`tinc_codec.engines.gpu.stacks.Stacks`.
+    x : (leaves, n, axes) float32
+        Coordinates, common to all chunks.
+    target : (chunks, leaves, n) float32
+        Values to reach.
+    factor : float32, of a shape that broadcasts to that of target
+        Weight of each squared error in the loss.
+    squared : bool
+        Fill in the sums of ``factor`` times the squared derivative of the output instead.
+
+    Returns
+    -------
+    (chunks,) float32 tensor
+    """
+    inputs, sums = _forward(weights, x.expand(len(target), *x.shape))
+    error = sums[-1].view(target.shape) - target
+    weighted = factor * error
+    losses = (weighted * error).flatten(1).sum(dim=1)
+    dz = factor.sqrt().expand_as(error) if squared else 2 * weighted
+    _backward(weights, inputs, sums, dz, gradients, squared)
+    return losses
 
 
 def _forward(weights: Stacked, x: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Return each layer's inputs and sums, (nodes, voxels, features).
 
-    The children of a node come one after another, and so do the voxels of the leaves: passing
-    from a level to the next is a change of shape.
+    The children of a node come one after another, and so do the voxels of the leaves, all within
+    their chunk: passing from a level to the next is a change of shape.
     """
     import torch
 

@@ -2,7 +2,8 @@
 
 Nodes of a level differ in width. Each layer's weights are padded with zeros to the widest node
 of its level, (nodes, out, in), so that one batched product does a layer of all nodes. Padded
-features are sin(0) = 0 and meet zero weights: they change neither outputs nor gradients.
+features are sin(0) = 0 and meet zero weights: they change neither outputs nor gradients, and
+their own gradients are zero, so that an optimiser may step the stacks as they are.
 """
 
 from __future__ import annotations
@@ -80,46 +81,56 @@ def layer_stacks(table: Layout) -> tuple[tuple[LayerStack, ...], IntArray]:
 
 
 class Stacks:
-    """The stacks of a tree on a device.
+    """The stacks of some chunks' trees, all of one structure, on a device.
+
+    A layer's nodes of all chunks lie side by side, chunk by chunk: to a batched product they are
+    the nodes of a larger tree.
 
     Parameters
     ----------
     table : Layout
         The tree as flat tables.
+    chunks : int
+        How many.
     device : torch.device
         Where tensors are made.
     """
 
-    def __init__(self, table: Layout, device: torch.device) -> None:
+    def __init__(self, table: Layout, chunks: int, device: torch.device) -> None:
         import torch
 
         self.layers, source = layer_stacks(table)
-        place = np.empty(table.size + 1, np.int64)
-        place[source] = np.arange(len(source))
-        self._source = torch.tensor(source, device=device)
-        self._place = torch.tensor(place[:-1], device=device)
-        self._nothing = torch.zeros(1, dtype=torch.float32, device=device)
-
-    def empty(self) -> torch.Tensor:
-        """Return an uninitialised stacked vector."""
-        return self._nothing.new_empty(len(self._source))
+        self.chunks = chunks
+        first = np.arange(chunks)[:, None] * (table.size + 1)
+        parts = [
+            part for s in self.layers for part in ((s.start, s.bias_start), (s.bias_start, s.stop))
+        ]
+        sources = np.concatenate([(first + source[a:b]).ravel() for a, b in parts])
+        place = np.empty(chunks * (table.size + 1), np.int64)
+        place[sources] = np.arange(len(sources))
+        self._source = torch.tensor(sources, device=device)
+        self._place = torch.tensor(place.reshape(chunks, -1)[:, :-1], device=device)
 
     def stack(self, parameters: torch.Tensor) -> torch.Tensor:
-        """Return the (size,) parameters as a stacked vector, padding zero."""
+        """Return (chunks, size) parameters as a flat stacked vector, padding zero."""
         import torch
 
-        return torch.cat((parameters, self._nothing))[self._source]
+        return torch.nn.functional.pad(parameters, (0, 1)).view(-1)[self._source]
 
     def flatten(self, stacked: torch.Tensor) -> torch.Tensor:
-        """Return the (size,) items of a stacked vector that are no padding."""
+        """Return the (chunks, size) items of a stacked vector that are no padding."""
         return stacked[self._place]
 
     def views(self, stacked: torch.Tensor) -> Stacked:
-        """Return (weight, bias) of each layer: (nodes, out, in) and (nodes, 1, out) views."""
+        """Return (weight, bias) of each layer: (nodes, out, in) and (nodes, 1, out) views.
+
+        The nodes are those of all chunks.
+        """
+        n = self.chunks
         return [
             (
-                stacked[s.start : s.bias_start].view(s.nodes, s.n_out, s.n_in),
-                stacked[s.bias_start : s.stop].view(s.nodes, 1, s.n_out),
+                stacked[n * s.start : n * s.bias_start].view(n * s.nodes, s.n_out, s.n_in),
+                stacked[n * s.bias_start : n * s.stop].view(n * s.nodes, 1, s.n_out),
             )
             for s in self.layers
         ]

@@ -1,0 +1,68 @@
+"""Memory of the device: what a chunk's fit takes, and what is there."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from tinc_codec.engines.gpu.stacks import layer_stacks
+from tinc_codec.tree.network import Tree, layout
+
+if TYPE_CHECKING:
+    import torch
+
+# Voxels are drawn and evaluated in multiples of this, as in the CPU engine.
+LANES = 256
+# Of the free memory on a GPU: allocators and libraries want some.
+_SHARE = 0.8
+# A batch gains nothing on a CPU; so much keeps it modest.
+_CPU_BYTES = 1 << 28
+# Float32 values per parameter: itself, factor, two moments, gradient, temporaries of a step.
+_PARAMETER_COPIES = 9
+# Per voxel of a step: target, error, weights, loss, the output's derivative and temporaries.
+_VOXEL_COPIES = 8
+# Of the widest layer: derivatives by its inputs and sums, and their squares.
+_WIDEST_COPIES = 4
+
+
+def leaf_samples(leaves: int, samples: int) -> int:
+    """Return the voxels drawn in each leaf at a step, whole tiles, of about so many in all."""
+    return LANES * max(1, round(samples / (LANES * leaves)))
+
+
+def bytes_per_chunk(tree: Tree, samples: int, *, weighted: bool) -> int:
+    """Return the bytes on the device that one chunk of a batch takes while it is fitted.
+
+    4 bytes per voxel of the chunk, and 4 more with weights; per voxel of a step 8 bytes per
+    feature on its path (each sine's argument and value), 16 per feature of the widest layer and
+    32 more; 36 bytes per parameter, padding included.
+
+    Parameters
+    ----------
+    tree : Tree
+        The chunk's structure.
+    samples : int
+        Voxels drawn at each step, about.
+    weighted : bool
+        Whether voxels have weights.
+    """
+    leaves = tree.geometry.node_counts[-1]
+    layers, source = layer_stacks(layout(tree))
+    features = sum(layer.n_out for layer in layers)
+    widest = max(layer.n_out for layer in layers)
+    per_voxel = 2 * features + _WIDEST_COPIES * widest + _VOXEL_COPIES
+    volume = math.prod(tree.geometry.shape) * (2 if weighted else 1)
+    drawn = leaves * leaf_samples(leaves, samples)
+    return 4 * (volume + drawn * per_voxel + _PARAMETER_COPIES * len(source))
+
+
+def available(device: torch.device) -> int:
+    """Return the bytes that a batch may take on the device now."""
+    if device.type != "cuda":
+        return _CPU_BYTES
+    import torch
+
+    free, _ = torch.cuda.mem_get_info(device)
+    # What torch holds without using it is free too.
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(_SHARE * (free + kept))
