@@ -103,7 +103,7 @@ def fit_trees(
 
         recipe = recipe_for(settings, tree.geometry.shape, macs_per_voxel(tree))
         weighted = weights[chosen[0]] is not None
-        in_batches(run, chosen, _problem().most_chunks(tree, recipe.samples, weighted=weighted))
+        in_batches(run, chosen, _chunks_at_once(tree, recipe.samples, weighted=weighted))
     return found
 
 
@@ -152,10 +152,23 @@ def _stacked(weights_of: Sequence[Float32Array | None]) -> Float32Array | None:
     return np.stack(given) if given else None
 
 
+def _fits_on_torch() -> bool:
+    """Return whether the run-time settings name the torch engine."""
+    return current_runtime().device not in ("auto", "cpu", "reference")
+
+
+def _chunks_at_once(tree: Tree, samples: int, *, weighted: bool) -> int:
+    """Return how many chunks the engine should fit together."""
+    if not _fits_on_torch():
+        return 1
+    from tinc_codec.engines.gpu.memory import most_chunks
+
+    return most_chunks(tree, samples, weighted=weighted)
+
+
 def _problem() -> Any:
     """Return the ``Problem`` of the engine that the run-time settings name."""
-    device = current_runtime().device
-    if device in ("auto", "cpu", "reference"):
+    if not _fits_on_torch():
         from tinc_codec.engines.cpu.engine import Problem
 
         return Problem

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from tinc_codec.engines.gpu.device import current_device
 from tinc_codec.engines.gpu.stacks import layer_stacks
 from tinc_codec.tree.network import Tree, layout
 
@@ -54,6 +55,23 @@ def bytes_per_chunk(tree: Tree, samples: int, *, weighted: bool) -> int:
     volume = math.prod(tree.geometry.shape) * (2 if weighted else 1)
     drawn = leaves * leaf_samples(leaves, samples)
     return 4 * (volume + drawn * per_voxel + _PARAMETER_COPIES * len(source))
+
+
+def most_chunks(tree: Tree, samples: int, *, weighted: bool) -> int:
+    """Return how many chunks to fit at once: as many as the memory at hand holds.
+
+    Parameters
+    ----------
+    tree, samples, weighted
+        See :func:`bytes_per_chunk`.
+
+    Raises
+    ------
+    InvalidSetting
+        If torch or the device of the run-time settings is not there.
+    """
+    most = available(current_device()) // bytes_per_chunk(tree, samples, weighted=weighted)
+    return max(1, most)
 
 
 def available(device: torch.device) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinc_codec.engines.gpu.device import current_device, exact_products
-from tinc_codec.engines.gpu.memory import available, bytes_per_chunk, leaf_samples
+from tinc_codec.engines.gpu.memory import leaf_samples
 from tinc_codec.engines.gpu.stacks import Stacked, Stacks
 from tinc_codec.tree.geometry import boxes, leaf_affine
 from tinc_codec.tree.network import Tree, layout
@@ -98,12 +98,6 @@ class Problem:
         self._strides = torch.tensor(strides, device=device)
         share = volume / volume.mean() / (leaves * self._leaf_samples)
         self._share = torch.tensor(share.astype(np.float32), device=device)[:, None]
-
-    @staticmethod
-    def most_chunks(tree: Tree, samples: int, *, weighted: bool) -> int:
-        """Return how many chunks to fit at once: as many as memory holds."""
-        device = current_device()
-        return max(1, available(device) // bytes_per_chunk(tree, samples, weighted=weighted))
 
     def start(self, parameters: Float32Array) -> torch.Tensor:
         """Return (chunks, size) parameters as :meth:`gradient` takes them: a flat stacked copy."""
