@@ -115,3 +115,32 @@ def leaf_affine(geometry: Geometry) -> tuple[FloatArray, FloatArray]:
     scale = np.divide(2.0, side - 1, out=np.zeros_like(side), where=side > 1)
     offset = np.where(side > 1, -1.0 - scale * start, 0.0)
     return scale, offset
+
+
+def coordinate_leaders(geometry: Geometry) -> IntArray:
+    """Return, for each leaf, the first leaf whose voxels have the same coordinates, (leaves,).
+
+    With block coordinates that is the first leaf with the same sides, else the leaf itself. A
+    node's features are then the same in all leaves with one leader, and need evaluating once.
+    """
+    start, stop = boxes(geometry)[-1]
+    if geometry.coordinates == "global":
+        return np.arange(len(start))
+    _, first, group = np.unique(stop - start, axis=0, return_index=True, return_inverse=True)
+    leaders: IntArray = first[group.reshape(-1)]
+    return leaders
+
+
+def leaf_of(geometry: Geometry, index: IntArray) -> IntArray:
+    """Return the leaf that holds each voxel, (axes, n) indices to (n,)."""
+    start = np.zeros_like(index)
+    stop = np.zeros_like(index) + np.array(geometry.shape)[:, None]
+    node = np.zeros(index.shape[1], np.int64)
+    for axes in geometry.splits:
+        for axis in axes:
+            middle = (start[axis] + stop[axis] + 1) // 2
+            upper = index[axis] >= middle
+            start[axis] = np.where(upper, middle, start[axis])
+            stop[axis] = np.where(upper, stop[axis], middle)
+            node = 2 * node + upper
+    return node

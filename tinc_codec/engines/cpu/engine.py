@@ -13,14 +13,24 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tinc_codec.engines.cpu import passes
-from tinc_codec.engines.cpu.kernels import LANES
+from tinc_codec.engines.cpu.vector import LANES, STRIDE, WIDTH
 from tinc_codec.runtime import current_runtime
-from tinc_codec.tree.geometry import FloatArray, IntArray, boxes, leaf_affine
+from tinc_codec.tree.geometry import (
+    FloatArray,
+    Geometry,
+    IntArray,
+    boxes,
+    coordinate_leaders,
+    leaf_affine,
+    leaf_of,
+)
 from tinc_codec.tree.network import Layout, Tree, layout
 
 Float32Array = npt.NDArray[np.float32]
@@ -28,6 +38,7 @@ Float32Array = npt.NDArray[np.float32]
 PARTS = 8
 _TILES_A_TASK = 64
 _NO_WEIGHTS = np.zeros(0, np.float32)
+_accumulate: Any = passes.accumulate  # numba's types know no star arguments
 
 _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
@@ -55,10 +66,9 @@ def _shared_pool(size: int) -> ThreadPoolExecutor:
 
 
 @contextmanager
-def _share_of_threads() -> Iterator[int]:
+def _share_of_threads(threads: int) -> Iterator[int]:
     """Yield the threads this call may use: its setting, divided among the calls under way."""
     global _active
-    threads = current_runtime().thread_count()
     with _lock:
         _active += 1
         share = max(1, threads // _active)
@@ -87,12 +97,32 @@ def run_parts(function: Callable[[int], None], parts: int, threads: int) -> None
         future.result()
 
 
-def _scratch_rows(table: Layout, n_axes: int) -> int:
-    return max(n_axes, int(table.n_out.max()))
-
-
 def _tables(table: Layout) -> tuple[IntArray, IntArray, IntArray, IntArray, IntArray]:
     return table.n_in, table.n_out, table.weight_at, table.bias_at, table.paths
+
+
+def _aligned(size: int) -> Float32Array:
+    """Return uninitialised float32 that start on a cache line, as whole vectors should."""
+    spare = np.empty(size + 16, np.float32)
+    first = -(spare.ctypes.data // 4) % 16
+    return spare[first : first + size]
+
+
+def _rows(table: Layout) -> int:
+    """Return how many rows hold the inputs of a path's layers and its output."""
+    return int(table.n_in[table.paths].sum(axis=1).max()) + 1
+
+
+def _coordinates(geometry: Geometry) -> tuple[IntArray, FloatArray, FloatArray]:
+    """Return (origin, scale, offset), each (leaves, axes).
+
+    A voxel's coordinate is scale * (index - origin) + offset: what ``leaf_affine`` says, rounded
+    alike in all blocks of the same side.
+    """
+    start = boxes(geometry)[-1][0]
+    origin = start if geometry.coordinates == "block" else np.zeros_like(start)
+    scale = leaf_affine(geometry)[0]
+    return origin, scale, np.where(scale > 0, -1.0, 0.0)
 
 
 def evaluate_points(
@@ -100,30 +130,78 @@ def evaluate_points(
 ) -> Float32Array:
     """Evaluate the tree at single voxels; as :func:`tinc_codec.engines.reference`'s."""
     table = layout(tree)
-    start, stop = boxes(tree.geometry)[-1]
-    scale, offset = leaf_affine(tree.geometry)
     index = np.stack([np.asarray(p, np.int64) for p in points])
     out = np.empty(index.shape[1], np.float32)
-    rows = _scratch_rows(table, len(index))
-    a, b = np.empty(rows * LANES, np.float32), np.empty(rows * LANES, np.float32)
-    for leaf in range(len(start)):
-        inside = (index >= start[leaf][:, None]) & (index < stop[leaf][:, None])
-        where = np.flatnonzero(inside.all(axis=0))
-        if len(where):
-            at = np.ascontiguousarray(index[:, where])
-            passes.evaluate_points(
-                parameters, *_tables(table), scale, offset, leaf, at, where, out, a, b
-            )
+    if not out.size:
+        return out
+    leaf = leaf_of(tree.geometry, index)
+    order = np.argsort(leaf, kind="stable")
+    leaves, firsts = np.unique(leaf[order], return_index=True)
+    origin, scale, offset = (factor[leaf].T for factor in _coordinates(tree.geometry))
+    coordinates = (scale * (index - origin) + offset).astype(np.float32)
+    x, row = _aligned(_rows(table) * STRIDE), np.zeros(table.paths.shape[1] + 1, np.int64)
+    for number, where in zip(leaves, np.split(order, firsts[1:]), strict=True):
+        path = table.paths[number]
+        at = np.ascontiguousarray(coordinates[:, where])
+        passes.evaluate_points(parameters, *_tables(table)[:4], path, at, where, out, x, row)
+    return out
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """The indices of one axis that lie in one side of a block.
+
+    Attributes
+    ----------
+    first : int
+        Position of the first of them.
+    coordinates : (n,) float32
+        Theirs.
+    kind : int
+        Spans of an axis with the same number have the same coordinates.
+    """
+
+    first: int
+    coordinates: Float32Array
+    kind: int
+
+
+def _spans(geometry: Geometry, axis: int, index: IntArray) -> dict[int, _Span]:
+    """Return the spans of an axis by the first voxel of the side; ``index`` increases."""
+    start, stop = (bound[:, axis] for bound in boxes(geometry)[-1])
+    origin, scale, offset = (factor[:, axis] for factor in _coordinates(geometry))
+    out: dict[int, _Span] = {}
+    kinds: dict[tuple[int, bytes], tuple[int, Float32Array]] = {}
+    for leaf in np.unique(start, return_index=True)[1]:
+        a, b = int(start[leaf]), int(stop[leaf])
+        first, last = np.searchsorted(index, (a, b))
+        own = index[first:last]
+        local = own - origin[leaf]
+        coordinates = (scale[leaf] * local + offset[leaf]).astype(np.float32)
+        kind, coordinates = kinds.setdefault((b - a, local.tobytes()), (len(kinds), coordinates))
+        out[a] = _Span(int(first), coordinates, kind)
     return out
 
 
 @dataclass(frozen=True, slots=True)
 class _LeafGrid:
-    """The voxels of an outer product that lie in one leaf."""
+    """The part of an outer product that lies in leaves which share its coordinates.
 
-    leaf: int
-    index: IntArray
-    place: IntArray
+    Attributes
+    ----------
+    leaves : (n,) int64
+        Numbers of the leaves, increasing.
+    bases : (n,) int64
+        Place of each one's first voxel in the flat output.
+    coordinates : (total,) float32
+        Of all axes, one after another.
+    first_at, counts : (axes,) int64
+        Where those of an axis start, and how many they are.
+    """
+
+    leaves: IntArray
+    bases: IntArray
+    coordinates: Float32Array
     first_at: IntArray
     counts: IntArray
 
@@ -132,62 +210,106 @@ class _LeafGrid:
         return -(-int(self.counts.prod()) // LANES)
 
 
-def _leaf_grids(tree: Tree, axes: Sequence[IntArray]) -> Iterator[_LeafGrid]:
-    """Yield the part of the outer product that falls into each leaf, where there is one."""
-    start, stop = boxes(tree.geometry)[-1]
-    strides = [math.prod(len(a) for a in axes[k + 1 :]) for k in range(len(axes))]
-    chosen: list[dict[tuple[int, int], IntArray]] = []
-    for axis, index in enumerate(axes):
-        spans = {(int(a), int(b)) for a, b in zip(start[:, axis], stop[:, axis], strict=True)}
-        chosen.append({s: np.flatnonzero((index >= s[0]) & (index < s[1])) for s in spans})
-    for leaf in range(len(start)):
-        at = [
-            chosen[axis][int(start[leaf, axis]), int(stop[leaf, axis])] for axis in range(len(axes))
-        ]
-        counts = np.array([len(a) for a in at], np.int64)
-        if counts.all():
-            yield _LeafGrid(
-                leaf=leaf,
-                index=np.concatenate([axes[k][a] for k, a in enumerate(at)]),
-                place=np.concatenate([a * strides[k] for k, a in enumerate(at)]),
-                first_at=np.concatenate([[0], np.cumsum(counts)[:-1]]),
+def _leaf_grids(tree: Tree, axes: Sequence[IntArray], strides: IntArray) -> list[_LeafGrid]:
+    """Return the outer product of increasing indices, cut up by leaf and put together again."""
+    start = boxes(tree.geometry)[-1][0]
+    spans = [_spans(tree.geometry, axis, index) for axis, index in enumerate(axes)]
+    members: dict[tuple[int, ...], list[tuple[int, list[_Span]]]] = {}
+    for leaf, corner in enumerate(start.tolist()):
+        own = [by_start[a] for by_start, a in zip(spans, corner, strict=True)]
+        if all(len(span.coordinates) for span in own):
+            members.setdefault(tuple(span.kind for span in own), []).append((leaf, own))
+    grids = []
+    for group in members.values():
+        one = [span.coordinates for span in group[0][1]]
+        counts = np.array([len(c) for c in one])
+        firsts = np.array([[span.first for span in own] for _, own in group])
+        grids.append(
+            _LeafGrid(
+                leaves=np.array([leaf for leaf, _ in group]),
+                bases=firsts @ strides,
+                coordinates=np.concatenate(one),
+                first_at=np.cumsum(counts) - counts,
                 counts=counts,
             )
+        )
+    return grids
+
+
+def _increasing(index: IntArray) -> bool:
+    return bool((np.diff(index) > 0).all())
 
 
 def evaluate_grid(tree: Tree, parameters: Float32Array, axes: Sequence[IntArray]) -> Float32Array:
     """Evaluate the tree on an outer product; as :func:`tinc_codec.engines.reference`'s."""
     axes = [np.asarray(a, np.int64) for a in axes]
+    if all(_increasing(a) for a in axes):
+        return _evaluate_increasing(tree, parameters, axes)
+    once, inverse = zip(*(np.unique(a, return_inverse=True) for a in axes), strict=True)
+    values: Float32Array = _evaluate_increasing(tree, parameters, once)[np.ix_(*inverse)]
+    return values
+
+
+def _evaluate_increasing(
+    tree: Tree, parameters: Float32Array, axes: Sequence[IntArray]
+) -> Float32Array:
     table = layout(tree)
-    scale, offset = leaf_affine(tree.geometry)
     out = np.empty([len(a) for a in axes], np.float32)
     flat = out.reshape(-1)
-    tasks = [
-        (grid, first, min(first + _TILES_A_TASK, grid.tiles))
-        for grid in _leaf_grids(tree, axes)
-        for first in range(0, grid.tiles, _TILES_A_TASK)
-    ]
-    rows = _scratch_rows(table, len(axes))
+    strides = np.array([math.prod(out.shape[k + 1 :]) for k in range(out.ndim)])
+    tasks = []
+    for grid in _leaf_grids(tree, axes, strides):
+        step = max(1, _TILES_A_TASK // len(grid.leaves))
+        tasks += [(grid, at, min(at + step, grid.tiles)) for at in range(0, grid.tiles, step)]
 
     def run(part: int) -> None:
-        a, b = np.empty(rows * LANES, np.float32), np.empty(rows * LANES, np.float32)
+        x, row = _aligned(_rows(table) * STRIDE), np.zeros(table.paths.shape[1] + 1, np.int64)
+        index = np.empty(len(axes), np.int64)
+        run_at, run_place = np.empty(LANES + 1, np.int64), np.empty(LANES, np.int64)
         for grid, first, last in tasks[part::parts]:
             passes.evaluate_grid(
-                parameters, *_tables(table), scale, offset, grid.leaf, grid.index, grid.place,
-                grid.first_at, grid.counts, first, last, flat, a, b,
+                parameters, *_tables(table), grid.leaves, grid.bases, grid.coordinates,
+                grid.first_at, grid.counts, strides, first, last, flat, x, row, index, run_at,
+                run_place,
             )  # fmt: skip
 
-    with _share_of_threads() as threads:
+    with _share_of_threads(current_runtime().thread_count()) as threads:
         parts = max(1, min(threads, len(tasks)))
         run_parts(run, parts, threads)
     return out
+
+
+def _drawing_tasks(leaders: IntArray, tiles: int) -> tuple[IntArray, IntArray]:
+    """Return the leaves so that those that share drawings follow one another, and the tasks.
+
+    Returns
+    -------
+    order : (leaves,) int64
+        Leaves; see ``tasks``.
+    tasks : (n, 3) int64
+        Leaves ``order[from:to]`` and the number of the first voxel drawn for all of them. Few
+        drawings are cut into several tasks, so that every part of a step has one.
+    """
+    order = np.argsort(leaders, kind="stable")
+    groups, firsts, counts = np.unique(leaders[order], return_index=True, return_counts=True)
+    pieces = -(-PARTS // (tiles * len(groups)))
+    tasks = []
+    for tile in range(tiles):
+        for leader, first, count in zip(groups, firsts, counts, strict=True):
+            cuts = first + np.unique(np.linspace(0, count, min(pieces, count) + 1).astype(int))
+            number = (leader * tiles + tile) * LANES
+            tasks += [(a, b, number) for a, b in pairwise(cuts.tolist())]
+    return order, np.array(tasks, np.int64)
 
 
 class Problem:
     """A tree and the volume that it is to fit: gives losses with gradients.
 
     Volumes, parameters, losses and gradients have an axis of chunks, as in the torch engine; here
-    it has length 1.
+    it has length 1. Leaves with the same coordinates are given the same drawings.
+
+    Memory: the volume and its weights are used in place; the gradients take 4 * PARTS bytes per
+    parameter, scratch rows 3 * 4 * STRIDE bytes per feature on a path, for each thread.
 
     Parameters
     ----------
@@ -213,35 +335,42 @@ class Problem:
     ) -> None:
         (target,) = targets
         self._table = layout(tree)
-        self._start, self._stop = boxes(tree.geometry)[-1]
-        self._scale, self._offset = leaf_affine(tree.geometry)
-        volume = (self._stop - self._start).prod(axis=1)
-        self._share: FloatArray = volume / volume.mean()
-        self._strides = np.array(target.strides, np.int64) // target.itemsize
-        self._target = target.reshape(-1)
-        self._weight = _NO_WEIGHTS if weights is None else weights.reshape(-1)
-        self._tiles = max(1, round(samples / (LANES * len(volume))))
+        start, stop = boxes(tree.geometry)[-1]
+        origin, scale, offset = _coordinates(tree.geometry)
+        voxels = (stop - start).prod(axis=1)
+        tiles = max(1, round(samples / (LANES * len(voxels))))
+        share = (voxels / (voxels.sum() * tiles * LANES)).astype(np.float32)
+        strides = np.array(target.strides, np.int64) // target.itemsize
+        weight = _NO_WEIGHTS if weights is None else weights.reshape(-1)
+        self._volume: tuple[Any, ...] = (
+            *_tables(self._table), start, stop - start, start - origin, scale, offset, share,
+            strides, target.reshape(-1), weight,
+        )  # fmt: skip
         self._seed = seed
-        depth_rows = int(self._table.n_in[self._table.paths].sum(axis=1).max()) + 1
-        widest = _scratch_rows(self._table, len(tree.geometry.shape))
-        self._gradients = np.zeros((PARTS, self._table.size), np.float32)
+        self._order, self._tasks = _drawing_tasks(coordinate_leaders(tree.geometry), tiles)
+        self._one_by_one = _one_leaf_each(self._tasks)
+        self._gradients = np.zeros((PARTS, 1, self._table.size), np.float32)
         self._losses = np.zeros(PARTS)
-        self._x = np.empty((PARTS, depth_rows * LANES), np.float32)
-        self._c = np.empty_like(self._x)
-        self._dz = np.empty((PARTS, widest * LANES), np.float32)
-        self._dx = np.empty_like(self._dz)
+        self._threads = min(current_runtime().thread_count(), PARTS)
+        self._scratch = [self._new_scratch() for _ in range(self._threads)]
 
-    @staticmethod
-    def most_chunks(tree: Tree, samples: int, *, weighted: bool) -> int:
-        """Return how many chunks to fit at once."""
-        return 1
+    def _new_scratch(self) -> tuple[Any, ...]:
+        """Return what one thread works in: x, c, d and sums; row, place, pending."""
+        size, depth = _rows(self._table) * STRIDE, self._table.paths.shape[1]
+        floats = (_aligned(size), _aligned(size), _aligned(size), _aligned(WIDTH))
+        return (
+            floats,
+            np.zeros(depth + 1, np.int64),
+            np.empty(LANES, np.int64),
+            np.zeros(depth + 1, np.bool_),
+        )
 
     def start(self, parameters: Float32Array) -> Float32Array:
-        """Return a copy of a parameter-like vector where this engine works on it."""
+        """Return a copy of a parameter-like array where this engine works on it."""
         return np.array(parameters, np.float32)
 
     def finish(self, parameters: Float32Array) -> Float32Array:
-        """Return such a vector as numpy float32."""
+        """Return such an array as numpy float32."""
         return parameters
 
     def gradient(
@@ -264,17 +393,22 @@ class Problem:
         losses : (1,) float64
         gradient : (PARTS, 1, size) float32
         """
-        self._gradients.fill(0)
         (values,) = parameters
+        key = passes.step_key(self._seed, step)
+        tasks = self._one_by_one if squared else self._tasks
+        gradients = self._gradients[:, 0]
 
-        def run(part: int) -> None:
-            self._losses[part] = passes.accumulate(
-                values, *_tables(self._table), self._start, self._stop, self._scale,
-                self._offset, self._share, self._strides, self._target, self._weight, self._seed,
-                step, part, PARTS, self._tiles, squared, self._gradients[part], self._x[part],
-                self._c[part], self._dz[part], self._dx[part],
+        def run(thread: int) -> None:
+            _accumulate(
+                values, *self._volume, key, self._order, tasks, thread, threads, squared,
+                self._losses, gradients, *self._scratch[thread],
             )  # fmt: skip
 
-        with _share_of_threads() as threads:
-            run_parts(run, PARTS, threads)
-        return self._losses.sum(keepdims=True), self._gradients[:, None]
+        with _share_of_threads(self._threads) as threads:
+            run_parts(run, threads, threads)
+        return self._losses.sum(keepdims=True), self._gradients
+
+
+def _one_leaf_each(tasks: IntArray) -> IntArray:
+    """Return tasks with the same drawings, one leaf in each."""
+    return np.array([(j, j + 1, n) for a, b, n in tasks.tolist() for j in range(a, b)], np.int64)
