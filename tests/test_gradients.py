@@ -231,12 +231,15 @@ def test_optimisers_step_as_torchs(torch: ModuleType, name: str, kind: str) -> N
     p, m, v = start.copy(), np.zeros_like(start), np.zeros_like(start)
     tensors = [torch.tensor(a) for a in (p, m, v, factor)] if kind == "torch" else [p, m, v, factor]
     p, m, v, factor = tensors
-    update = optimiser.update_of(name, p)
-    for step, rows in enumerate(parts):
+    update = (optimiser.ON_TENSORS if kind == "torch" else optimiser.ON_ARRAYS)[name]
+    sizes = optimiser.step_sizes(name, [1e-2] * len(parts))
+    for (rate, root), rows in zip(sizes, parts, strict=True):
         for half, mine in zip(theirs, np.split(rows.sum(0), 2), strict=True):
             half.grad = torch.tensor(mine)
         their_optimiser.step()
-        update(p, torch.tensor(rows) if kind == "torch" else rows, factor, m, v, 1e-2, step)
+        given = (rows, rate, root)
+        rows, rate, root = map(torch.tensor, given) if kind == "torch" else given
+        update(p, rows, factor, m, v, rate, root)
     expected = torch.cat(theirs).detach().numpy()
     # The numba steps hold 1 - beta in float32.
     np.testing.assert_allclose(np.asarray(p), expected, rtol=0, atol=1e-4)

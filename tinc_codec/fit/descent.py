@@ -34,7 +34,7 @@ def descend(
     Parameters
     ----------
     problem : an engine's ``Problem``
-        Gives losses with gradients.
+        Gives losses with gradients, and may do many steps itself (``run``).
     start : (chunks, size) float32
         First parameters; not changed.
     factors : (chunks, size) float32
@@ -55,16 +55,31 @@ def descend(
     losses : (chunks,) float64
         Mean over the last tenth of the steps, when the rate is near zero.
     """
-    parameters, scale = problem.start(start), problem.start(factors)
-    first, second = problem.start(np.zeros_like(start)), problem.start(np.zeros_like(start))
-    update = optimiser.update_of(name, parameters)
-    state = [values.reshape(-1) for values in (scale, first, second)]
-    total: Any = 0.0
+    sizes = optimiser.step_sizes(name, [rate_at(step) for step in range(steps)])
+    if hasattr(problem, "run"):
+        update = optimiser.ON_TENSORS[name]
+        parameters, losses = problem.run(start, factors, update, sizes, first_sample)
+    else:
+        update = optimiser.ON_ARRAYS[name]
+        parameters, losses = _run(problem, start, factors, update, sizes, first_sample)
     tail = max(1, steps // 10)
-    for step in range(steps):
-        losses, gradient = problem.gradient(parameters, first_sample + step)
-        rows = gradient.reshape(len(gradient), -1)
-        update(parameters.reshape(-1), rows, *state, rate_at(step), step)
-        if step >= steps - tail:
-            total = total + losses
-    return problem.finish(parameters), np.array([float(loss) for loss in total / tail])
+    return parameters, losses[-tail:].mean(axis=0, dtype=np.float64)
+
+
+def _run(
+    problem: Any,
+    start: Float32Array,
+    factors: Float32Array,
+    update: Callable[..., None],
+    sizes: Float32Array,
+    first_sample: int,
+) -> tuple[Float32Array, FloatArray]:
+    """Return the last parameters and the losses (steps, chunks), step by step on arrays."""
+    parameters = problem.start(start)
+    flat, scale = parameters.reshape(-1), factors.reshape(-1)
+    first, second = np.zeros_like(flat), np.zeros_like(flat)
+    losses = np.empty((len(sizes), len(start)))
+    for step, (rate, root) in enumerate(sizes):
+        losses[step], gradient = problem.gradient(parameters, first_sample + step)
+        update(flat, gradient.reshape(len(gradient), -1), scale, first, second, rate, root)
+    return problem.finish(parameters), losses

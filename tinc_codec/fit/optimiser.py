@@ -1,10 +1,16 @@
-"""Adam and Adamax (Kingma and Ba 2015, algorithms 1 and 2), fused over the flat parameters."""
+"""Adam and Adamax (Kingma and Ba 2015, algorithms 1 and 2), fused over the flat parameters.
+
+A step's two sizes, of the rate and of the root, hold what depends on its number: see
+:func:`step_sizes`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from numba import njit
 
 BETA_1 = 0.9
@@ -12,8 +18,20 @@ BETA_2 = 0.999
 EPSILON = 1e-8
 
 
+def step_sizes(name: str, rates: Sequence[float]) -> npt.NDArray[np.float32]:
+    """Return the sizes (steps, 2) that the steps of "adam" or "adamax" are given.
+
+    They are the learning rates, and 1, divided by what the moments still lack because they
+    started from zero; Adamax' second needs no correction.
+    """
+    steps = np.arange(1, len(rates) + 1)
+    first = np.array(rates) / (1 - BETA_1**steps)
+    second = (1 - BETA_2**steps) ** -0.5 if name == "adam" else np.ones(len(rates))
+    return np.stack([first, second], axis=1).astype(np.float32)
+
+
 @njit(nogil=True, fastmath={"contract", "nsz", "nnan", "ninf"}, cache=True)
-def adam(p: Any, parts: Any, scale: Any, m: Any, v: Any, rate: float, step: int) -> None:
+def adam(p: Any, parts: Any, scale: Any, m: Any, v: Any, rate: Any, root: Any) -> None:
     """Do one Adam step in place.
 
     Parameters
@@ -24,15 +42,11 @@ def adam(p: Any, parts: Any, scale: Any, m: Any, v: Any, rate: float, step: int)
         Gradient, in rows to be added.
     scale : (size,) float32
         Factor of the rate for each parameter.
-    rate : float
-        Learning rate.
-    step : int
-        Counts from 0.
+    rate, root : float32
+        The step's sizes.
     """
     b1, b2 = np.float32(BETA_1), np.float32(BETA_2)
     one = np.float32(1)
-    c1 = np.float32(rate / (1 - BETA_1 ** (step + 1)))
-    c2 = np.float32(1 / np.sqrt(1 - BETA_2 ** (step + 1)))
     eps = np.float32(EPSILON)
     for i in range(len(p)):
         g = parts[0, i]
@@ -40,15 +54,14 @@ def adam(p: Any, parts: Any, scale: Any, m: Any, v: Any, rate: float, step: int)
             g += parts[k, i]
         m[i] = b1 * m[i] + (one - b1) * g
         v[i] = b2 * v[i] + (one - b2) * g * g
-        p[i] -= c1 * scale[i] * m[i] / (np.sqrt(v[i]) * c2 + eps)
+        p[i] -= rate * scale[i] * m[i] / (np.sqrt(v[i]) * root + eps)
 
 
 @njit(nogil=True, fastmath={"contract", "nsz", "nnan", "ninf"}, cache=True)
-def adamax(p: Any, parts: Any, scale: Any, m: Any, v: Any, rate: float, step: int) -> None:
+def adamax(p: Any, parts: Any, scale: Any, m: Any, v: Any, rate: Any, root: Any) -> None:
     """Do one Adamax step in place; parameters as in :func:`adam`, v the infinity norm."""
     b1, b2 = np.float32(BETA_1), np.float32(BETA_2)
     one = np.float32(1)
-    c1 = np.float32(rate / (1 - BETA_1 ** (step + 1)))
     eps = np.float32(EPSILON)
     for i in range(len(p)):
         g = parts[0, i]
@@ -56,30 +69,28 @@ def adamax(p: Any, parts: Any, scale: Any, m: Any, v: Any, rate: float, step: in
             g += parts[k, i]
         m[i] = b1 * m[i] + (one - b1) * g
         v[i] = max(b2 * v[i], abs(g) + eps)
-        p[i] -= c1 * scale[i] * m[i] / v[i]
+        p[i] -= rate * scale[i] * m[i] / v[i]
 
 
-def adam_torch(p: Any, parts: Any, scale: Any, m: Any, v: Any, rate: float, step: int) -> None:
-    """Do one Adam step in place on tensors; parameters as in :func:`adam`."""
-    c1 = rate / (1 - BETA_1 ** (step + 1))
-    c2 = (1 - BETA_2 ** (step + 1)) ** -0.5
-    g = parts.sum(0)
-    m.mul_(BETA_1).add_(g, alpha=1 - BETA_1)
+def adam_torch(p: Any, parts: Any, scale: Any, m: Any, v: Any, rate: Any, root: Any) -> None:
+    """Do one Adam step in place on tensors, the sizes too; parameters as in :func:`adam`."""
+    g = _added(parts)
+    m.lerp_(g, 1 - BETA_1)
     v.mul_(BETA_2).addcmul_(g, g, value=1 - BETA_2)
-    p.addcdiv_(scale * m, v.sqrt().mul_(c2).add_(EPSILON), value=-c1)
+    p.addcdiv_((scale * rate).mul_(m), v.sqrt().mul_(root).add_(EPSILON), value=-1)
 
 
-def adamax_torch(p: Any, parts: Any, scale: Any, m: Any, v: Any, rate: float, step: int) -> None:
+def adamax_torch(p: Any, parts: Any, scale: Any, m: Any, v: Any, rate: Any, root: Any) -> None:
     """Do one Adamax step in place on tensors; parameters as in :func:`adamax`."""
-    c1 = rate / (1 - BETA_1 ** (step + 1))
-    g = parts.sum(0)
-    m.mul_(BETA_1).add_(g, alpha=1 - BETA_1)
-    v.copy_(v.mul_(BETA_2).maximum(g.abs_().add_(EPSILON)))
-    p.addcdiv_(scale * m, v, value=-c1)
+    g = _added(parts)
+    m.lerp_(g, 1 - BETA_1)
+    v.copy_(v.mul_(BETA_2).maximum(g.abs().add_(EPSILON)))
+    p.addcdiv_((scale * rate).mul_(m), v, value=-1)
 
 
-def update_of(name: str, parameters: Any) -> Any:
-    """Return the step of "adam" or "adamax" for parameters of this kind: array or tensor."""
-    if isinstance(parameters, np.ndarray):
-        return {"adam": adam, "adamax": adamax}[name]
-    return {"adam": adam_torch, "adamax": adamax_torch}[name]
+def _added(parts: Any) -> Any:
+    return parts[0] if len(parts) == 1 else parts.sum(0)
+
+
+ON_ARRAYS = {"adam": adam, "adamax": adamax}
+ON_TENSORS = {"adam": adam_torch, "adamax": adamax_torch}

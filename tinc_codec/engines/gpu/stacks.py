@@ -111,6 +111,11 @@ class Stacks:
         self._source = torch.tensor(sources, device=device)
         self._place = torch.tensor(place.reshape(chunks, -1)[:, :-1], device=device)
 
+    @property
+    def size(self) -> int:
+        """Items of a stacked vector, padding included."""
+        return len(self._source)
+
     def stack(self, parameters: torch.Tensor) -> torch.Tensor:
         """Return (chunks, size) parameters as a flat stacked vector, padding zero."""
         import torch
