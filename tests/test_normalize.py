@@ -206,6 +206,7 @@ def test_denormalize_inverts_within_the_rounding_of_float32(array: np.ndarray) -
     np.testing.assert_array_equal(back[ends], array[ends])
 
 
+@settings(deadline=None)
 @given(dtypes(), st.integers(0, 2**32 - 1))
 def test_denormalize_stays_between_the_ends(dtype: np.dtype, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -218,6 +219,19 @@ def test_denormalize_stays_between_the_ends(dtype: np.dtype, seed: int) -> None:
         assert low <= out.min().item() <= out.max().item() <= high
         expected = [low, low, low, high, high, high, low, low]
         assert out[50:].tolist() == expected
+
+
+@settings(deadline=None)
+@given(dtypes(), st.integers(0, 2**32 - 1))
+def test_both_ways_to_denormalize_agree(dtype: np.dtype, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    low, high = np.sort(rng.integers(-100, 100, 2).astype(dtype)).tolist()
+    unit = np.concatenate([rng.uniform(-0.1, 1.1, 500), np.arange(9) / 8]).astype(np.float32)
+    # Swapped bytes take the path of numpy, native ones that of numba.
+    native, swapped = dtype.newbyteorder("="), dtype.newbyteorder("S")
+    one, other = (denormalize(unit, low, high, d) for d in (native, swapped))
+    assert one.dtype == native
+    np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -6,6 +6,9 @@ Everything comes from the payload: shape, widths, steps, boxes. Settings are not
 from __future__ import annotations
 
 import math
+import os
+import threading
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -35,6 +38,7 @@ SPARE_PARAMETERS = 1024
 LARGEST_RATIO = 1_000_000
 # Voxels evaluated at once: working memory does not grow with the array.
 _PART = 1 << 21
+_KEPT_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +75,13 @@ class Chunk:
     def box_shape(self) -> tuple[int, ...]:
         """Voxels of the box along each axis of the chunk."""
         return self.crop.shape if self.crop else self.info.shape
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the arrays that it holds, about."""
+        held = [self.parameters, self.coefficients, self.mask.labels if self.mask else None]
+        tables = 2 * (self.parameters.nbytes if self.parameters is not None else 0)
+        return tables + sum(array.nbytes for array in held if array is not None)
 
     @property
     def form(self) -> str:
@@ -130,14 +141,65 @@ class Inspection:
     psnr_db: float
 
 
+class _RecentChunks:
+    """The chunks opened last: reading plane after plane of a chunk parses it once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._chunks: OrderedDict[bytes, tuple[Chunk, int]] = OrderedDict()
+        self._size = 0
+
+    def get(self, payload: bytes) -> Chunk | None:
+        with self._lock:
+            if payload not in self._chunks:
+                return None
+            self._chunks.move_to_end(payload)
+            return self._chunks[payload][0]
+
+    def put(self, payload: bytes, chunk: Chunk) -> None:
+        size = len(payload) + chunk.nbytes
+        if size > _KEPT_BYTES // 4:
+            return
+        with self._lock:
+            if payload not in self._chunks:
+                self._chunks[payload] = chunk, size
+                self._size += size
+            while self._size > _KEPT_BYTES:
+                self._size -= self._chunks.popitem(last=False)[1][1]
+
+
+_recent = _RecentChunks()
+
+
+def _forget_chunks() -> None:
+    """Start afresh in a forked child: a thread that it lacks may hold the lock."""
+    global _recent
+    _recent = _RecentChunks()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_chunks)
+
+
 def open_chunk(payload: Buffer) -> Chunk:
     """Parse and check a payload; evaluates nothing.
+
+    The chunks opened last are kept, in at most 32 MiB, for the next reading of the same bytes.
 
     Raises
     ------
     CorruptPayload, TruncatedPayload, UnsupportedVersion
         If the bytes are not a sound payload that this version reads.
     """
+    data = bytes(payload)
+    chunk = _recent.get(data)
+    if chunk is None:
+        chunk = _parse(data)
+        _recent.put(data, chunk)
+    return chunk
+
+
+def _parse(payload: bytes) -> Chunk:
     parts = container.unpack(payload)
     if SectionKind.ARRAY not in parts:
         raise CorruptPayload("payload: the ARRAY section is missing; restore it from its source")

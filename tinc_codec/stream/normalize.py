@@ -325,6 +325,12 @@ def denormalize(
     if low == high:
         return np.full(unit.shape, low, dtype)
     out = np.empty(unit.shape, dtype)
+    if dtype.isnative and dtype.itemsize > (dtype.kind == "f") * 2:  # numba knows no float16
+        from tinc_codec import rescale
+
+        fill = rescale.fill_floats if dtype.kind == "f" else rescale.fill_integers
+        fill(np.ravel(unit), float(low), float(high), out.reshape(-1))
+        return out
     for part in _slabs(unit.shape):
         upper = np.array(unit[part], np.float64)
         np.fmin(np.fmax(upper, 0.0, out=upper), 1.0, out=upper)

@@ -10,6 +10,7 @@ biases. A leaf's output layer counts as one more layer of the last level.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -19,9 +20,9 @@ from tinc_codec.tree.geometry import Geometry, IntArray
 OUTPUT_WIDTH = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Tree:
-    """Structure of a tree network.
+    """Structure of a tree network; equal only to itself.
 
     Attributes
     ----------
@@ -107,8 +108,9 @@ def count_parameters(tree: Tree) -> int:
     )
 
 
+@lru_cache(maxsize=64)
 def layout(tree: Tree) -> Layout:
-    """Return the flat tables of a tree."""
+    """Return the flat tables of a tree; those of the last trees are kept."""
     n_in: list[IntArray] = []
     n_out: list[IntArray] = []
     weight_at: list[IntArray] = []

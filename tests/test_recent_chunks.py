@@ -1,0 +1,55 @@
+"""Chunks opened last are kept for the next reading, in bounded memory."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+from volumes import QUICK, volume
+
+import tinc_codec
+from tinc_codec import CorruptPayload
+from tinc_codec.decode import open_chunk
+
+decode_module = sys.modules["tinc_codec.decode"]
+
+
+def payload(seed: int) -> bytes:
+    chunk = volume((16, 12, 9), "uint16") + np.uint16(seed)
+    return tinc_codec.encode(chunk, **QUICK)
+
+
+def test_the_same_bytes_are_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode_module, "_recent", decode_module._RecentChunks())
+    one = payload(1)
+    first = open_chunk(one)
+    assert open_chunk(bytearray(one)) is first
+    assert open_chunk(payload(2)) is not first
+
+
+def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    chunks = [payload(seed) for seed in range(6)]
+    each = len(chunks[0]) + open_chunk(chunks[0]).nbytes
+    monkeypatch.setattr(decode_module, "_KEPT_BYTES", 4 * each + each // 2)
+    recent = decode_module._RecentChunks()
+    monkeypatch.setattr(decode_module, "_recent", recent)
+    for chunk in chunks:
+        open_chunk(chunk)
+        assert recent._size <= decode_module._KEPT_BYTES
+    assert recent.get(chunks[0]) is None
+    assert recent.get(chunks[-1]) is not None
+    # A chunk larger than a quarter of it is not kept at all.
+    monkeypatch.setattr(decode_module, "_KEPT_BYTES", 2 * each)
+    recent = decode_module._RecentChunks()
+    monkeypatch.setattr(decode_module, "_recent", recent)
+    open_chunk(chunks[0])
+    assert recent.get(chunks[0]) is None
+
+
+def test_corrupt_payloads_are_not_kept() -> None:
+    broken = bytearray(payload(1))
+    broken[-1] ^= 1
+    for _ in range(2):
+        with pytest.raises(CorruptPayload):
+            open_chunk(broken)
