@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +23,14 @@ RNG = np.random.default_rng(0)
 SAMPLES = 1500  # about: two tiles for each of three leaves, say
 
 
-def tree_of(shape: tuple[int, ...], splits: Any, depths: tuple[int, ...], widest: int) -> Tree:
-    geometry = Geometry(shape=shape, splits=splits, coordinates="global")
+def tree_of(
+    shape: tuple[int, ...],
+    splits: Any,
+    depths: tuple[int, ...],
+    widest: int,
+    coordinates: Literal["global", "block"] = "global",
+) -> Tree:
+    geometry = Geometry(shape=shape, splits=splits, coordinates=coordinates)
     rng = np.random.default_rng(5)
     widths = tuple(
         rng.integers(1, widest, (nodes, depth), endpoint=True)
@@ -36,6 +42,7 @@ def tree_of(shape: tuple[int, ...], splits: Any, depths: tuple[int, ...], widest
 TREES = {
     "one node": tree_of((30,), (), (2,), 7),
     "uneven": tree_of((9, 7, 5), ((0, 2), (1,)), (1, 2, 1), 9),
+    "blocks": tree_of((9, 8, 5), ((0, 1), (1,)), (1, 2, 1), 9, "block"),
     "4-D": tree_of((5, 4, 6, 3), ((0, 1, 2, 3),), (2, 1), 5),
 }
 

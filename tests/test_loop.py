@@ -171,7 +171,7 @@ def test_keys_are_splitmix64s() -> None:
 
 
 def test_draws_are_the_hash_of_the_voxels_number() -> None:
-    """In plain integers, the draws that every engine makes."""
+    """In plain integers, the draws that every engine makes, no two leaves' alike."""
     from tinc_codec.engines.gpu.problem import step_keys
     from tinc_codec.tree.geometry import boxes
 

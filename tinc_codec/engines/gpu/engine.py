@@ -22,7 +22,7 @@ from tinc_codec.engines.gpu.device import current_device, exact_products
 from tinc_codec.engines.gpu.memory import LANES
 from tinc_codec.engines.gpu.problem import Problem
 from tinc_codec.engines.gpu.stacks import Stacked, Stacks
-from tinc_codec.tree.geometry import Geometry, IntArray, boxes, leaf_affine
+from tinc_codec.tree.geometry import Geometry, IntArray, boxes, leaf_affine, leaf_of
 from tinc_codec.tree.network import Tree, layout
 
 if TYPE_CHECKING:
@@ -53,12 +53,12 @@ def evaluate_points(
     device = current_device()
     import torch
 
-    index = np.stack([np.asarray(p, np.int64) for p in points], axis=1)
-    leaf = _leaf_of(tree.geometry, index)
+    index = np.stack([np.asarray(p, np.int64) for p in points])
+    leaf = leaf_of(tree.geometry, index)
     order = np.argsort(leaf, kind="stable")
     counts = np.bincount(leaf, minlength=tree.geometry.node_counts[-1])
     scale, offset = leaf_affine(tree.geometry)
-    coordinates = (index * scale[leaf] + offset[leaf]).astype(np.float32)[order]
+    coordinates = (index.T * scale[leaf] + offset[leaf]).astype(np.float32)[order]
     x = torch.tensor(coordinates, device=device)
     place = torch.tensor(order, device=device)
     first = torch.tensor(np.cumsum(counts) - counts, device=device)
@@ -104,21 +104,6 @@ def evaluate_grid(tree: Tree, parameters: Float32Array, axes: Sequence[IntArray]
 
     out = _evaluate(tree, parameters, counts.prod(axis=0), locate, device)
     return out.reshape(lengths)
-
-
-def _leaf_of(geometry: Geometry, index: IntArray) -> IntArray:
-    """Return the leaf of each voxel index, (n, axes) to (n,)."""
-    start = np.zeros_like(index)
-    stop = np.broadcast_to(np.array(geometry.shape), index.shape).copy()
-    node = np.zeros(len(index), np.int64)
-    for axes in geometry.splits:
-        for axis in axes:
-            middle = (start[:, axis] + stop[:, axis] + 1) // 2
-            upper = index[:, axis] >= middle
-            start[:, axis] = np.where(upper, middle, start[:, axis])
-            stop[:, axis] = np.where(upper, stop[:, axis], middle)
-            node = 2 * node + upper
-    return node
 
 
 def _axis_table(

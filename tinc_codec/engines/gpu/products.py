@@ -8,7 +8,7 @@ import numpy as np
 
 from tinc_codec.engines.gpu.memory import LANES
 from tinc_codec.engines.gpu.stacks import Stacked, Stacks
-from tinc_codec.tree.geometry import boxes, leaf_affine
+from tinc_codec.tree.geometry import boxes, coordinate_leaders, leaf_affine
 from tinc_codec.tree.network import Tree
 
 if TYPE_CHECKING:
@@ -43,7 +43,9 @@ class Gradient:
         leaves, axes = sides.shape
         volume = sides.prod(axis=1)
         n = tiles * LANES
-        numbers = np.arange(leaves * n * axes).reshape(leaves, n, axes)
+        # Leaves with the same coordinates are given the same drawings.
+        first = coordinate_leaders(tree.geometry)[:, None] * n
+        numbers = (first + np.arange(n))[..., None] * axes + np.arange(axes)
         strides = np.cumprod([1, *tree.geometry.shape[:0:-1]])[::-1]
         share = volume / volume.mean() / (leaves * n)
         self._stacks = stacks
