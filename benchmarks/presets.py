@@ -8,13 +8,11 @@ the file to measure anew.
 from __future__ import annotations
 
 import argparse
-import csv
 import math
-import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -24,6 +22,7 @@ from numpy.typing import NDArray
 
 from benchmarks import datasets
 from benchmarks.environment import describe
+from benchmarks.rows import read, write
 from tinc_codec import InvalidSetting, Settings, decode, inspect
 from tinc_codec.encode import encode_chunk
 from tinc_codec.metrics import psnr, ssim
@@ -161,22 +160,7 @@ def measure(block: NDArray[Any], fit: Fit) -> Score:
 
 def read_rows(path: Path) -> Table:
     """Return the rows of a CSV file by their fit; none where there is no file."""
-    if not path.exists():
-        return {}
-    with path.open(newline="") as file:
-        return {Fit.of_row(row): row for row in csv.DictReader(file)}
-
-
-def write_rows(path: Path, rows: Iterable[dict[str, str]]) -> None:
-    """Replace a CSV file, at once, so that an interrupt leaves a whole one."""
-    table = list(rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_suffix(".new")
-    with new.open("w", newline="") as file:
-        writer = csv.DictWriter(file, table[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table)
-    os.replace(new, path)
+    return {Fit.of_row(row): row for row in read(path)}
 
 
 def run(fits: Sequence[Fit], path: Path) -> Table:
@@ -200,7 +184,7 @@ def run(fits: Sequence[Fit], path: Path) -> Table:
         print(f"{label}: {score.psnr_db:.2f} dB in {score.encode_s:.1f} s", file=sys.stderr)
         row = asdict(fit) | asdict(score) | environment
         rows[fit] = {name: str(value) for name, value in row.items()}
-        write_rows(path, rows.values())
+        write(path, rows.values())
     return {fit: rows[fit] for fit in fits if fit in rows}
 
 

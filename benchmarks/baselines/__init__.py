@@ -1,0 +1,1 @@
+"""What the package is measured against: other codecs, and the paper's way of training."""

@@ -1,0 +1,1 @@
+"""How fast the package is, against its rivals and against what the machine can do."""
