@@ -12,7 +12,9 @@ import numpy.typing as npt
 import pytest
 from trees import parameters_of
 
+from tinc_codec import UnsupportedData, decode
 from tinc_codec import weights as weights_section
+from tinc_codec.encode import encode_chunk, encode_chunks
 from tinc_codec.engines import reference
 from tinc_codec.fit import chunk, train
 from tinc_codec.fit.batches import in_batches
@@ -190,3 +192,94 @@ def test_every_chunk_gets_the_frequencies_of_its_own_pilot(monkeypatch: pytest.M
     assert chosen[:2] == [[low] * 3, [high] * 3]
     assert chosen[2][0] == low
     assert chosen[2][2] == high
+
+
+def arrays() -> list[npt.NDArray[Any]]:
+    """Return chunks of several kinds: alike, masked, constant, of another shape and dtype."""
+    wide = (1000 * units(3, (16, 16, 16))).astype(np.uint16)
+    masked = wide[1].astype(np.float32)
+    masked[3:5, :, 7] = np.nan
+    return [wide[0], masked, np.full((16, 16, 16), 7, "i4"), wide[2], wide[1][:8].astype(">f4")]
+
+
+@pytest.mark.parametrize("device", ["cpu", "torch"])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_payloads_come_in_order_and_as_alone(device: str, threads: int) -> None:
+    settings = Settings(ratio=12, iterations=30)
+    with runtime(device=device, threads=threads):
+        together = encode_chunks(arrays(), settings)
+        for array, payload in zip(arrays(), together, strict=True):
+            assert len(payload) <= array.nbytes / 12
+            found, expected = decode(payload), decode(encode_chunk(array, settings))
+            assert found.dtype == array.dtype
+            np.testing.assert_array_equal(np.isnan(found.astype(float)), np.isnan(array))
+            if device == "cpu":
+                np.testing.assert_array_equal(found, expected)
+            else:
+                spread = float(np.nanmax(array)) - float(np.nanmin(array))
+                np.testing.assert_allclose(found.astype(float), expected, atol=0.01 * spread + 1)
+        assert encode_chunks([], settings) == []
+
+
+def test_a_chunk_that_cannot_be_encoded_is_named() -> None:
+    with runtime(threads=2), pytest.raises(UnsupportedData, match="int64"):
+        encode_chunks([*arrays(), np.ones((16, 16, 16), "i8")], Settings(ratio=12, iterations=1))
+
+
+def test_chunks_are_fitted_together_and_again_in_halves(
+    torch: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU whose memory holds five chunks by the formula, and two in truth."""
+    from tinc_codec.engines.gpu import engine, memory
+
+    sizes: list[int] = []
+
+    class Problem(engine.Problem):
+        def __init__(self, tree: Tree, targets: Float32Array, *args: Any) -> None:
+            sizes.append(len(targets))
+            if len(targets) > 2:
+                raise torch.cuda.OutOfMemoryError("no room")
+            super().__init__(tree, targets, *args)
+
+    monkeypatch.setattr(engine, "Problem", Problem)
+    monkeypatch.setattr(memory, "available", lambda device: 599)
+    monkeypatch.setattr(memory, "bytes_per_chunk", lambda *args, **kwargs: 100)
+    given = [*(1000 * units(6)).astype(np.uint16)]
+    with runtime(device="torch"):
+        payloads = encode_chunks(given, Settings(ratio=8, iterations=5, levels=2, level_ratio=0.3))
+    # 5 and 3 were too many; then each batch has two problems, one of them for the rounding.
+    assert sizes == [5, 3, 2, 2, 2, 2, 2, 2]
+    for array, payload in zip(given, payloads, strict=True):
+        found = decode(payload).astype(float)
+        assert np.abs(found - array).mean() < 0.1 * np.ptp(array)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_batch_size_comes_from_free_memory(
+    monkeypatch: pytest.MonkeyPatch, weighted: bool
+) -> None:
+    from tinc_codec.engines.gpu import memory
+
+    widths = tuple(np.full((nodes, 1), 10) for nodes in (1, 2))
+    geometry = Geometry(shape=(40, 30), splits=((0,),), coordinates="global")
+    tree = Tree(geometry=geometry, widths=widths)
+    # 2 leaves of 2 tiles; features 10 + 10 + 1; parameters 30 + 2 * 110 + 2 * 11.
+    volume = 40 * 30 * 4 * (2 if weighted else 1)
+    step = 4 * 256 * (8 * 21 + 16 * 10 + 32)
+    size = volume + step + 36 * (30 + 220 + 22)
+    assert memory.bytes_per_chunk(tree, 1000, weighted=weighted) == size
+    for free, chunks in ((0, 1), (size - 1, 1), (7 * size, 7), (8 * size - 1, 7)):
+        monkeypatch.setattr(memory, "available", lambda device, free=free: free)
+        with runtime(device="torch"):
+            assert memory.most_chunks(tree, 1000, weighted=weighted) == chunks
+
+
+def test_free_memory_is_what_the_gpu_has_and_torch_does_not_use(
+    torch: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tinc_codec.engines.gpu import memory
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 9000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 700)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 500)
+    assert memory.available(torch.device("cuda")) == 960

@@ -28,6 +28,7 @@ from tinc_codec import (  # noqa: E402
     TINCSerializer,
     UnsupportedData,
     decode,
+    runtime,
 )
 
 CODEC = TINCSerializer(**QUICK)
@@ -314,6 +315,36 @@ def test_a_batch_reaches_the_codec_as_a_whole(monkeypatch: pytest.MonkeyPatch) -
         write({}, volume((32, 32, 32)), shards=(32, 32, 32))
         write({}, volume((32, 32, 32)))
     assert sizes == [8, 8]
+
+
+def test_torch_is_given_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    import tinc_codec.zarr_v3 as module
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # its pool is slow where cores are shared
+
+    sizes: list[int] = []
+
+    def encode_chunks(arrays: Any, settings: Any) -> Any:
+        sizes.append(len(arrays))
+        return original(arrays, settings)
+
+    original = module.encode_chunks
+    monkeypatch.setattr(module, "encode_chunks", encode_chunks)
+    chunks = [volume((16, 16, 16)), None, volume((16, 16, 16))[::-1], volume((20, 16, 16), "f4")]
+    specs = [spec((16, 16, 16), "u2")] * 3 + [spec((20, 16, 16), "f4")]
+    given = [None if chunk is None else buffer(chunk) for chunk in chunks]
+    with runtime(device="torch"):
+        payloads = asyncio.run(CODEC.encode(zip(given, specs, strict=True)))
+    torch.set_num_threads(threads)
+    assert sizes == [3]
+    assert payloads[1] is None
+    for chunk, payload in zip(chunks, payloads, strict=True):
+        if chunk is not None:
+            decoded = decode(payload.to_bytes())
+            assert decoded.dtype == chunk.dtype
+            assert np.abs(decoded.astype(float) - chunk).mean() < 0.2 * np.ptp(chunk)
 
 
 def test_single_and_synchronous_calls_agree() -> None:

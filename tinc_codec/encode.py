@@ -7,8 +7,9 @@ entropy code - container. Every candidate is scored by decoding it.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,10 @@ from tinc_codec.settings import Settings
 from tinc_codec.stream import container, cosine, exceptions, normalize
 from tinc_codec.stream.container import SectionKind
 from tinc_codec.stream.normalize import ArrayInfo
+from tinc_codec.threads import each
+
+if TYPE_CHECKING:
+    from tinc_codec.fit.chunk import FittedTree
 
 Float32Array = npt.NDArray[np.float32]
 Sections = dict[SectionKind, bytes]
@@ -32,6 +37,36 @@ _TRY_COSINE_BELOW = 1024
 # What FORMAT.md promises of the engines, in normalised units: quantised and raw weights.
 _TOLERANCE, _RAW_TOLERANCE = 1e-5, 1e-4
 _CHECKED_VOXELS = 2048
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Volume:
+    """A chunk whose voxels are to be fitted.
+
+    Attributes
+    ----------
+    exact : dict of SectionKind to bytes
+        The sections that restore everything else.
+    info : ArrayInfo
+        Shape, dtype, range.
+    unit : float32 array, 1 to 4 axes
+        Normalised voxels.
+    weight : float32 array of the same shape, or None
+        1 where a voxel counts, 0 where not.
+    budget : int
+        The most bytes that the payload may take.
+    """
+
+    exact: Sections
+    info: ArrayInfo
+    unit: Float32Array
+    weight: Float32Array | None
+    budget: int
+
+    @property
+    def room(self) -> int:
+        """Bytes left for the fitted form."""
+        return self.budget - _size(self.exact)
 
 
 def encode(array: npt.ArrayLike, **settings: Any) -> bytes:
@@ -62,6 +97,33 @@ def encode(array: npt.ArrayLike, **settings: Any) -> bytes:
 
 def encode_chunk(array: npt.NDArray[Any], settings: Settings) -> bytes:
     """Compress an array by a record of settings; see :func:`encode`."""
+    return encode_chunks([array], settings)[0]
+
+
+def encode_chunks(arrays: Sequence[npt.NDArray[Any]], settings: Settings) -> list[bytes]:
+    """Compress arrays by a record of settings, on a GPU many of them at once.
+
+    Arrays of one shape that get the same tree are fitted together, as many as the device's memory
+    holds. All of them are held in float32 meanwhile: 4 bytes per voxel, 8 with a mask.
+
+    Parameters
+    ----------
+    arrays, settings
+        See :func:`encode`, whose errors this raises too, for the first array that has one.
+
+    Returns
+    -------
+    list of bytes
+        The payload of each.
+    """
+    prepared = each(lambda array: _prepare(array, settings), arrays)
+    volumes = [p for p in prepared if isinstance(p, _Volume)]
+    fitted = iter(_fitted(volumes, settings))
+    return [p if isinstance(p, bytes) else next(fitted) for p in prepared]
+
+
+def _prepare(array: npt.NDArray[Any], settings: Settings) -> _Volume | bytes:
+    """Return what is to be fitted; the payload where nothing is."""
     normalize.check_array(array)
     budget = _budget(array, settings)
     constant = exceptions.constant_value(array)
@@ -91,7 +153,23 @@ def encode_chunk(array: npt.NDArray[Any], settings: Settings) -> bytes:
     if weight is not None:
         # What lies under the mask must not pull on statistics or on the low-order form.
         unit[weight == 0] = np.average(unit, weights=weight)
-    return _best_form(exact, info, unit, weight, settings, budget)
+    return _Volume(exact=exact, info=info, unit=unit, weight=weight, budget=budget)
+
+
+def _fitted(volumes: Sequence[_Volume], settings: Settings) -> list[bytes]:
+    """Return the payloads of what is to be fitted."""
+    if not volumes:
+        return []
+    from tinc_codec.fit.chunk import fit_trees
+
+    trees = fit_trees(
+        [volume.unit for volume in volumes],
+        [volume.weight for volume in volumes],
+        settings,
+        [volume.room for volume in volumes],
+    )
+    pairs = list(zip(volumes, trees, strict=True))
+    return each(lambda pair: _best_form(*pair, settings), pairs)
 
 
 def _budget(array: npt.NDArray[Any], settings: Settings) -> int:
@@ -131,32 +209,22 @@ def _check_room(exact: Sections, budget: int, *, has_values: bool) -> None:
         )
 
 
-def _best_form(
-    exact: Sections,
-    info: ArrayInfo,
-    unit: Float32Array,
-    weight: Float32Array | None,
-    settings: Settings,
-    budget: int,
-) -> bytes:
+def _best_form(volume: _Volume, fitted: FittedTree | None, settings: Settings) -> bytes:
     """Return the payload of the tree, or of the low-order form where that is better."""
-    from tinc_codec.fit.chunk import fit_trees
-
-    room = budget - _size(exact)
+    exact, info, unit, weight = volume.exact, volume.info, volume.unit, volume.weight
     forms: list[Sections] = []
-    (fitted,) = fit_trees([unit], [weight], settings, [room])
     if fitted is not None:
         tree = {SectionKind.TREE: fitted.tree, SectionKind.WEIGHTS: fitted.weights}
         payload = container.pack({**exact, **tree})
         if _is_portable(payload, settings.seed, raw=settings.preset == "paper"):
             forms.append(tree)
-    if not forms or (budget < _TRY_COSINE_BELOW and settings.preset != "paper"):
-        size = room - container.section_overhead(room)
+    if not forms or (volume.budget < _TRY_COSINE_BELOW and settings.preset != "paper"):
+        size = volume.room - container.section_overhead(volume.room)
         forms.append({SectionKind.COSINE: cosine.fit(unit, weight, size)})
     scored = [(_psnr(container.pack({**exact, **f}), info, unit, weight), f) for f in forms]
     psnr, form = max(scored, key=lambda pair: pair[0])
-    exact[SectionKind.ARRAY] = replace(info, psnr_centidb=_centidb(psnr)).to_bytes()
-    return container.pack({**exact, **form})
+    array = replace(info, psnr_centidb=_centidb(psnr)).to_bytes()
+    return container.pack({**exact, SectionKind.ARRAY: array, **form})
 
 
 def _is_portable(payload: bytes, seed: int, *, raw: bool) -> bool:

@@ -47,6 +47,11 @@ class Runtime:
                 "(argument, runtime() or TINC_THREADS)"
             )
 
+    @property
+    def uses_torch(self) -> bool:
+        """Whether torch is to run, which works on many chunks at once."""
+        return self.device not in ("auto", "cpu", "reference")
+
     def thread_count(self) -> int:
         """Return the number of threads, the default resolved."""
         if self.threads:

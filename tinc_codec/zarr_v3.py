@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
@@ -20,8 +20,9 @@ except ImportError as error:
 
 from tinc_codec.configured import Configured, warn_if_not_installed
 from tinc_codec.decode import decode_chunk
-from tinc_codec.encode import encode_chunk
+from tinc_codec.encode import encode_chunks
 from tinc_codec.errors import CorruptPayload
+from tinc_codec.runtime import current_runtime
 from tinc_codec.stream.container import SectionKind, unpack
 from tinc_codec.stream.normalize import ArrayInfo, check_array
 
@@ -50,7 +51,8 @@ class TINCSerializer(Configured, ArrayBytesCodec, ArrayBytesCodecPartialDecodeMi
     each time adds error.
 
     Chunks come one at a time unless ``zarr.config`` holds a ``codec_pipeline.batch_size`` above 1
-    when the array is opened.
+    when the array is opened. On a GPU (``tinc_codec.runtime(device="cuda")``) open it with a large
+    one, 64 or more: the chunks of a batch are fitted together.
 
     Parameters
     ----------
@@ -100,7 +102,9 @@ milestones
     async def encode(
         self, chunks_and_specs: Iterable[tuple[NDBuffer | None, ArraySpec]]
     ) -> list[Buffer | None]:
-        """Encode a batch of chunks in worker threads; None stays None."""
+        """Encode a batch of chunks in worker threads, or at once by torch; None stays None."""
+        if current_runtime().uses_torch:
+            return await asyncio.to_thread(self._encode_together, list(chunks_and_specs))
         return await _in_threads(self._encode_sync, chunks_and_specs)
 
     async def decode(
@@ -130,11 +134,20 @@ milestones
         return None if payload is None else self._decode_sync(payload, chunk_spec, selection)
 
     def _encode_sync(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
-        # zarr does not call validate inside shards; encode_chunk checks the dtype again.
-        dtype = chunk_spec.dtype.to_native_dtype()
-        # C order: the same voxels give the same bytes, whatever the caller's memory order.
-        array = np.asarray(chunk_data.as_numpy_array(), dtype=dtype, order="C")
-        return chunk_spec.prototype.buffer.from_bytes(encode_chunk(array, self.settings))
+        (payload,) = self._encode_together([(chunk_data, chunk_spec)])
+        assert payload is not None
+        return payload
+
+    def _encode_together(
+        self, batch: Sequence[tuple[NDBuffer | None, ArraySpec]]
+    ) -> list[Buffer | None]:
+        # zarr does not call validate inside shards; encode_chunks checks the dtype again.
+        arrays = [_array(chunk, spec) for chunk, spec in batch if chunk is not None]
+        payloads = iter(encode_chunks(arrays, self.settings))
+        return [
+            None if chunk is None else spec.prototype.buffer.from_bytes(next(payloads))
+            for chunk, spec in batch
+        ]
 
     def _decode_sync(
         self, chunk_data: Buffer, chunk_spec: ArraySpec, selection: Any = None
@@ -144,6 +157,12 @@ milestones
         _check_payload(payload, chunk_spec.shape, dtype)
         array = decode_chunk(payload, selection)
         return chunk_spec.prototype.nd_buffer.from_numpy_array(array.astype(dtype, copy=False))
+
+
+def _array(chunk: NDBuffer, spec: ArraySpec) -> np.ndarray[Any, np.dtype[Any]]:
+    # C order: the same voxels give the same bytes, whatever the caller's memory order.
+    dtype = spec.dtype.to_native_dtype()
+    return np.asarray(chunk.as_numpy_array(), dtype=dtype, order="C")
 
 
 def _read_info(payload: bytes) -> ArrayInfo:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +21,7 @@ from tinc_codec.fit.train import fit, moments
 from tinc_codec.runtime import current_runtime
 from tinc_codec.settings import Settings
 from tinc_codec.stream.container import section_overhead
+from tinc_codec.threads import each
 from tinc_codec.tree import section
 from tinc_codec.tree.allocation import (
     Structure,
@@ -46,6 +49,9 @@ _LEAST_LEAF = 4
 # r_l of the rule's middle case. Small trees do best with nearly everything shared, wider leaves
 # pay from about 6,000 parameters on.
 _SMALL_TREE, _SMALL_RATIO, _LARGE_RATIO = 6000, 0.15, 0.4
+
+
+_gpu = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +89,8 @@ def fit_trees(
         None where not even the smallest tree fits.
     """
     alike: dict[tuple[bytes, tuple[int, ...], bool], list[int]] = {}
-    trees = [_structure(unit, settings, room) for unit, room in zip(units, rooms, strict=True)]
+    given = list(zip(units, rooms, strict=True))
+    trees = each(lambda chunk: _structure(chunk[0], settings, chunk[1]), given)
     for k, tree in enumerate(trees):
         if tree is not None:
             key = section.to_bytes(tree), units[k].shape, weights[k] is None
@@ -103,7 +110,8 @@ def fit_trees(
 
         recipe = recipe_for(settings, tree.geometry.shape, macs_per_voxel(tree))
         weighted = weights[chosen[0]] is not None
-        in_batches(run, chosen, _chunks_at_once(tree, recipe.samples, weighted=weighted))
+        with _turn():
+            in_batches(run, chosen, _chunks_at_once(tree, recipe.samples, weighted=weighted))
     return found
 
 
@@ -118,17 +126,20 @@ def _fit_alike(
     head, table = section.to_bytes(tree), layout(tree)
     recipe = recipe_for(settings, units[0].shape, macs_per_voxel(tree))
     problem_of = _problem()
-    all_units, all_weights = np.stack(units), _stacked(weights_of)
+    given = [weight for weight in weights_of if weight is not None]
+    all_units, all_weights = _together(units), _together(given) if given else None
     parameters, sensitivity = fit(problem_of, tree, all_units, all_weights, recipe, settings.seed)
     if settings.preset == "paper":
         return [FittedTree(tree=head, weights=weights.pack_raw(values)) for values in parameters]
     lefts = [room - len(head) - section_overhead(len(head)) for room in rooms]
     sizes = [left - section_overhead(left) for left in lefts]
     # What training changes between two roundings may take a little more room.
-    plain = [
-        quantize_to_size(table, values, mean_squares, size - size // _SPARE)
-        for values, mean_squares, size in zip(parameters, sensitivity, sizes, strict=True)
-    ]
+    plain = each(
+        lambda k: quantize_to_size(
+            table, parameters[k], sensitivity[k], sizes[k] - sizes[k] // _SPARE
+        ),
+        range(len(units)),
+    )
     # Chunks that could not be rounded to their bytes are left out of the gradual rounding.
     kept = [k for k, coded in enumerate(plain) if coded is not None]
     found: list[FittedTree | None] = [None] * len(units)
@@ -146,20 +157,19 @@ def _fit_alike(
     return found
 
 
-def _stacked(weights_of: Sequence[Float32Array | None]) -> Float32Array | None:
-    """Return weights side by side, or None where there are none."""
-    given = [weight for weight in weights_of if weight is not None]
-    return np.stack(given) if given else None
+def _together(arrays: Sequence[Float32Array]) -> Float32Array:
+    """Return arrays along a first axis; a single one is not copied."""
+    return arrays[0][None] if len(arrays) == 1 else np.stack(arrays)
 
 
-def _fits_on_torch() -> bool:
-    """Return whether the run-time settings name the torch engine."""
-    return current_runtime().device not in ("auto", "cpu", "reference")
+def _turn() -> AbstractContextManager[Any]:
+    """Return a context in which this thread alone fits on the GPU, whose memory batches fill."""
+    return _gpu if current_runtime().uses_torch else nullcontext()
 
 
 def _chunks_at_once(tree: Tree, samples: int, *, weighted: bool) -> int:
     """Return how many chunks the engine should fit together."""
-    if not _fits_on_torch():
+    if not current_runtime().uses_torch:
         return 1
     from tinc_codec.engines.gpu.memory import most_chunks
 
@@ -168,7 +178,7 @@ def _chunks_at_once(tree: Tree, samples: int, *, weighted: bool) -> int:
 
 def _problem() -> Any:
     """Return the ``Problem`` of the engine that the run-time settings name."""
-    if not _fits_on_torch():
+    if not current_runtime().uses_torch:
         from tinc_codec.engines.cpu.engine import Problem
 
         return Problem
