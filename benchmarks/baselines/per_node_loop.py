@@ -43,10 +43,9 @@ ITERATIONS = 10_000
 _FREQUENCY = 30.0
 _RATE, _DROP = 1e-3, 0.2
 _INTENSITY = 100.0
-_PARTS = 4
+_PARTS = 8
 
-_WARM_UP = 10
-_PARTS = 4
+_PARTS = 8
 
 # Step to voxel indices (leaves, n, axes) of the volume.
 Draw = Callable[[int], torch.Tensor]
@@ -161,8 +160,8 @@ class PerNodeLoop:
             for child, part in enumerate(y.chunk(children))
         )
 
-    def pace(self, iterations: int, warm_up: int = _WARM_UP) -> Pace:
-        """Run and time iterations, at least four."""
+    def pace(self, iterations: int, warm_up: int = 10) -> Pace:
+        """Run and time iterations, at least eight, after some that are not timed."""
         for _ in range(warm_up):
             self.step()
         part = -(-iterations // _PARTS)

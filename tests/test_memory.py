@@ -1,0 +1,108 @@
+"""Peak memory on the CPU, measured in processes of their own.
+
+What is promised, beyond what a process holds after a first small use (libraries, kernels):
+
+- decoding a whole chunk takes its result and at most 32 MiB, whatever its size;
+- decoding a plane or a preview takes at most 16 MiB, of which the payload taken apart is a part;
+- encoding a chunk of integers of 8 or 16 bits takes at most 16 MiB and 20 bytes per voxel, wider
+  values or a mask 40, the array itself not counted; however many steps the fit has.
+
+Measured when this was written (two threads): 16 MiB beside the result; 2 to 10 MiB; 14 to 20 and
+25 to 40 bytes per voxel in all, for chunks of 256³ down to 128³.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+if sys.platform != "linux":
+    pytest.skip("peak memory is asked of Linux", allow_module_level=True)
+
+MIB = 1 << 20
+_SCRIPT = """
+import json, resource, sys
+import numpy as np
+import tinc_codec
+
+def peak():
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+def volume(side):
+    index = np.arange(side, dtype=np.float32)
+    wave = np.sin(index[:, None, None] / 7) + np.cos(index[:, None] / 5) * np.sin(index / 9)
+    return (1000 * wave + 3000).astype(np.uint16)
+
+def masked(side):
+    values = volume(side).astype(np.float32)
+    values[values > 4000] = np.nan
+    return values
+
+def encode(array, levels):
+    return tinc_codec.encode(array, ratio=200, levels=levels, iterations=3)
+
+for array in (volume(24), masked(24)):
+    small = encode(array, 2)
+    tinc_codec.decode(small), tinc_codec.decode(small, np.s_[::4, 3])
+given = {prepare}
+before = peak()
+kept = {call}
+sys.stdout.write({told})
+"""
+
+
+def run(prepare: str, call: str, told: str, given: bytes = b"") -> str:
+    """Return what a fresh process says after a call."""
+    script = _SCRIPT.format(prepare=prepare, call=call, told=told)
+    done = subprocess.run([sys.executable, "-c", script], input=given, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode()
+
+
+def growth(prepare: str, call: str, given: bytes = b"") -> int:
+    """Return by how many bytes the peak of a fresh process grows in a call."""
+    return int(run(prepare, call, "json.dumps(peak() - before)", given))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _kernels_on_disk() -> None:
+    """Compiling takes more memory than anything here: once, in a process that is not measured."""
+    run("None", "None", "''")
+
+
+@pytest.fixture(scope="module", params=[2, 5], ids=["2 levels", "5 levels"])
+def payload(request: pytest.FixtureRequest) -> bytes:
+    """Of 256³ voxels, 32 MiB."""
+    return bytes.fromhex(run("volume(256)", f"encode(given, {request.param})", "kept.hex()"))
+
+
+def test_decoding_takes_its_result_and_a_constant(payload: bytes) -> None:
+    taken = growth("sys.stdin.buffer.read()", "tinc_codec.decode(given)", payload)
+    assert taken > 32 * MIB, "the result itself was not seen"
+    assert taken < (32 + 32) * MIB
+
+
+@pytest.mark.parametrize("part", ["np.s_[3]", "np.s_[:, :, 3]", "np.s_[::4, ::4, ::4]"])
+def test_decoding_a_part_takes_a_constant(payload: bytes, part: str) -> None:
+    call = f"tinc_codec.decode(given, {part})"
+    assert growth("sys.stdin.buffer.read()", call, payload) < 16 * MIB
+
+
+@pytest.mark.parametrize(
+    ("array", "per_voxel"),
+    [("volume(192)", 20), ("masked(192)", 40), ("volume(192).astype(np.float64)", 40)],
+)
+def test_encoding_takes_so_much_per_voxel(array: str, per_voxel: int) -> None:
+    taken = growth(array, "encode(given, 2)")
+    assert taken > 8 * 192**3, "less than two volumes of float32: was anything fitted?"
+    assert taken < per_voxel * 192**3 + 16 * MIB
+
+
+def test_steps_take_no_memory() -> None:
+    few, many = (
+        growth("volume(96)", f"tinc_codec.encode(given, ratio=200, levels=2, iterations={n})")
+        for n in (3, 60)
+    )
+    assert many < few + 8 * MIB
