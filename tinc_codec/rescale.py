@@ -18,7 +18,7 @@ def fill_integers(unit: Any, low: float, high: float, out: Any) -> None:
     Without fused multiply-add and in float64, as FORMAT.md says.
     """
     for i in range(len(unit)):
-        u = np.float64(unit[i])
+        u: Any = np.float64(unit[i])
         u = min(u, 1.0) if u > 0.0 else 0.0
         x = np.rint(low * (1.0 - u) + high * u)
         out[i] = min(max(x, low), high)
@@ -28,6 +28,6 @@ def fill_integers(unit: Any, low: float, high: float, out: Any) -> None:
 def fill_floats(unit: Any, low: float, high: float, out: Any) -> None:
     """As :func:`fill_integers`, not rounded."""
     for i in range(len(unit)):
-        u = np.float64(unit[i])
+        u: Any = np.float64(unit[i])
         u = min(u, 1.0) if u > 0.0 else 0.0
         out[i] = min(max(low * (1.0 - u) + high * u, low), high)
