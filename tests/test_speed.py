@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,17 @@ import pytest
 
 from tinc_codec.phantom import phantom
 
-pytest.importorskip("torch", reason="the per-node loop needs torch")
+torch = pytest.importorskip("torch", reason="the per-node loop needs torch")
 pytest.importorskip("av", reason="the rivals need the bench extra")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_of_torch() -> Iterator[None]:
+    """Threads of torch wait for one another by spinning: slow where other work runs besides."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

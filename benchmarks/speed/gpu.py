@@ -2,7 +2,7 @@
 
 - fit: the table of :mod:`benchmarks.speed.fit` for a phantom of 256³ at 512 times, everything on
   the device.
-- batch: 64 chunks of 64³ fitted together at effort 5, against one of them.
+- batch: 64 chunks of 64³ encoded together at effort 5, against one of them.
 - decode: the 256³ payload, beside the float32 products of square matrices (TF32 off) on the same
   device. Multiply-adds are nominal, as in the roofline. The result is copied to the host.
 """
@@ -21,7 +21,7 @@ from benchmarks.speed import fit
 from benchmarks.speed.common import Options, interleaved
 from tinc_codec import Settings, runtime
 from tinc_codec.decode import open_chunk
-from tinc_codec.encode import encode_chunk
+from tinc_codec.encode import encode_chunk, encode_chunks
 from tinc_codec.phantom import phantom
 from tinc_codec.tree.network import macs_per_voxel
 
@@ -73,20 +73,16 @@ _QUICK = Size(
 
 
 def measure_batch(volume: Array, size: Size) -> dict[str, Any]:
-    """Fit all parts of a volume together, and one alone."""
-    from tinc_codec.fit.chunk import fit_trees
-
+    """Encode all parts of a volume together, and one alone."""
     starts = product(*(range(0, n, size.part) for n in volume.shape))
     parts = [volume[tuple(slice(a, a + size.part) for a in corner)] for corner in starts]
-    units = [((p - p.min()) / np.ptp(p)).astype(np.float32) for p in parts]
-    rooms = [int(p.nbytes / size.ratio) for p in parts]
     settings = Settings(ratio=size.ratio, effort=size.effort)
 
-    def fitted(count: int) -> Any:
-        return fit_trees(units[:count], [None] * count, settings, rooms[:count])
+    def encoded(count: int) -> Any:
+        return encode_chunks(parts[:count], settings)
 
-    fitted(1), fitted(len(parts))  # compiled, and memory taken
-    seconds = interleaved({n: lambda n=n: fitted(n) for n in (1, len(parts))}, size.rounds)
+    encoded(1), encoded(len(parts))  # compiled, and memory taken
+    seconds = interleaved({n: lambda n=n: encoded(n) for n in (1, len(parts))}, size.rounds)
     one, many = seconds.values()
     return _columns(chunks=len(parts), one_s=one, many_s=many, many_over_one=many / one)
 
