@@ -44,7 +44,9 @@ _SPARE = 200
 _TREE_FROM, _PAPER_TREE_FROM = 1500, 2500
 # More levels are taken until a voxel costs no more multiply-adds than this.
 _MOST_MACS = 6500
-# But leaves narrower than this waste bytes on rounding, and say little.
+# But every leaf takes a whole tile of voxels at each step: more leaves than this make steps slow.
+_MOST_LEAVES = 64
+# And leaves narrower than this waste bytes on rounding, and say little.
 _LEAST_LEAF = 4
 # r_l of the rule's middle case. Small trees do best with nearly everything shared, wider leaves
 # pay from about 6,000 parameters on.
@@ -208,7 +210,8 @@ def _structure(unit: Float32Array, settings: Settings, room: int) -> Tree | None
         tree = _tree_of_levels(unit, settings, room, levels, expected)
         if tree is None or (best is not None and tree.geometry == best.geometry):
             break
-        if best is not None and tree.widths[-1].min() < _LEAST_LEAF:
+        leaves = tree.geometry.node_counts[-1]
+        if best is not None and (leaves > _MOST_LEAVES or tree.widths[-1].min() < _LEAST_LEAF):
             break
         best = tree
         if single or macs_per_voxel(tree) <= _MOST_MACS:
