@@ -16,8 +16,8 @@ from tinc_codec import UnsupportedData, decode
 from tinc_codec import weights as weights_section
 from tinc_codec.encode import encode_chunk, encode_chunks
 from tinc_codec.engines import reference
+from tinc_codec.engines.gpu.memory import in_batches
 from tinc_codec.fit import chunk, train
-from tinc_codec.fit.batches import in_batches
 from tinc_codec.fit.recipe import Recipe
 from tinc_codec.runtime import runtime
 from tinc_codec.settings import Settings

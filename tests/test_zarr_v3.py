@@ -7,7 +7,10 @@ import json
 import pickle
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -317,12 +320,18 @@ def test_a_batch_reaches_the_codec_as_a_whole(monkeypatch: pytest.MonkeyPatch) -
     assert sizes == [8, 8]
 
 
-def test_torch_is_given_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch = pytest.importorskip("torch", reason="torch is not installed")
-    import tinc_codec.zarr_v3 as module
+@pytest.fixture
+def torch() -> Iterator[ModuleType]:
+    """Torch on one thread: its pool is slow where cores are shared."""
+    module = pytest.importorskip("torch", reason="torch is not installed")
+    threads = module.get_num_threads()
+    module.set_num_threads(1)
+    yield module
+    module.set_num_threads(threads)
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # its pool is slow where cores are shared
+
+def test_torch_is_given_the_whole_batch(monkeypatch: pytest.MonkeyPatch, torch: ModuleType) -> None:
+    import tinc_codec.zarr_v3 as module
 
     sizes: list[int] = []
 
@@ -337,7 +346,6 @@ def test_torch_is_given_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None
     given = [None if chunk is None else buffer(chunk) for chunk in chunks]
     with runtime(device="torch"):
         payloads = asyncio.run(CODEC.encode(zip(given, specs, strict=True)))
-    torch.set_num_threads(threads)
     assert sizes == [3]
     assert payloads[1] is None
     for chunk, payload in zip(chunks, payloads, strict=True):
@@ -345,6 +353,88 @@ def test_torch_is_given_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None
             decoded = decode(payload.to_bytes())
             assert decoded.dtype == chunk.dtype
             assert np.abs(decoded.astype(float) - chunk).mean() < 0.2 * np.ptp(chunk)
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_torch_reads_a_batch_at_once(
+    monkeypatch: pytest.MonkeyPatch, torch: ModuleType, partial: bool
+) -> None:
+    import tinc_codec.zarr_v3 as module
+
+    sizes: list[int] = []
+    original = module.decode_chunks
+
+    def decode_chunks(payloads: Any, parts: Any) -> Any:
+        sizes.append(len(payloads))
+        return original(payloads, parts)
+
+    monkeypatch.setattr(module, "decode_chunks", decode_chunks)
+    compressors = None if partial else "auto"
+    with zarr.config.set({"codec_pipeline.batch_size": 8}):
+        read = write({}, volume((32, 32, 32)), compressors=compressors)
+        expected = read[3:29, 7, ::3]
+        assert set(sizes) == {1}
+        sizes.clear()
+        with runtime(device="torch"):
+            found = read[3:29, 7, ::3]
+            assert sizes == [4]
+            assert read[:].dtype == read.dtype
+    np.testing.assert_allclose(found.astype(int), expected.astype(int), atol=1)
+    with runtime(device="torch"):
+        missing = zarr.create_array({}, shape=(32, 16, 16), dtype="u2", chunks=(16, 16, 16),
+                                    fill_value=7, serializer=CODEC, compressors=None)  # fmt: skip
+        assert (missing[:] == 7).all()
+
+
+def test_what_zarr_wants_on_the_gpu_stays_there(
+    monkeypatch: pytest.MonkeyPatch, torch: ModuleType
+) -> None:
+    """The CPU in the place of the GPU, numpy in that of cupy."""
+    import tinc_codec.zarr_v3 as module
+    from tinc_codec.engines.gpu import engine, memory, values
+
+    class OnGPU(PROTOTYPE.nd_buffer):  # type: ignore[name-defined]
+        pass
+
+    seen: list[Any] = []
+
+    def to_cupy(bits: Any, dtype: Any) -> Any:
+        seen.append(bits)
+        return bits.numpy().view(dtype)
+
+    def to_numpy(bits: Any, dtype: Any) -> Any:
+        raise AssertionError("copied to the host")
+
+    monkeypatch.setattr(module.gpu, "NDBuffer", OnGPU)
+    monkeypatch.setattr(values, "to_cupy", to_cupy)
+    monkeypatch.setattr(values, "to_numpy", to_numpy)
+    for used in (engine, memory):
+        monkeypatch.setattr(used, "current_device", lambda: torch.device("cpu"))
+    shape = (16, 16, 16)
+    there = replace(spec(shape, "u2"), prototype=PROTOTYPE._replace(nd_buffer=OnGPU))
+    codec = TINCSerializer(ratio=4, iterations=10)
+    payload = codec._encode_sync(buffer(volume(shape)), there)
+    (found,) = asyncio.run(codec.decode([(payload, there)]))
+    assert type(found) is OnGPU
+    assert len(seen) == 1
+    expected = decode(payload.to_bytes())
+    assert found.as_numpy_array().dtype == expected.dtype
+    np.testing.assert_allclose(found.as_numpy_array().astype(int), expected.astype(int), atol=1)
+
+
+@pytest.mark.gpu
+def test_zarrs_gpu_buffers_hold_what_was_read() -> None:
+    cupy = pytest.importorskip("cupy", reason="cupy is not installed")
+    store: dict[str, Any] = {}
+    write(store, volume((32, 32, 32)), serializer=TINCSerializer(ratio=8, iterations=20))
+    with runtime(device="cuda"):
+        expected = zarr.open_array(store, mode="r")[...]
+    with zarr.config.enable_gpu():
+        found = zarr.open_array(store, mode="r")
+        whole, part = found[...], found[3:20, 5, ::2]
+    assert isinstance(whole, cupy.ndarray)
+    np.testing.assert_array_equal(cupy.asnumpy(whole), expected)
+    np.testing.assert_array_equal(cupy.asnumpy(part), expected[3:20, 5, ::2])
 
 
 def test_single_and_synchronous_calls_agree() -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import numpy as np
 
 try:
     from zarr.abc.codec import ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin
+    from zarr.core.buffer import gpu
     from zarr.registry import register_codec
 except ImportError as error:
     raise ImportError(
@@ -19,10 +22,10 @@ except ImportError as error:
     ) from error
 
 from tinc_codec.configured import Configured, warn_if_not_installed
-from tinc_codec.decode import decode_chunk
+from tinc_codec.decode_together import decode_chunks, decode_for_gpu
 from tinc_codec.encode import encode_chunks
 from tinc_codec.errors import CorruptPayload
-from tinc_codec.runtime import current_runtime
+from tinc_codec.runtime import Runtime, current_runtime, runtime
 from tinc_codec.stream.container import SectionKind, unpack
 from tinc_codec.stream.normalize import ArrayInfo, check_array
 
@@ -52,7 +55,8 @@ class TINCSerializer(Configured, ArrayBytesCodec, ArrayBytesCodecPartialDecodeMi
 
     Chunks come one at a time unless ``zarr.config`` holds a ``codec_pipeline.batch_size`` above 1
     when the array is opened. On a GPU (``tinc_codec.runtime(device="cuda")``) open it with a large
-    one, 64 or more: the chunks of a batch are fitted together.
+    one, 64 or more: the chunks of a batch are fitted together, and read together. After
+    ``zarr.config.enable_gpu()`` what is read there stays there, as arrays of cupy.
 
     Parameters
     ----------
@@ -110,8 +114,27 @@ milestones
     async def decode(
         self, chunks_and_specs: Iterable[tuple[Buffer | None, ArraySpec]]
     ) -> list[NDBuffer | None]:
-        """Decode a batch of chunks in worker threads; None stays None."""
-        return await _in_threads(self._decode_sync, chunks_and_specs)
+        """Decode a batch of chunks in worker threads, or at once by torch; None stays None."""
+        batch = list(chunks_and_specs)
+        with _where_buffers_are(spec for _, spec in batch) as settings:
+            if not settings.uses_torch:
+                return await _in_threads(self._decode_sync, batch)
+            parts = [(payload, spec, None) for payload, spec in batch]
+            return await asyncio.to_thread(self._decode_together, parts)
+
+    async def decode_partial(
+        self, batch_info: Iterable[tuple[Any, Any, ArraySpec]]
+    ) -> Iterable[NDBuffer | None]:
+        """Decode parts of a batch of chunks, by torch at once; None for chunks not there."""
+        batch = list(batch_info)
+        with _where_buffers_are(spec for *_, spec in batch) as settings:
+            if not settings.uses_torch:
+                return await super().decode_partial(batch)
+            payloads = await asyncio.gather(
+                *(getter.get(prototype=spec.prototype) for getter, _, spec in batch)
+            )
+            parts = [(p, spec, part) for p, (_, part, spec) in zip(payloads, batch, strict=True)]
+            return await asyncio.to_thread(self._decode_together, parts)
 
     async def _encode_single(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
         return await asyncio.to_thread(self._encode_sync, chunk_data, chunk_spec)
@@ -152,17 +175,48 @@ milestones
     def _decode_sync(
         self, chunk_data: Buffer, chunk_spec: ArraySpec, selection: Any = None
     ) -> NDBuffer:
-        payload = chunk_data.to_bytes()
-        dtype = chunk_spec.dtype.to_native_dtype()
-        _check_payload(payload, chunk_spec.shape, dtype)
-        array = decode_chunk(payload, selection)
-        return chunk_spec.prototype.nd_buffer.from_numpy_array(array.astype(dtype, copy=False))
+        (array,) = self._decode_together([(chunk_data, chunk_spec, selection)])
+        assert array is not None
+        return array
+
+    def _decode_together(
+        self, batch: Sequence[tuple[Buffer | None, ArraySpec, Any]]
+    ) -> list[NDBuffer | None]:
+        """Decode parts of chunks; where zarr's buffers are on the GPU, they never leave it."""
+        given = [(data.to_bytes(), spec, part) for data, spec, part in batch if data is not None]
+        for payload, spec, _ in given:
+            _check_payload(payload, spec.shape, spec.dtype.to_native_dtype())
+        payloads, parts = [payload for payload, _, _ in given], [part for _, _, part in given]
+        resident = bool(given) and _on_gpu(given[0][1]) and "cuda" in current_runtime().device
+        arrays = iter((decode_for_gpu if resident else decode_chunks)(payloads, parts))
+        return [None if data is None else _buffer(next(arrays), spec) for data, spec, _ in batch]
 
 
 def _array(chunk: NDBuffer, spec: ArraySpec) -> np.ndarray[Any, np.dtype[Any]]:
     # C order: the same voxels give the same bytes, whatever the caller's memory order.
     dtype = spec.dtype.to_native_dtype()
     return np.asarray(chunk.as_numpy_array(), dtype=dtype, order="C")
+
+
+def _on_gpu(spec: ArraySpec) -> bool:
+    """Return whether zarr wants arrays of cupy: after ``zarr.config.enable_gpu()``."""
+    return issubclass(spec.prototype.nd_buffer, gpu.NDBuffer)
+
+
+def _where_buffers_are(specs: Iterable[ArraySpec]) -> AbstractContextManager[Runtime]:
+    """Return a context that decodes on the GPU where zarr's buffers are and nothing else is set."""
+    settings = current_runtime()
+    if settings.device == "auto" and find_spec("torch") and any(map(_on_gpu, specs)):
+        return runtime(device="cuda")
+    return nullcontext(settings)
+
+
+def _buffer(array: Any, spec: ArraySpec) -> NDBuffer:
+    """Return an array of numpy or cupy as zarr wants it."""
+    dtype, kind = spec.dtype.to_native_dtype(), spec.prototype.nd_buffer
+    if isinstance(array, np.ndarray):
+        return kind.from_numpy_array(array.astype(dtype, copy=False))
+    return kind.from_ndarray_like(array)
 
 
 def _read_info(payload: bytes) -> ArrayInfo:

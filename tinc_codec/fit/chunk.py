@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinc_codec import weights
-from tinc_codec.fit.batches import in_batches
+from tinc_codec.engines.gpu.memory import in_batches, most_chunks
 from tinc_codec.fit.gradual import quantize_gradually
 from tinc_codec.fit.rate import quantize_to_size
 from tinc_codec.fit.recipe import recipe_for
@@ -173,8 +173,6 @@ def _chunks_at_once(tree: Tree, samples: int, *, weighted: bool) -> int:
     """Return how many chunks the engine should fit together."""
     if not current_runtime().uses_torch:
         return 1
-    from tinc_codec.engines.gpu.memory import most_chunks
-
     return most_chunks(tree, samples, weighted=weighted)
 
 

@@ -6,8 +6,10 @@ in any leaves, so nothing is evaluated but the voxels asked for, up to the end o
 run along the fastest axis, where every lane of a product goes through the same vector code (not
 so along the other axis): a voxel's value does not depend on its place in a tile.
 
-Memory on the device: 4 bytes per voxel of the output, and per voxel of a slab 12 bytes per
-feature of the widest layer and about 100 more for indices and coordinates.
+The trees of many chunks are to a slab the branches of one.
+
+Memory on the device: 4 bytes per voxel of the output, and per voxel of a slab (131072 on a GPU)
+12 bytes per feature of the widest layer and about 100 more for indices and coordinates.
 """
 
 from __future__ import annotations
@@ -50,24 +52,8 @@ def evaluate_points(
     InvalidSetting
         If torch or the device of the run-time settings is not there.
     """
-    device = current_device()
-    import torch
-
-    index = np.stack([np.asarray(p, np.int64) for p in points])
-    leaf = leaf_of(tree.geometry, index)
-    order = np.argsort(leaf, kind="stable")
-    counts = np.bincount(leaf, minlength=tree.geometry.node_counts[-1])
-    scale, offset = leaf_affine(tree.geometry)
-    coordinates = (index.T * scale[leaf] + offset[leaf]).astype(np.float32)[order]
-    x = torch.tensor(coordinates, device=device)
-    place = torch.tensor(order, device=device)
-    first = torch.tensor(np.cumsum(counts) - counts, device=device)
-
-    def locate(leaf: torch.Tensor, j: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        at = first[leaf] + j
-        return x[at].transpose(1, 2).contiguous(), place[at]
-
-    return _evaluate(tree, parameters, counts, locate, device)
+    values: Float32Array = evaluate(tree, parameters[None], points, pointwise=True)[0].cpu().numpy()
+    return values
 
 
 def evaluate_grid(tree: Tree, parameters: Float32Array, axes: Sequence[IntArray]) -> Float32Array:
@@ -78,12 +64,80 @@ def evaluate_grid(tree: Tree, parameters: Float32Array, axes: Sequence[IntArray]
     InvalidSetting
         If torch or the device of the run-time settings is not there.
     """
+    values: Float32Array = evaluate(tree, parameters[None], axes, pointwise=False)[0].cpu().numpy()
+    return values
+
+
+def evaluate(
+    tree: Tree, parameters: Float32Array, axes: Sequence[IntArray], *, pointwise: bool
+) -> torch.Tensor:
+    """Evaluate many chunks' trees, all of one structure, at the same voxels.
+
+    Parameters
+    ----------
+    tree : Tree
+        Their structure.
+    parameters : (chunks, size) float32
+        Weights and biases of each.
+    axes : sequence of int arrays
+        Voxel indices, one array per axis of the tree.
+    pointwise : bool
+        Whether they are parallel lists; else their outer product is meant.
+
+    Returns
+    -------
+    (chunks, n) or (chunks, n_0, n_1, ...) float32 tensor
+        On the device.
+
+    Raises
+    ------
+    InvalidSetting
+        If torch or the device of the run-time settings is not there.
+    """
     device = current_device()
     import torch
 
-    axes = [np.asarray(a, np.int64) for a in axes]
+    index = [np.asarray(a, np.int64) for a in axes]
+    lengths = [len(index[0])] if pointwise else [len(a) for a in index]
+    counts, locate = (_points if pointwise else _grid)(tree.geometry, index, device)
+    stacks = Stacks(layout(tree), len(parameters), device)
+    with exact_products(device):
+        layers = stacks.views(stacks.stack(torch.tensor(parameters, device=device)))
+        out = _evaluate(layers, counts, locate, len(parameters), device)
+    return out.view(len(parameters), *lengths)
+
+
+def _points(
+    geometry: Geometry, points: Sequence[IntArray], device: torch.device
+) -> tuple[IntArray, Locate]:
+    """Return how many of the voxels lie in each leaf, and where they are found."""
+    import torch
+
+    index = np.stack(points)
+    leaf = leaf_of(geometry, index)
+    order = np.argsort(leaf, kind="stable")
+    counts = np.bincount(leaf, minlength=geometry.node_counts[-1])
+    scale, offset = leaf_affine(geometry)
+    coordinates = (index.T * scale[leaf] + offset[leaf]).astype(np.float32)[order]
+    x = torch.tensor(coordinates, device=device)
+    place = torch.tensor(order, device=device)
+    first = torch.tensor(np.cumsum(counts) - counts, device=device)
+
+    def locate(leaf: torch.Tensor, j: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        at = first[leaf] + j
+        return x[at].transpose(1, 2).contiguous(), place[at]
+
+    return counts, locate
+
+
+def _grid(
+    geometry: Geometry, axes: Sequence[IntArray], device: torch.device
+) -> tuple[IntArray, Locate]:
+    """Return how many voxels of the outer product lie in each leaf, and where they are found."""
+    import torch
+
     lengths = [len(a) for a in axes]
-    tables = [_axis_table(tree.geometry, axis, index) for axis, index in enumerate(axes)]
+    tables = [_axis_table(geometry, axis, index) for axis, index in enumerate(axes)]
     counts = np.stack([table[0] for table in tables])
     count, first, place, coordinate = (
         [torch.tensor(column, device=device) for column in columns]
@@ -102,8 +156,7 @@ def evaluate_grid(tree: Tree, parameters: Float32Array, axes: Sequence[IntArray]
             where += place[axis][at] * strides[axis]
         return torch.stack(x, dim=1), where
 
-    out = _evaluate(tree, parameters, counts.prod(axis=0), locate, device)
-    return out.reshape(lengths)
+    return counts.prod(axis=0), locate
 
 
 def _axis_table(
@@ -134,39 +187,35 @@ def _axis_table(
 
 
 def _evaluate(
-    tree: Tree,
-    parameters: Float32Array,
-    counts: IntArray,
-    locate: Locate,
-    device: torch.device,
-) -> Float32Array:
-    """Evaluate ``counts`` voxels in each leaf; return them at the places that locate() gives."""
+    layers: Stacked, counts: IntArray, locate: Locate, chunks: int, device: torch.device
+) -> torch.Tensor:
+    """Evaluate ``counts`` voxels in each leaf of every chunk, (chunks, voxels).
+
+    They lie at the places that locate() gives, in any chunk the same.
+    """
     import torch
 
-    voxels = int(counts.sum())
+    voxels, leaves = int(counts.sum()), len(counts)
     tile_counts = -(-counts // LANES)
-    tile_leaf = np.repeat(np.arange(len(counts)), tile_counts)
+    tile_leaf = np.repeat(np.arange(leaves), tile_counts)
     tile_first = np.arange(len(tile_leaf)) - (np.cumsum(tile_counts) - tile_counts)[tile_leaf]
-    leaf = torch.tensor(tile_leaf, device=device)[:, None]
+    leaf_of_tile = torch.tensor(tile_leaf, device=device)[:, None]
     number = torch.tensor(tile_first * LANES, device=device)[:, None]
-    last = torch.tensor(counts, device=device)[leaf] - 1
+    last = torch.tensor(counts, device=device)[leaf_of_tile] - 1
     lanes = torch.arange(LANES, device=device)
     # Idle lanes write behind the end.
-    out = torch.empty(voxels + 1, dtype=torch.float32, device=device)
-    stacks = Stacks(layout(tree), 1, device)
-    layers = stacks.views(stacks.stack(torch.tensor(parameters, device=device)[None]))
-    leaves = len(counts)
+    out = torch.empty(chunks * voxels + 1, dtype=torch.float32, device=device)
 
     def run(tiles: torch.Tensor) -> None:
-        j = number[tiles] + lanes
-        idle = j > last[tiles]
-        x, place = locate(leaf[tiles], torch.minimum(j, last[tiles]))
-        place = place.masked_fill_(idle, voxels)
-        out[place] = _forward(layers, leaf[tiles, 0], leaves, x)
+        chunk, tile = tiles[:, None] // len(tile_leaf), tiles % len(tile_leaf)
+        j, leaf = number[tile] + lanes, leaf_of_tile[tile]
+        idle = j > last[tile]
+        x, place = locate(leaf, torch.minimum(j, last[tile]))
+        place = (place + chunk * voxels).masked_fill_(idle, chunks * voxels)
+        out[place] = _forward(layers, (chunk * leaves + leaf)[:, 0], chunks * leaves, x)
 
-    with exact_products(device):
-        _run_slabs(run, len(tile_leaf), device)
-        return out[:voxels].cpu().numpy()
+    _run_slabs(run, chunks * len(tile_leaf), device)
+    return out[:-1].view(chunks, voxels)
 
 
 def _forward(layers: Stacked, leaf: torch.Tensor, leaves: int, x: torch.Tensor) -> torch.Tensor:

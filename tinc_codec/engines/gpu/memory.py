@@ -1,8 +1,10 @@
-"""Memory of the device: what a chunk's fit takes, and what is there."""
+"""Memory of the device: what chunks take, what is there, and batches that fit in."""
 
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from tinc_codec.engines.gpu.device import current_device
@@ -74,6 +76,16 @@ def most_chunks(tree: Tree, samples: int, *, weighted: bool) -> int:
     return max(1, most)
 
 
+def most_decoded(voxels: int, itemsize: int) -> int:
+    """Return how many chunks to decode at once: as many as the memory at hand holds.
+
+    Per voxel a chunk takes 4 bytes normalised and ``itemsize`` decoded; the chunk that is being
+    rescaled takes 40 more, in float64. To evaluate takes a fixed amount beside.
+    """
+    left = available(current_device()) - 40 * voxels
+    return max(1, left // max(1, (4 + itemsize) * voxels))
+
+
 def available(device: torch.device) -> int:
     """Return the bytes that a batch may take on the device now."""
     if device.type != "cuda":
@@ -84,3 +96,40 @@ def available(device: torch.device) -> int:
     # What torch holds without using it is free too.
     kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return int(_SHARE * (free + kept))
+
+
+def in_batches(run: Callable[[Sequence[int]], None], numbers: Sequence[int], most: int) -> None:
+    """Call run() on all numbers, at most so many at once; on half as many when memory runs out.
+
+    Raises
+    ------
+    torch.cuda.OutOfMemoryError
+        If a single one is too much.
+    """
+    at = 0
+    while at < len(numbers):
+        some = numbers[at : at + most]
+        try:
+            run(some)
+            at += len(some)
+        except _out_of_memory():
+            if len(some) == 1:
+                raise
+            most = -(-len(some) // 2)
+        else:
+            continue
+        # Outside the handler, whose traceback holds the failed batch.
+        _empty_cache()
+
+
+def _out_of_memory() -> tuple[type[BaseException], ...]:
+    """Return the error of a full device; nothing raises it before torch is loaded."""
+    torch = sys.modules.get("torch")
+    return () if torch is None else (torch.cuda.OutOfMemoryError,)
+
+
+def _empty_cache() -> None:
+    """Give back what torch keeps, so that a batch of another size finds it in one piece."""
+    import torch
+
+    torch.cuda.empty_cache()

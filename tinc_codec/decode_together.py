@@ -1,0 +1,159 @@
+"""Many payloads at once: on a torch device, chunks with equal trees are one evaluation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tinc_codec.decode import Chunk, decode_chunk, open_chunk
+from tinc_codec.engines.gpu import values
+from tinc_codec.engines.gpu.memory import in_batches, most_decoded
+from tinc_codec.runtime import current_runtime
+from tinc_codec.selection import Selection, resolve
+from tinc_codec.threads import each
+from tinc_codec.tree import section
+
+if TYPE_CHECKING:
+    import torch
+    from typing_extensions import Buffer
+
+
+def decode_chunks(
+    payloads: Sequence[Buffer], selections: Sequence[Any] | None = None
+) -> list[npt.NDArray[Any]]:
+    """Decode payloads, whole or in part, on a GPU many of them at once.
+
+    Parameters
+    ----------
+    payloads : sequence of bytes-like
+        What :func:`tinc_codec.encode` gave.
+    selections : sequence, optional
+        For each payload what numpy takes between brackets, or None.
+
+    Returns
+    -------
+    list of numpy.ndarray
+        As :func:`tinc_codec.decode` gives them, whose errors this raises too.
+    """
+    chosen = [None] * len(payloads) if selections is None else selections
+    pairs = list(zip(payloads, chosen, strict=True))
+    if not current_runtime().uses_torch:
+        return each(lambda pair: decode_chunk(*pair), pairs)
+    resident = decode_resident(payloads, chosen)
+    out = []
+    for (payload, selection), bits in zip(pairs, resident, strict=True):
+        if bits is None:
+            out.append(decode_chunk(payload, selection))
+            continue
+        info = open_chunk(payload).info
+        order = info.order if selection is None else "C"
+        out.append(np.asarray(values.to_numpy(bits, info.dtype), order=order))
+    return out
+
+
+def decode_for_gpu(payloads: Sequence[Buffer], selections: Sequence[Any]) -> list[Any]:
+    """Decode payloads, whole or in part, into arrays of cupy; values never leave the GPU.
+
+    Only chunks that :func:`decode_resident` leaves to the host come as numpy's.
+
+    Parameters
+    ----------
+    payloads, selections
+        See :func:`decode_chunks`. Values come in native byte order.
+
+    Returns
+    -------
+    list of cupy.ndarray or numpy.ndarray
+        In C order.
+    """
+    return [
+        decode_chunk(payload, selection)
+        if bits is None
+        else values.to_cupy(bits, open_chunk(payload).info.dtype.newbyteorder("="))
+        for payload, selection, bits in zip(
+            payloads, selections, decode_resident(payloads, selections), strict=True
+        )
+    ]
+
+
+def decode_resident(
+    payloads: Sequence[Buffer], selections: Sequence[Any]
+) -> list[torch.Tensor | None]:
+    """Decode payloads into tensors that stay on the device of the run-time settings.
+
+    Memory on the device: see :func:`tinc_codec.engines.gpu.memory.most_decoded`.
+
+    Parameters
+    ----------
+    payloads, selections
+        See :func:`decode_chunks`.
+
+    Returns
+    -------
+    list of tensors of signed integers, or None
+        Of the selection's shape, in C order: the bits of the values; see
+        :mod:`tinc_codec.engines.gpu.values`. None where there is no tree to evaluate or padding
+        around it: such chunks are for :func:`tinc_codec.decode.decode_chunk`.
+
+    Raises
+    ------
+    CorruptPayload, TruncatedPayload, UnsupportedVersion, IndexError
+        As :func:`tinc_codec.decode`.
+    InvalidSetting
+        If torch or the device is not there.
+    """
+    chunks = each(open_chunk, payloads)
+    chosen = [
+        resolve(... if selection is None else selection, chunk.info.shape)
+        for chunk, selection in zip(chunks, selections, strict=True)
+    ]
+    alike: dict[Any, list[int]] = {}
+    for k, (chunk, selection) in enumerate(zip(chunks, chosen, strict=True)):
+        if chunk.tree is not None and chunk.crop is None:
+            alike.setdefault(_key(chunk, selection), []).append(k)
+    found: list[torch.Tensor | None] = [None] * len(chunks)
+    for group in alike.values():
+
+        def run(some: Sequence[int], selection: Selection = chosen[group[0]]) -> None:
+            decoded = _decode_alike([chunks[k] for k in some], selection)
+            for k, bits in zip(some, decoded, strict=True):
+                found[k] = bits
+
+        voxels = math.prod(chosen[group[0]].shape)
+        itemsize = chunks[group[0]].info.dtype.itemsize
+        in_batches(run, group, most_decoded(voxels, itemsize))
+    return found
+
+
+def _key(chunk: Chunk, selection: Selection) -> Any:
+    """Return what chunks that are evaluated together have in common."""
+    assert chunk.tree is not None
+    axes = tuple(axis.tobytes() for axis in selection.axes)
+    return section.to_bytes(chunk.tree), chunk.info.shape, chunk.info.dtype, selection.shape, axes
+
+
+def _decode_alike(chunks: Sequence[Chunk], selection: Selection) -> list[torch.Tensor]:
+    """Return the bits of the selected voxels of chunks with one structure."""
+    from tinc_codec.engines.gpu.engine import evaluate
+
+    tree, info = chunks[0].tree, chunks[0].info
+    assert tree is not None
+    axes, pointwise = selection.axes, selection.pointwise
+    kept = [axis for axis, n in zip(axes, info.shape, strict=True) if n > 1]
+    parameters = np.stack([chunk.parameters for chunk in chunks if chunk.parameters is not None])
+    units = evaluate(tree, parameters, kept, pointwise=pointwise)
+    if not pointwise:
+        spread = [len(a) if n > 1 else 1 for a, n in zip(axes, info.shape, strict=True)]
+        units = units.view(len(chunks), *spread).expand(-1, *[len(a) for a in axes])
+    out = []
+    for chunk, unit in zip(chunks, units, strict=True):
+        bits = values.denormalize(unit, chunk.info.low, chunk.info.high, chunk.info.dtype)
+        if chunk.mask is not None:
+            labels = chunk.mask.labels[tuple(axes) if pointwise else np.ix_(*axes)]
+            bits = values.restore(bits, labels, chunk.mask.patterns)
+        out.append(bits.reshape(selection.shape))
+    return out
