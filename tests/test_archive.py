@@ -16,9 +16,9 @@ import xarray as xr
 import zarr
 from volumes import QUICK, volume
 
-from tinc_codec import InvalidSetting, Settings, TincError, UnsupportedData
+from tinc_codec import InvalidSetting, Settings, TincError, UnsupportedData, runtime
 from tinc_codec.archive import convert, info, open_source, verify
-from tinc_codec.archive.layout import chunk_regions, chunk_shape
+from tinc_codec.archive.layout import chunk_groups, chunk_regions, chunk_shape
 from tinc_codec.metrics import psnr
 
 FORMATS = [2, 3]
@@ -72,6 +72,21 @@ class TestChunkShape:
         for _, region in chunk_regions(count.shape, (2, 4, 3)):
             count[region] += 1
         assert (count == 1).all()
+
+    @pytest.mark.parametrize("most", [1, 3, 4, 8, 1000])
+    def test_groups_are_the_regions_in_boxes(self, most):
+        shape, chunks = (5, 7, 12), (2, 4, 3)
+        groups = list(chunk_groups(shape, chunks, most))
+        assert max(len(group) for group in groups) == min(most, 24)
+        together = [chunk for group in groups for chunk in group]
+        assert sorted(together, key=lambda c: c[0]) == list(chunk_regions(shape, chunks))
+        for group in groups:
+            count = np.zeros(shape, int)
+            for _, region in group:
+                count[region] += 1
+            box = [slice(a.start, b.stop) for a, b in zip(group[0][1], group[-1][1], strict=True)]
+            assert (count[tuple(box)] == 1).all()
+            assert count.sum() == count[tuple(box)].size
 
 
 class TestSources:
@@ -475,3 +490,29 @@ class TestWithTinc:
             scores = convert(npy, tmp_path / "a.zarr", SETTINGS, overwrite=True)
             assert scores.psnr_db > 10
             assert scores.ratio >= SETTINGS.ratio
+
+
+def test_torch_is_given_many_chunks_at_once(npy, tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    module = import_module("tinc_codec.zarr_v3")
+    sizes = []
+    original = module.encode_chunks
+
+    def encode_chunks(arrays, settings):
+        sizes.append(len(arrays))
+        return original(arrays, settings)
+
+    monkeypatch.setattr(module, "encode_chunks", encode_chunks)
+    monkeypatch.setattr(import_module("tinc_codec.archive.convert"), "_TOGETHER", 4)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with runtime(device="torch"):
+        scores = convert(npy, tmp_path / "a.zarr", SETTINGS, chunks=(16, 16, 16))
+    torch.set_num_threads(threads)
+    assert sizes == [4, 4]
+    assert [c.region for c in scores.chunks] == [
+        region for _, region in chunk_regions((20, 24, 28), (16, 16, 16))
+    ]
+    again = verify(npy, tmp_path / "a.zarr")
+    assert again.stored_bytes == scores.stored_bytes
+    assert again.psnr_db == pytest.approx(scores.psnr_db, abs=0.01)

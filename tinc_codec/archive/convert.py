@@ -23,7 +23,7 @@ from tinc_codec.archive import ome
 from tinc_codec.archive.layout import (
     Region,
     chunk_file,
-    chunk_regions,
+    chunk_groups,
     chunk_shape,
     file_size,
 )
@@ -31,9 +31,11 @@ from tinc_codec.archive.scores import ChunkScore, ProgressCallback, Scores, gath
 from tinc_codec.archive.sources import Source, is_zarr, open_source
 from tinc_codec.errors import InvalidSetting
 from tinc_codec.metrics import Errors, errors
+from tinc_codec.runtime import current_runtime
 from tinc_codec.settings import Settings
 from tinc_codec.stream.normalize import check_array
 
+_TOGETHER = 64
 _SENTINEL_ATTRIBUTES = ("_FillValue", "missing_value")
 
 
@@ -51,7 +53,8 @@ def convert(
 
     The group opens in xarray. Attributes, dimension names and OME metadata (of level 0) come
     along; the array's attribute ``tinc_codec`` tells where it came from. Values that the source
-    declares as missing (``_FillValue``) are preserved exactly. Memory holds one chunk at a time.
+    declares as missing (``_FillValue``) are preserved exactly. Memory holds one chunk at a time;
+    64 where torch is to run (``tinc_codec.runtime(device="cuda")``), which fits them together.
 
     Parameters
     ----------
@@ -98,7 +101,8 @@ def convert(
         check_array(np.empty((1,) * len(source.shape), source.dtype))
         chosen = _with_sentinels(settings or Settings(), source)
         edges = chunk_shape(source.shape, chunks)
-        array = run(_create, partial, source, chosen, edges, zarr_format)
+        with zarr.config.set({"codec_pipeline.batch_size": _most_together()}):
+            array = run(_create, partial, source, chosen, edges, zarr_format)
         scores = gather(_written(source, array, run), array.nchunks, progress)
         run(_finish, partial, array, _provenance(source, chosen, scores))
     return scores
@@ -175,16 +179,34 @@ def _codec(settings: Settings, zarr_format: Literal[2, 3]) -> dict[str, Any]:
 def _written(
     source: Source, array: zarr.Array[Any], run: Callable[..., Any]
 ) -> Iterator[ChunkScore]:
-    for position, region in chunk_regions(array.shape, array.chunks):
-        found, size = run(_write_chunk, source, array, region)
-        stored = file_size(chunk_file(array, position))
-        yield ChunkScore(region=region, errors=found, raw_bytes=size, stored_bytes=stored)
+    for group in chunk_groups(array.shape, array.chunks, _most_together()):
+        regions = [region for _, region in group]
+        written = run(_write_chunks, source, array, regions)
+        for (position, region), (found, size) in zip(group, written, strict=True):
+            stored = file_size(chunk_file(array, position))
+            yield ChunkScore(region=region, errors=found, raw_bytes=size, stored_bytes=stored)
 
 
-def _write_chunk(source: Source, array: zarr.Array[Any], region: Region) -> tuple[Errors, int]:
-    voxels = source.read(region)
-    array[region] = voxels
-    return errors(voxels, np.asarray(array[region])), voxels.nbytes
+def _most_together() -> int:
+    """Return how many chunks to hand to zarr, and zarr to the codec, at once."""
+    return _TOGETHER if current_runtime().uses_torch else 1
+
+
+def _write_chunks(
+    source: Source, array: zarr.Array[Any], regions: Sequence[Region]
+) -> list[tuple[Errors, int]]:
+    """Write chunks that fill a box, and read them back."""
+    ends = zip(regions[0], regions[-1], strict=True)
+    box = tuple(slice(first.start, last.stop) for first, last in ends)
+    voxels = source.read(box)
+    array[box] = voxels
+    read = np.asarray(array[box])
+    found = []
+    for region in regions:
+        sides = zip(region, box, strict=True)
+        at = tuple(slice(a.start - b.start, a.stop - b.start) for a, b in sides)
+        found.append((errors(voxels[at], read[at]), voxels[at].nbytes))
+    return found
 
 
 def _finish(folder: Path, array: zarr.Array[Any], provenance: dict[str, Any]) -> None:

@@ -54,9 +54,28 @@ def chunk_regions(
     shape: tuple[int, ...], chunks: tuple[int, ...]
 ) -> Iterator[tuple[Position, Region]]:
     """Yield the grid position and the region, clipped to the shape, of each chunk in C order."""
-    for position in product(*(range(math.ceil(n / c)) for n, c in zip(shape, chunks, strict=True))):
-        bounds = zip(position, chunks, shape, strict=True)
-        yield position, tuple(slice(k * c, min((k + 1) * c, n)) for k, c, n in bounds)
+    for (chunk,) in chunk_groups(shape, chunks, 1):
+        yield chunk
+
+
+def chunk_groups(
+    shape: tuple[int, ...], chunks: tuple[int, ...], most: int
+) -> Iterator[list[tuple[Position, Region]]]:
+    """Yield the same in groups of at most so many chunks, each of which fills a box."""
+    grid = [math.ceil(n / c) for n, c in zip(shape, chunks, strict=True)]
+    steps: list[int] = []
+    for n in reversed(grid):
+        steps.insert(0, max(1, min(n, most)))
+        most //= max(n, 1)
+    for corner in product(*(range(0, n, step) for n, step in zip(grid, steps, strict=True))):
+        ends = (min(k + step, n) for k, step, n in zip(corner, steps, grid, strict=True))
+        positions = product(*(range(k, end) for k, end in zip(corner, ends, strict=True)))
+        yield [(position, _region(position, shape, chunks)) for position in positions]
+
+
+def _region(position: Position, shape: tuple[int, ...], chunks: tuple[int, ...]) -> Region:
+    bounds = zip(position, chunks, shape, strict=True)
+    return tuple(slice(k * c, min((k + 1) * c, n)) for k, c, n in bounds)
 
 
 def chunk_file(array: zarr.Array[Any], position: Position) -> Path:
