@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from types import ModuleType
@@ -17,7 +18,7 @@ from tinc_codec import weights as weights_section
 from tinc_codec.encode import encode_chunk, encode_chunks
 from tinc_codec.engines import reference
 from tinc_codec.engines.gpu.memory import in_batches
-from tinc_codec.fit import chunk, train
+from tinc_codec.fit import chunk, optimiser, train
 from tinc_codec.fit.recipe import Recipe
 from tinc_codec.runtime import runtime
 from tinc_codec.settings import Settings
@@ -265,8 +266,8 @@ def test_the_batch_size_comes_from_free_memory(
     tree = Tree(geometry=geometry, widths=widths)
     # 2 leaves of 2 tiles; features 10 + 10 + 1; parameters 30 + 2 * 110 + 2 * 11.
     volume = 40 * 30 * 4 * (2 if weighted else 1)
-    step = 4 * 256 * (8 * 21 + 16 * 10 + 32)
-    size = volume + step + 36 * (30 + 220 + 22)
+    step = 4 * 256 * (8 * 21 + 20 * 10 + 32)
+    size = volume + step + 56 * (30 + 220 + 22)
     assert memory.bytes_per_chunk(tree, 1000, weighted=weighted) == size
     for free, chunks in ((0, 1), (size - 1, 1), (7 * size, 7), (8 * size - 1, 7)):
         monkeypatch.setattr(memory, "available", lambda device, free=free: free)
@@ -283,3 +284,75 @@ def test_free_memory_is_what_the_gpu_has_and_torch_does_not_use(
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 700)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 500)
     assert memory.available(torch.device("cuda")) == 960
+
+
+class LiveBytes:
+    """Counts the bytes of the tensors that are alive, as torch makes them; its peak."""
+
+    def __init__(self) -> None:
+        self.now = self.peak = 0
+        self._users: dict[int, int] = {}
+
+    def add(self, tensor: Any) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self._users:
+            self.now += size
+            self.peak = max(self.peak, self.now)
+        self._users[key] = self._users.get(key, 0) + 1
+        weakref.finalize(tensor, self.drop, key, size)
+
+    def drop(self, key: int, size: int) -> None:
+        self._users[key] -= 1
+        if not self._users[key]:
+            del self._users[key]
+            self.now -= size
+
+
+def live_bytes(torch: ModuleType, chunks: int, *, weighted: bool, samples: int) -> int:
+    """Return the peak of a fit of so many chunks, volumes included."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    live = LiveBytes()
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            out = func(*args, **(kwargs or {}))
+            for tensor in tree_leaves(out):
+                if isinstance(tensor, torch.Tensor):
+                    live.add(tensor)
+            return out
+
+    from tinc_codec.engines.gpu.engine import Problem
+
+    targets = np.zeros((chunks, *WIDE.geometry.shape), np.float32)
+    parameters = np.stack([parameters_of(WIDE, seed) for seed in range(chunks)])
+    sizes = optimiser.step_sizes("adam", [1e-3] * 2)
+    with runtime(device="torch"), Watch():
+        problem = Problem(WIDE, targets, targets + 1 if weighted else None, samples, seed=0)
+        problem.run(parameters, np.ones_like(parameters), optimiser.ON_TENSORS["adam"], sizes, 0)
+        start = problem.start(parameters)
+        problem.gradient(start, 0, squared=True)
+    return live.peak
+
+
+WIDE = Tree(
+    geometry=Geometry(shape=(40, 40, 40), splits=((0, 1, 2),), coordinates="global"),
+    widths=(np.full((1, 2), 12), np.full((8, 2), 9)),
+)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("samples", [2048, 16384])
+def test_a_fit_takes_the_memory_that_is_stated(
+    torch: ModuleType, weighted: bool, samples: int
+) -> None:
+    from tinc_codec.engines.gpu import memory
+
+    peaks = [live_bytes(torch, n, weighted=weighted, samples=samples) for n in (2, 6)]
+    each = (peaks[1] - peaks[0]) / 4
+    stated = memory.bytes_per_chunk(WIDE, samples, weighted=weighted)
+    assert 0.8 * stated < each <= stated

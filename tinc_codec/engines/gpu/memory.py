@@ -20,12 +20,12 @@ LANES = 256
 _SHARE = 0.8
 # A batch gains nothing on a CPU; so much keeps it modest.
 _CPU_BYTES = 1 << 28
-# Float32 values per parameter: itself, factor, two moments, gradient, temporaries of a step.
-_PARAMETER_COPIES = 9
+# Per parameter: itself, factor, moments, gradient, a step's temporaries; two places of 8 bytes.
+_PARAMETER_COPIES = 14
 # Per voxel of a step: target, error, weights, loss, the output's derivative and temporaries.
 _VOXEL_COPIES = 8
 # Of the widest layer: derivatives by its inputs and sums, and their squares.
-_WIDEST_COPIES = 4
+_WIDEST_COPIES = 5
 
 
 def leaf_samples(leaves: int, samples: int) -> int:
@@ -37,8 +37,8 @@ def bytes_per_chunk(tree: Tree, samples: int, *, weighted: bool) -> int:
     """Return the bytes on the device that one chunk of a batch takes while it is fitted.
 
     4 bytes per voxel of the chunk, and 4 more with weights; per voxel of a step 8 bytes per
-    feature on its path (each sine's argument and value), 16 per feature of the widest layer and
-    32 more; 36 bytes per parameter, padding included.
+    feature on its path (each sine's argument and value), 20 per feature of the widest layer and
+    32 more; 56 bytes per parameter, padding included.
 
     Parameters
     ----------
