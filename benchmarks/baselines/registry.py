@@ -18,13 +18,12 @@ _MODULES: dict[str, tuple[str, ...]] = {
 }
 
 NAMES = tuple(name for names in _MODULES.values() for name in names)
-_NO_DEFAULT = ("SPERR bpp", "SPERR tolerance", "SPERR PSNR", "Blosc-Zstd")
-CLASSICAL = tuple(
-    name
-    for module in ("video", "images", "sperr", "scientific", "lossless")
-    for name in _MODULES[module]
-    if name not in _NO_DEFAULT
-)
+OWN = _MODULES["own"]
+# Single modes of a codec whose best is there, and what has no knob, are run only when named.
+_ON_REQUEST = ("SPERR bpp", "SPERR tolerance", "SPERR PSNR", "Blosc-Zstd")
+DEFAULT = tuple(name for name in NAMES if name not in _ON_REQUEST)
+_CLASSICAL_MODULES = ("video", "images", "sperr", "scientific", "lossless")
+CLASSICAL = tuple(n for m in _CLASSICAL_MODULES for n in _MODULES[m] if n in DEFAULT)
 
 
 def get(name: str) -> Baseline:
