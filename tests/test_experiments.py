@@ -180,13 +180,14 @@ def test_blocks_are_the_published_crops(tmp_path: Path) -> None:
     assert datasets.block("small").shape == (20, 24, 26)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:tifffile")
 def test_tiff_volumes_are_found(tmp_path: Path) -> None:
     from tifffile import imwrite
 
     from benchmarks import datasets
 
     volume = np.arange(4 * 5 * 6, dtype=np.uint16).reshape(4, 5, 6)
-    imwrite(tmp_path / "stack.tif", volume)
+    imwrite(tmp_path / "stack.tif", volume, photometric="minisblack")
     assert datasets.names() == ["small", "stack", "phantom"]
     np.testing.assert_array_equal(datasets.load("stack"), volume)
 

@@ -15,6 +15,7 @@ _TRIALS = 12
 # The search ends with this share of the bytes; below, a whole percent of rate is 0.05 dB.
 _ENOUGH = 0.995
 _MARGIN = 0.15
+_SCANNED = 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,9 @@ class Knob:
         Bisect the knob's logarithm.
     whole : bool
         The knob takes integers only.
+    uneven : bool
+        Sizes are not monotone in the knob: better settings than the one found, up to a factor of
+        two, are tried too, best first. For knobs that are smaller the better.
     note : str
         Goes into every row.
     """
@@ -48,6 +52,7 @@ class Knob:
     decompress: Callable[[Any, Array], Array]
     logarithmic: bool = False
     whole: bool = False
+    uneven: bool = False
     note: str = ""
 
     @property
@@ -58,7 +63,14 @@ class Knob:
     def encode(self, volume: Array, target: Target) -> Coded | None:
         """Return the volume at the best quality within the bytes; None if out of reach."""
         budget = target.budget(volume)
-        knob = self._search(lambda knob: size(self.compress(volume, knob)), budget)
+
+        def size_at(knob: float) -> int:
+            return size(self.compress(volume, knob))
+
+        knob = self._search(size_at, budget)
+        if knob is not None and self.uneven:
+            better = (knob * 2 ** (n / _SCANNED - 1) for n in range(_SCANNED))
+            knob = next((b for b in better if size_at(b) <= budget), knob)
         return None if knob is None else self.at(volume, knob)
 
     def at(self, volume: Array, knob: float) -> Coded:
