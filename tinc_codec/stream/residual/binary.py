@@ -31,7 +31,7 @@ BITS = -np.log2((np.arange(4096) + 0.5) / 4096).astype(np.float32)
 
 INPUTS = 8
 _LEAST_RATE = 9
-_RATE = np.array([65536 / (n + 1.6) for n in range(255)], np.int32)
+_RATE = np.array([655360 // (10 * n + 16) for n in range(255)], np.int32)
 _WEIGHT_SHIFT = 16
 
 
