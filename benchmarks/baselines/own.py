@@ -1,4 +1,4 @@
-"""The package itself: its default recipe, and the paper's (``preset="paper"``)."""
+"""The package itself: its default, a tree alone (``form="tree"``), and the paper's recipe."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ class _Own:
 
     name: str
     preset: str
+    form: str
     library: str = "tinc_codec"
     fits: bool = True
 
     def encode(self, volume: Array, target: Target) -> Coded | None:
-        settings = Settings(ratio=target.ratio, preset=self.preset, effort=target.effort)
+        settings = Settings(
+            ratio=target.ratio, preset=self.preset, form=self.form, effort=target.effort
+        )
         try:
             payload, encode_s = timed(lambda: encode_chunk(volume, settings))
         except InvalidSetting:
@@ -28,7 +31,7 @@ class _Own:
         again = partial(decode, payload)
         decoded, decode_s = timed(again)
         facts = inspect(payload)
-        form = f"tree, {facts.levels} levels" if facts.form == "tree" else facts.form
+        form = f"{facts.form}, {facts.levels} levels" if facts.levels else facts.form
         return Coded(
             payload_bytes=len(payload),
             decoded=decoded,
@@ -40,4 +43,8 @@ class _Own:
         )
 
 
-BASELINES = (_Own("TINC", "default"), _Own("TINC paper", "paper"))
+BASELINES = (
+    _Own("TINC", "default", "auto"),
+    _Own("TINC tree", "default", "tree"),
+    _Own("TINC paper", "paper", "auto"),
+)

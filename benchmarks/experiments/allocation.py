@@ -49,6 +49,7 @@ def measure_regions(block: Array, case: Case) -> list[dict[str, Any]]:
     """Return the rows of a case; one empty row if out of reach."""
     wanted = Settings(
         ratio=case.ratio,
+        form="tree",
         levels=_LEVELS,
         level_ratio=float(case.level_ratio),
         allocation=case.allocation,

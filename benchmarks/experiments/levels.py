@@ -44,7 +44,7 @@ def own(block: Any, settings: Settings) -> Coded | None:
         decode_s=decode_s,
         knob=f"ratio {settings.ratio:g}",
         decode=again,
-        note=f"tree, {facts.levels} levels" if facts.form == "tree" else facts.form,
+        note=f"{facts.form}, {facts.levels} levels" if facts.levels else facts.form,
     )
 
 
@@ -58,7 +58,7 @@ def run(options: Options) -> str:
 
     def measure(case: Case) -> list[dict[str, Any]]:
         block = blocks(case.volume)
-        wanted = Settings(ratio=case.ratio, levels=case.levels, effort=case.effort)
+        wanted = Settings(ratio=case.ratio, levels=case.levels, form="tree", effort=case.effort)
         share = {"high_frequencies": round(high_frequencies(block), 5)}
         return [share | measured(block, own(block, wanted))]
 
