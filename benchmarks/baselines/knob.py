@@ -64,18 +64,26 @@ class Knob:
         """Return the volume at the best quality within the bytes; None if out of reach."""
         budget = target.budget(volume)
 
+        within: dict[float, tuple[Payload, float]] = {}
+
         def size_at(knob: float) -> int:
-            return size(self.compress(volume, knob))
+            payload, seconds = timed(lambda: self.compress(volume, knob))
+            if size(payload) <= budget:
+                within[knob] = payload, seconds
+            return size(payload)
 
         knob = self._search(size_at, budget)
         if knob is not None and self.uneven:
             better = (knob * 2 ** (n / _SCANNED - 1) for n in range(_SCANNED))
             knob = next((b for b in better if size_at(b) <= budget), knob)
-        return None if knob is None else self.at(volume, knob)
+        # The very bytes that fitted: encoders with threads do not give the same each time.
+        return None if knob is None else self._coded(volume, knob, *within[knob])
 
     def at(self, volume: Array, knob: float) -> Coded:
         """Return the volume at a setting of the knob."""
-        payload, encode_s = timed(lambda: self.compress(volume, knob))
+        return self._coded(volume, knob, *timed(lambda: self.compress(volume, knob)))
+
+    def _coded(self, volume: Array, knob: float, payload: Payload, encode_s: float) -> Coded:
         decode = partial(self.decompress, payload, volume)
         decoded, decode_s = timed(decode)
         return Coded(
