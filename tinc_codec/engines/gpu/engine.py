@@ -140,9 +140,7 @@ class Voxels:
     tables: fused.DecodeTables
 
 
-def _points(
-    geometry: Geometry, points: Sequence[IntArray], device: torch.device
-) -> Voxels:
+def _points(geometry: Geometry, points: Sequence[IntArray], device: torch.device) -> Voxels:
     """Return how many of the voxels lie in each leaf, and where they are found."""
     import torch
 
@@ -174,9 +172,7 @@ def _points(
     return Voxels(counts=counts, locate=locate, tables=tables)
 
 
-def _grid(
-    geometry: Geometry, axes: Sequence[IntArray], device: torch.device
-) -> Voxels:
+def _grid(geometry: Geometry, axes: Sequence[IntArray], device: torch.device) -> Voxels:
     """Return how many voxels of the outer product lie in each leaf, and where they are found."""
     import torch
 
@@ -202,7 +198,7 @@ def _grid(
 
     lengths_before = np.cumsum([0, *lengths[:-1]]).tolist()
     in_leaf = counts.prod(axis=0)
-    tables = fused.DecodeTables(
+    given = fused.DecodeTables(
         counts=torch.tensor(in_leaf, device=device),
         sides=torch.stack(count),
         firsts=torch.stack([f + n for f, n in zip(first, lengths_before, strict=True)]),
@@ -211,7 +207,7 @@ def _grid(
         strides=torch.tensor(strides, device=device),
         points=False,
     )
-    return Voxels(counts=in_leaf, locate=locate, tables=tables)
+    return Voxels(counts=in_leaf, locate=locate, tables=given)
 
 
 def _axis_table(

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from tinc_codec.engines.gpu.stacks import LayerStack, Stacks
 from tinc_codec.errors import InvalidSetting
@@ -174,9 +173,7 @@ class Paths:
         ]
         self.size = int(at[-1])
         self.axes = layers[0].n_in
-        self.widths = tuple(
-            max(16, 1 << (layer.n_out - 1).bit_length()) for layer in layers[:-1]
-        )
+        self.widths = tuple(max(16, 1 << (layer.n_out - 1).bit_length()) for layer in layers[:-1])
         self.warps = 4 if max(self.widths) == 16 else 8
         rows = [
             (n * s.start, n * s.bias_start, s.n_out, s.n_in, self.leaves // s.nodes, int(first))

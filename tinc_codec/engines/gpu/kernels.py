@@ -14,8 +14,6 @@ outputs, each the next power of two of at least 16: what is beyond is masked, an
 are in full float32, sines have their arguments reduced.
 """
 
-
-
 import triton
 import triton.language as tl
 
@@ -180,9 +178,7 @@ def _no_gradients(AXES: tl.constexpr, WIDTHS: tl.constexpr):
 
 
 @triton.jit
-def _forward(
-    p, table, path, x, at, AXES: tl.constexpr, WIDTHS: tl.constexpr
-):
+def _forward(p, table, path, x, at, AXES: tl.constexpr, WIDTHS: tl.constexpr):
     """Return the sums of all sine layers."""
     o = tl.arange(0, WIDTHS[0])
     z = _biases(p, table, 0, path, o)[None, :]
@@ -224,9 +220,7 @@ def _backward(
 
 
 @triton.jit
-def _store(
-    row, table, gradients, AXES: tl.constexpr, WIDTHS: tl.constexpr
-):
+def _store(row, table, gradients, AXES: tl.constexpr, WIDTHS: tl.constexpr):
     """Write a path's gradients, without what is beyond the widths."""
     sines: tl.constexpr = len(WIDTHS)
     columns, matrices, biases, output, bias = gradients

@@ -116,9 +116,7 @@ class Gradient:
             return self._fused(self._paths, parameters, sample, targets, weights)
         return self._products(parameters, sample, targets, weights, squared=squared)
 
-    def check(
-        self, targets: torch.Tensor, weights: torch.Tensor | None, key: torch.Tensor
-    ) -> None:
+    def check(self, targets: torch.Tensor, weights: torch.Tensor | None, key: torch.Tensor) -> None:
         """Go on without Triton's kernels if they do not agree here; waits for the device."""
         paths = self._paths
         if paths is None:
