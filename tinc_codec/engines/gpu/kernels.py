@@ -162,8 +162,10 @@ def fit_tiles(
 
 @triton.jit
 def _no_gradients(AXES: tl.constexpr, WIDTHS: tl.constexpr):
-    """Return zeros: a column per axis, weights of each sine layer but the first, the output
-    layer's weights and bias, biases of each sine layer.
+    """Return zeros for all gradients of a path.
+
+    They are a column per axis, the weights of each sine layer but the first, the biases of each,
+    the output layer's weights and its bias.
     """
     sines: tl.constexpr = len(WIDTHS)
     columns, matrices, biases = (), (), ()
