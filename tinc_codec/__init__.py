@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from tinc_codec.decode import decode, inspect
-from tinc_codec.encode import encode
+from tinc_codec.encode import encode, encode_chunks
 from tinc_codec.errors import (
     CorruptPayload,
     InvalidSetting,
@@ -23,6 +23,7 @@ from tinc_codec.runtime import runtime
 from tinc_codec.settings import Settings
 
 if TYPE_CHECKING:
+    from tinc_codec.decode_together import decode_chunks
     from tinc_codec.zarr_v2 import TINC
     from tinc_codec.zarr_v3 import TINCSerializer
 
@@ -40,12 +41,18 @@ __all__ = [
     "UnsupportedVersion",
     "__version__",
     "decode",
+    "decode_chunks",
     "encode",
+    "encode_chunks",
     "inspect",
     "runtime",
 ]
 
-_LAZY = {"TINC": "tinc_codec.zarr_v2", "TINCSerializer": "tinc_codec.zarr_v3"}
+_LAZY = {
+    "TINC": "tinc_codec.zarr_v2",
+    "TINCSerializer": "tinc_codec.zarr_v3",
+    "decode_chunks": "tinc_codec.decode_together",
+}
 
 
 def __getattr__(name: str) -> Any:

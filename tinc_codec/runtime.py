@@ -1,7 +1,7 @@
 """Run-time matters: which engine evaluates, on how many threads. Never stored in a payload.
 
 Order of precedence: the :func:`runtime` context manager, then the environment
-(``TINC_DEVICE``, ``TINC_THREADS``), then the defaults.
+(``TINC_DEVICE``, ``TINC_THREADS``, ``TINC_TRITON``), then the defaults.
 """
 
 from __future__ import annotations
@@ -29,10 +29,14 @@ class Runtime:
         "cuda" or "cuda:N" (torch on a GPU). "auto" is "cpu".
     threads : int
         Threads that one chunk may use; 0 means as many as the process may run on.
+    triton : bool or None
+        Whether torch on a GPU hands trees to Triton's kernels; None means where it can. A tree
+        with paths too long or too wide for them always goes through torch's products.
     """
 
     device: str = "auto"
     threads: int = 0
+    triton: bool | None = None
 
     def __post_init__(self) -> None:
         names = ("auto", "cpu", "reference", "torch", "cuda")
@@ -45,6 +49,10 @@ class Runtime:
             raise InvalidSetting(
                 f"threads={self.threads!r} must be an integer, 0 (all) to {MAX_THREADS} "
                 "(argument, runtime() or TINC_THREADS)"
+            )
+        if self.triton not in (None, False, True):
+            raise InvalidSetting(
+                f"triton={self.triton!r} must be True, False or None (where it can run)"
             )
 
     @property
@@ -69,7 +77,14 @@ def _from_environment() -> Runtime:
     threads = os.environ.get("TINC_THREADS", "0")
     if not re.fullmatch("[0-9]+", threads):
         raise InvalidSetting(f"TINC_THREADS={threads!r} must be an integer; 0 means all")
-    return Runtime(device=os.environ.get("TINC_DEVICE", "auto"), threads=int(threads))
+    triton = os.environ.get("TINC_TRITON", "")
+    if triton not in ("", "0", "1"):
+        raise InvalidSetting(f"TINC_TRITON={triton!r} must be 0 or 1; unset, where it can run")
+    return Runtime(
+        device=os.environ.get("TINC_DEVICE", "auto"),
+        threads=int(threads),
+        triton=bool(int(triton)) if triton else None,
+    )
 
 
 def current_runtime() -> Runtime:
@@ -78,14 +93,18 @@ def current_runtime() -> Runtime:
 
 
 @contextmanager
-def runtime(*, device: str | None = None, threads: int | None = None) -> Iterator[Runtime]:
-    """Set device and threads for the encodes and decodes inside the ``with`` block.
+def runtime(
+    *, device: str | None = None, threads: int | None = None, triton: bool | None = None
+) -> Iterator[Runtime]:
+    """Set device, threads and kernels for the encodes and decodes inside the ``with`` block.
 
     Parameters
     ----------
     device : str, optional
         See :class:`Runtime`.
     threads : int, optional
+        See :class:`Runtime`.
+    triton : bool, optional
         See :class:`Runtime`.
 
     Raises
@@ -98,6 +117,7 @@ def runtime(*, device: str | None = None, threads: int | None = None) -> Iterato
         base,
         device=base.device if device is None else device,
         threads=base.threads if threads is None else threads,
+        triton=base.triton if triton is None else triton,
     )
     token = _CURRENT.set(chosen)
     try:
