@@ -221,9 +221,10 @@ def test_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not wanted("cpu")
     assert wanted("cpu", triton=True)
     monkeypatch.setattr(fused, "_capable", lambda device: True)
-    assert wanted("cuda")
-    monkeypatch.setenv("TINC_TRITON", "0")
     assert not wanted("cuda")
+    monkeypatch.setenv("TINC_TRITON", "1")
+    assert wanted("cuda")
+    assert not wanted("cuda", triton=False)
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     with pytest.raises(InvalidSetting, match=r"CUDA device, not cpu: .*TRITON_INTERPRET=1"):
         wanted("cpu", triton=True)

@@ -29,14 +29,15 @@ class Runtime:
         "cuda" or "cuda:N" (torch on a GPU). "auto" is "cpu".
     threads : int
         Threads that one chunk may use; 0 means as many as the process may run on.
-    triton : bool or None
-        Whether torch on a GPU hands trees to Triton's kernels; None means where it can. A tree
-        with paths too long or too wide for them always goes through torch's products.
+    triton : bool
+        Whether torch on a GPU hands trees to Triton's kernels. Off by default: they have run in
+        Triton's interpreter only, never on a GPU. A tree with paths too long or too wide for them
+        always goes through torch's products.
     """
 
     device: str = "auto"
     threads: int = 0
-    triton: bool | None = None
+    triton: bool = False
 
     def __post_init__(self) -> None:
         names = ("auto", "cpu", "reference", "torch", "cuda")
@@ -50,10 +51,8 @@ class Runtime:
                 f"threads={self.threads!r} must be an integer, 0 (all) to {MAX_THREADS} "
                 "(argument, runtime() or TINC_THREADS)"
             )
-        if self.triton not in (None, False, True):
-            raise InvalidSetting(
-                f"triton={self.triton!r} must be True, False or None (where it can run)"
-            )
+        if not isinstance(self.triton, bool):
+            raise InvalidSetting(f"triton={self.triton!r} must be True or False")
 
     @property
     def uses_torch(self) -> bool:
@@ -79,11 +78,11 @@ def _from_environment() -> Runtime:
         raise InvalidSetting(f"TINC_THREADS={threads!r} must be an integer; 0 means all")
     triton = os.environ.get("TINC_TRITON", "")
     if triton not in ("", "0", "1"):
-        raise InvalidSetting(f"TINC_TRITON={triton!r} must be 0 or 1; unset, where it can run")
+        raise InvalidSetting(f"TINC_TRITON={triton!r} must be 0 or 1")
     return Runtime(
         device=os.environ.get("TINC_DEVICE", "auto"),
         threads=int(threads),
-        triton=bool(int(triton)) if triton else None,
+        triton=triton == "1",
     )
 
 

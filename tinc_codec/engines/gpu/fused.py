@@ -1,7 +1,7 @@
 """The Triton kernels on the host's side: whether to use them, their tables, their launches.
 
 They are used on a GPU of compute capability 8.0 or more where triton is there and the paths are
-neither too long nor too wide; ``runtime(triton=False)`` or ``TINC_TRITON=0`` turns them off.
+neither too long nor too wide, if ``runtime(triton=True)`` or ``TINC_TRITON=1`` asks for them.
 They have not run on a GPU yet. Hence a check, each time a process meets paths of other widths,
 against torch's products; if the kernels fail or disagree, a warning says so and torch goes on.
 """
@@ -78,15 +78,12 @@ def wanted(layers: Sequence[LayerStack], device: torch.device) -> bool:
     InvalidSetting
         If the run-time settings ask for Triton where it cannot run.
     """
-    asked = current_runtime().triton
+    if not current_runtime().triton:
+        return False
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    if asked is False or (asked is None and device.type != "cuda"):
-        return False
     if importlib.util.find_spec("triton") is None:
-        if asked:
-            raise InvalidSetting("triton=True needs triton, which is not installed: pip install "
-                                 "triton, or use triton=False")  # fmt: skip
-        return False
+        raise InvalidSetting("triton=True needs triton, which is not installed: pip install "
+                             "triton, or use triton=False")  # fmt: skip
     if device.type != "cuda" and not interpreted:
         raise InvalidSetting(
             f"triton=True needs a CUDA device, not {device}: use device='cuda', triton=False, or "
