@@ -3,7 +3,7 @@
 from tinc_codec.archive.convert import convert
 from tinc_codec.archive.demo import Demo, demonstrate
 from tinc_codec.archive.info import ArchiveInfo, ChunkSummary, info
-from tinc_codec.archive.scores import ChunkScore, Progress, Scores
+from tinc_codec.archive.scores import ChunkScore, Progress, Scores, score_chunk
 from tinc_codec.archive.sources import Source, open_source
 from tinc_codec.archive.verify import verify
 
@@ -19,5 +19,6 @@ __all__ = [
     "demonstrate",
     "info",
     "open_source",
+    "score_chunk",
     "verify",
 ]

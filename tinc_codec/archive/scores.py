@@ -5,10 +5,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tinc_codec.archive.layout import Region
-from tinc_codec.metrics import Errors
+from tinc_codec.metrics import Errors, accuracy, errors, ssim
+
+_BINS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,19 +27,120 @@ class ChunkScore:
         Voxels of the array, without padding.
     errors : Errors
         Against the source.
+    foreground, background : Errors
+        The same for the voxels whose original is at or above ``threshold``, and for the others.
+    threshold : float
+        Also the τ of ``accuracy``; NaN where all voxels have one value.
+    accuracy : float
+        Acc.τ, the share of voxels on the same side of the threshold as in the source.
     ssim : float
         Structural similarity within the chunk; NaN where it was not computed, or a voxel is not
         finite.
     raw_bytes, stored_bytes : int
-        Size of the region's voxels, and of the chunk's file. The latter is 0 for a chunk that zarr
-        left out because it holds only the fill value, and for chunks inside shards.
+        Size of the region's voxels, and of the chunk's payload. The latter is 0 for a chunk that
+        zarr left out because it holds only the fill value.
+    form : str
+        Of the payload, such as "tree"; "absent" if there is none, empty if it is not known.
+    seconds : float
+        Time that the work on the chunk took: encoding in convert, reading both sides in verify.
     """
 
     region: Region
     errors: Errors
+    foreground: Errors = Errors()
+    background: Errors = Errors()
+    threshold: float = math.nan
+    accuracy: float = math.nan
     ssim: float = math.nan
     raw_bytes: int
     stored_bytes: int
+    form: str = ""
+    seconds: float = math.nan
+
+    def to_record(self) -> dict[str, Any]:
+        """Return plain values, for a JSON line; Python's json keeps NaN and infinities."""
+        region = [[axis.start, axis.stop] for axis in self.region]
+        return {**asdict(self), "region": region}
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Self:
+        """Return the score that gave a record."""
+        parts = {name: Errors(**record[name]) for name in ("errors", "foreground", "background")}
+        region = tuple(slice(start, stop) for start, stop in record["region"])
+        return cls(**{**record, **parts, "region": region})
+
+
+def score_chunk(
+    original: NDArray[Any],
+    decoded: NDArray[Any],
+    *,
+    region: Region,
+    stored_bytes: int,
+    peak: float | None = None,
+    threshold: float | None = None,
+    structure: bool = True,
+    form: str = "",
+    seconds: float = math.nan,
+) -> ChunkScore:
+    """Score a chunk against its source.
+
+    Parameters
+    ----------
+    original, decoded : numpy.ndarray
+        Of one shape: that of the region.
+    region, stored_bytes, form, seconds
+        See :class:`ChunkScore`.
+    peak : float, optional
+        Of SSIM: the range of the archive's values; by default that of this chunk's.
+    threshold : float, optional
+        Between background and foreground; by default Otsu's, of this chunk.
+    structure : bool
+        Whether to compute SSIM, which takes longer than all else together.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+    """
+    tau = otsu(original) if threshold is None else threshold
+    bright = original >= tau
+    finite = structure and bool(np.isfinite(original).all() and np.isfinite(decoded).all())
+    return ChunkScore(
+        region=region,
+        errors=errors(original, decoded),
+        foreground=errors(original[bright], decoded[bright]),
+        background=errors(original[~bright], decoded[~bright]),
+        threshold=tau,
+        accuracy=math.nan if math.isnan(tau) else accuracy(original, decoded, tau),
+        ssim=ssim(original, decoded, peak) if finite else math.nan,
+        raw_bytes=original.nbytes,
+        stored_bytes=stored_bytes,
+        form=form,
+        seconds=seconds,
+    )
+
+
+def otsu(values: NDArray[Any]) -> float:
+    """Return the threshold that parts values into two classes of least variance (Otsu 1979).
+
+    Taken from a histogram of 256 bins, on the edge between two of them.
+
+    Returns
+    -------
+    float
+        NaN if all finite values are equal, or there are none.
+    """
+    finite = values[np.isfinite(values)].astype(np.float64) / 2  # differences stay finite
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+    if not high - low > 0:
+        return math.nan
+    bins = np.minimum((finite - low) / (high - low) * _BINS, _BINS - 1).astype(np.int64)
+    counts = np.bincount(bins, minlength=_BINS)
+    below = np.cumsum(counts)[:-1]
+    above = finite.size - below
+    sums = np.cumsum(counts * np.arange(_BINS))
+    between = below * above * (sums[:-1] / below - (sums[-1] - sums[:-1]) / above) ** 2
+    return float(2 * (low + (1 + np.argmax(between)) * ((high - low) / _BINS)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
