@@ -15,6 +15,7 @@ from tinc_codec.archive.layout import Region
 from tinc_codec.metrics import Errors, accuracy, errors, ssim
 
 _BINS = 256
+_NOTHING = Errors()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +48,8 @@ class ChunkScore:
 
     region: Region
     errors: Errors
-    foreground: Errors = Errors()
-    background: Errors = Errors()
+    foreground: Errors = _NOTHING
+    background: Errors = _NOTHING
     threshold: float = math.nan
     accuracy: float = math.nan
     ssim: float = math.nan
