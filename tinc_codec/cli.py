@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _fail(f"{error.format_message()} (tinc --help tells more)", 2)
     if status == 130:
-        return _fail("interrupted; nothing half-made is left", 130)
+        return _fail("interrupted; run the same command to go on", 130)
     return status if isinstance(status, int) else 0
 
 
