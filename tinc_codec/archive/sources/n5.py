@@ -28,7 +28,8 @@ _OWN = ("dimensions", "blockSize", "dataType", "compression", "compressionType",
 
 def is_n5(path: Path) -> bool:
     """Whether a folder is an N5 group or dataset."""
-    return path.suffix.lower() == ".n5" or (path / _FILE).is_file()
+    named = any(part.lower().endswith(".n5") for part in path.parts)
+    return named or (path / _FILE).is_file()
 
 
 def open_n5(spec: SourceSpec) -> Source:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from tinc_codec.archive.sources import arrays, hdf5, n5, nifti, npy, planes, tiff, zarrs
 from tinc_codec.archive.sources.source import Source, SourceSpec
-from tinc_codec.errors import InvalidSetting
+from tinc_codec.errors import InvalidSetting, TincError
 
 _KINDS = (  # suffixes and the reader of files that have them
     (npy.SUFFIXES, npy.open_npy),
@@ -85,26 +85,37 @@ def open_spec(spec: SourceSpec) -> Source:
         return arrays.open_array(spec)
     if spec.is_url:
         return _open_url(spec)
-    path = Path(spec.location)
+    try:
+        return _reader(Path(spec.location))(spec)
+    except (TincError, OSError, ImportError, MemoryError):
+        raise
+    except Exception as error:  # whatever a reader raises for bytes that its authors never saw
+        raise InvalidSetting(
+            f"{spec.location} is damaged, or not what its name says: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _reader(path: Path) -> Callable[[SourceSpec], Source]:
     if path.is_dir():
-        return _open_folder(spec, path)
+        return _folder_reader(path)
     with path.open("rb"):  # not there or not ours to read: the system's own error says which
         pass
     for suffixes, reader in _KINDS:
         if path.name.lower().endswith(suffixes):
-            return reader(spec)
+            return reader
     raise InvalidSetting(
         f"{path} is of no kind known here; give {_KNOWN}, a folder of TIFF planes, zarr or N5"
     )
 
 
-def _open_folder(spec: SourceSpec, path: Path) -> Source:
+def _folder_reader(path: Path) -> Callable[[SourceSpec], Source]:
     if zarrs.is_zarr(path):
-        return zarrs.open_zarr(spec)
+        return zarrs.open_zarr
     if n5.is_n5(path):
-        return n5.open_n5(spec)
+        return n5.open_n5
     if any(name.suffix.lower() in tiff.SUFFIXES for name in path.iterdir()):
-        return planes.open_planes(spec)
+        return planes.open_planes
     raise InvalidSetting(
         f"{path} is a folder, but neither a zarr array nor a zarr group, nor N5, nor TIFF planes"
     )

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from tinc_codec.archive import ome
 from tinc_codec.archive.layout import Region
 from tinc_codec.archive.sources.source import Source, SourceSpec
-from tinc_codec.archive.sources.tiff import SUFFIXES, voxel_sizes
-from tinc_codec.errors import InvalidSetting
+from tinc_codec.archive.sources.tiff import SUFFIXES, voxel_sizes, whole_file
+from tinc_codec.errors import InvalidSetting, TincError
 
 
 def open_planes(spec: SourceSpec) -> Source:
@@ -96,11 +96,13 @@ def _header(file: Path) -> tuple[tuple[int, ...], np.dtype[Any], dict[str, Any]]
     import tifffile
 
     try:
-        with tifffile.TiffFile(file) as tiff:
+        with whole_file(file), tifffile.TiffFile(file) as tiff:
             first, pages = tiff.pages.first, len(tiff.pages)
             shape, dtype, told = tuple(first.shape), first.dtype, voxel_sizes(tiff)
             ends = max(o + n for o, n in zip(first.dataoffsets, first.databytecounts, strict=True))
-    except (tifffile.TiffFileError, IndexError, ValueError) as error:
+    except (TincError, OSError):
+        raise
+    except Exception as error:  # tifffile lets through much of what damaged bytes raise
         raise InvalidSetting(f"{file} cannot be read as a TIFF: {error}") from error
     if pages != 1 or len(shape) != 2:
         raise InvalidSetting(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import zarr
@@ -15,7 +19,7 @@ from tinc_codec.archive.sources.source import (
     default_dimension_names,
     ome_order,
 )
-from tinc_codec.errors import InvalidSetting
+from tinc_codec.errors import InvalidSetting, TincError
 
 SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".lsm")
 
@@ -29,18 +33,22 @@ def open_tiff(spec: SourceSpec) -> Source:
     path = spec.location
     tiff = None
     try:
-        tiff = tifffile.TiffFile(path)
-        series = tiff.series[0]
-        axes, description = tuple(series.axes.lower()), tiff.pages.first.description
-        if series.keyframe.is_memmappable and series.dataoffset is not None:
-            array: Readable = tifffile.memmap(path, series=0, mode="r")
-            chunks = None
-        else:
-            array, chunks = _pages(path, series)
-        told = voxel_sizes(tiff)
-    except (tifffile.TiffFileError, IndexError, ValueError) as error:
+        with whole_file(path):
+            tiff = tifffile.TiffFile(path)
+            series = tiff.series[0]
+            axes, description = tuple(series.axes.lower()), tiff.pages.first.description
+            told = voxel_sizes(tiff)
+            if series.keyframe.is_memmappable and series.dataoffset is not None:
+                array: Readable = tifffile.memmap(path, series=0, mode="r")
+                chunks = None
+            else:
+                _check_last(path, series)
+                array, chunks = _pages(path, series)
+    except Exception as error:  # tifffile lets through much of what damaged bytes raise
         if tiff:
             tiff.close()
+        if isinstance(error, TincError | OSError):
+            raise
         raise InvalidSetting(f"{path} cannot be read as a TIFF: {error}") from error
     names = _names(axes, len(array.shape))
     order = ome_order(names)
@@ -63,6 +71,30 @@ def open_tiff(spec: SourceSpec) -> Source:
         attributes={} if own else {"image_description": description},
         close=tiff.close,
     )
+
+
+@contextlib.contextmanager
+def whole_file(path: str | Path) -> Iterator[None]:
+    """Refuse what tifffile only logs: that pages are missing, as in a file that is cut short.
+
+    It would go on with those that are left, as if they were all.
+    """
+    said: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record.getMessage())
+
+    listener = Listener(logging.ERROR)
+    logger = logging.getLogger("tifffile")
+    logger.addHandler(listener)
+    try:
+        yield
+    finally:
+        logger.removeHandler(listener)
+    lost = [text for text in said if "TiffPages" in text or "series" in text]
+    if lost:
+        raise InvalidSetting(f"{path} is damaged or cut short, pages may be missing: {lost[0]}")
 
 
 def voxel_sizes(tiff: Any) -> Told:
@@ -92,6 +124,18 @@ def _pages(path: str, series: Any) -> tuple[Readable, tuple[int, ...]]:
     if not isinstance(opened, zarr.Array):
         raise InvalidSetting(f"{path} holds several arrays; save the wanted one on its own")
     return opened, opened.chunks
+
+
+def _check_last(path: str, series: Any) -> None:
+    page = series.pages[-1]
+    if page is None:  # a plane that OME-XML tells was never written
+        return
+    ends = [o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
+    size = page.parent.filehandle.size
+    if max(ends) > size:
+        raise InvalidSetting(
+            f"{path} is cut short: {size} bytes of {max(ends)}; copy it there again"
+        )
 
 
 def _of_ome(xml: str) -> Told:
