@@ -127,6 +127,12 @@ def test_a_reader_that_is_not_installed_is_told_with_the_remedy(
     assert line.endswith("pip install 'tinc_codec[formats]'")
 
 
+def test_a_file_system_that_is_not_installed_is_told_with_the_remedy(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    line = refused("gs://bucket/a.zarr", tmp_path, capsys)
+    assert line.endswith("pip install 'tinc_codec[cloud]'")
+
+
 def test_the_heavy_readers_are_imported_only_when_needed():
     modules = ("h5py", "nibabel", "tensorstore", "s3fs", "aiohttp")
     code = f"import sys, tinc_codec.archive; print([m for m in {modules} if m in sys.modules])"

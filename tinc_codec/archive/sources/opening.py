@@ -127,4 +127,16 @@ def _open_url(spec: SourceSpec) -> Source:
         raise InvalidSetting(
             f"{spec.location}: only zarr and .npy are read from URLs; copy the file here first"
         )
-    return npy.open_url(spec) if path.endswith(npy.SUFFIXES) else zarrs.open_url(spec)
+    reader = npy.open_url if path.endswith(npy.SUFFIXES) else zarrs.open_zarr
+    try:
+        return reader(spec)
+    except (TincError, MemoryError):
+        raise
+    except ImportError as error:  # fsspec says which package the file system is in
+        raise ModuleNotFoundError(
+            f"{spec.location}: {error}: pip install 'tinc_codec[cloud]'"
+        ) from error
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{spec.location} is not there: {error}") from error
+    except Exception as error:  # each file system has its own, of access, addresses, time-outs
+        raise OSError(f"{spec.location} cannot be read: {error}") from error

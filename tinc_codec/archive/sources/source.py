@@ -50,7 +50,7 @@ class SourceSpec:
 
     location: str
     component: str | None = None
-    storage_options: Mapping[str, Any] = field(default_factory=dict)
+    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)  # may hold keys
     checked: bool = False
     array: Any = None
 
