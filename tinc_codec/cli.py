@@ -35,7 +35,12 @@ except ModuleNotFoundError as _error:
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-Source = Annotated[Path, typer.Argument(metavar="SRC", help=".npy, TIFF, or zarr v2 or v3.")]
+_KINDS = (
+    ".npy, TIFF or a folder of TIFF planes, HDF5, Imaris, NIfTI, N5, zarr v2 or v3; "
+    "zarr and .npy also as URLs; what is inside as SRC::NAME."
+)
+# Text: a path would lose one of the slashes of a URL.
+Source = Annotated[str, typer.Argument(metavar="SRC", help=_KINDS)]
 Archive = Annotated[Path, typer.Argument(metavar="DST", help="The archive, a zarr folder.")]
 Ratio = Annotated[float, typer.Option(help="Raw bytes over compressed bytes, of each chunk.")]
 Effort = Annotated[int, typer.Option(help="1 (fast) to 9: how long the fit may take.")]
@@ -61,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (TincError, OSError, KeyError, MemoryError) as error:
         return _fail(_message(error), 1)
     except ImportError as error:
-        return _fail(f"{error}; is an extra missing? {_REMEDY}", 1)
+        known = "pip install" in str(error)  # sources name the extra that they need
+        return _fail(str(error) if known else f"{error}; is an extra missing? {_REMEDY}", 1)
     except (KeyboardInterrupt, typer.Abort):
         status = 130
     except Exception as error:
