@@ -158,14 +158,20 @@ def _as_xarray_has_it(path: str | Path, group: zarr.Group) -> xr.DataArray | xr.
 
     # In v2 xarray takes any fill value for "missing", and would turn the zeros of an image into
     # NaN. Only where values are packed, which xarray itself writes so, does it mean that.
-    packed = any({"scale_factor", "add_offset"} & set(array.attrs) for _, array in group.arrays())
+    arrays = dict(group.arrays())
+    packed = any({"scale_factor", "add_offset"} & set(array.attrs) for array in arrays.values())
+    masked = packed or group.metadata.zarr_format == 3
     tree: xr.DataTree = xr.open_datatree(
         str(path),
         engine="zarr",
         chunks={},
-        mask_and_scale=packed or group.metadata.zarr_format == 3,
+        mask_and_scale=masked,
         consolidated=None if group.metadata.consolidated_metadata else False,
     )
+    if not masked:
+        for name in tree.data_vars:
+            if arrays[str(name)].fill_value is not None:
+                del tree[name].attrs["_FillValue"]
     if tree.children or len(tree.data_vars) != 1:
         return tree
     variable: xr.DataArray = next(iter(tree.data_vars.values()))
