@@ -171,7 +171,7 @@ def _as_xarray_has_it(path: str | Path, group: zarr.Group) -> xr.DataArray | xr.
     if not masked:
         for name in tree.data_vars:
             if arrays[str(name)].fill_value is not None:
-                del tree[name].attrs["_FillValue"]
+                del tree[str(name)].attrs["_FillValue"]
     if tree.children or len(tree.data_vars) != 1:
         return tree
     variable: xr.DataArray = next(iter(tree.data_vars.values()))
