@@ -99,8 +99,8 @@ def verify(
     with open_source(src) as source, open_source(dst) as archive:
         array = zarr_array(archive)
         _check_same_volume(source, archive)
-        groups, count = _groups(array, sample, seed)
         at_once = workers or current_runtime().thread_count()
+        groups, count = _groups(array, sample, seed, at_once)
         threads = max(1, current_runtime().thread_count() // at_once)
         with runtime(threads=threads, cache_bytes=0):
             scored = _scored(source, archive, groups, at_once)
@@ -137,10 +137,13 @@ def _with_stored(bounds: Bounds, settings: dict[str, Any]) -> Bounds:
     return replace(bounds, max_error=min(limits, default=None), own_psnr_db=own)
 
 
-def _groups(array: zarr.Array[Any], sample: int | None, seed: int) -> tuple[Iterable[Group], int]:
+def _groups(
+    array: zarr.Array[Any], sample: int | None, seed: int, workers: int
+) -> tuple[Iterable[Group], int]:
     """Return pieces of work, which can be gone through twice, and the chunks in all of them."""
     if sample is None or sample >= array.nchunks:
-        most = max(1, _GROUP_BYTES // (math.prod(array.chunks) * array.dtype.itemsize))
+        most = _GROUP_BYTES // (math.prod(array.chunks) * array.dtype.itemsize)
+        most = max(1, min(most, array.nchunks // (4 * workers)))  # work for every worker
         return _Again(lambda: chunk_groups(array.shape, array.chunks, most)), array.nchunks
     drawn = np.random.default_rng(seed).choice(array.nchunks, sample, replace=False)
     wanted = set(drawn.tolist())
