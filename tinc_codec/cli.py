@@ -39,6 +39,14 @@ Archive = Annotated[Path, typer.Argument(metavar="DST", help="The archive, a zar
 Ratio = Annotated[float, typer.Option(help="Raw bytes over compressed bytes, of each chunk.")]
 Effort = Annotated[int, typer.Option(help="1 (fast) to 9: how long the fit may take.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, torch, cuda or cuda:N.")]
+Chunks = Annotated[
+    str | None,
+    typer.Option(
+        metavar="Z,Y,X",
+        help="Chunk edges of the last axes; axes before them get 1. By default equal parts of at "
+        "most 64.",
+    ),
+]
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Chunks at once; by default as many as threads.")
 ]
@@ -113,14 +121,7 @@ def _convert(
     src: Source,
     dst: Archive,
     ratio: Ratio,
-    chunks: Annotated[
-        str | None,
-        typer.Option(
-            metavar="Z,Y,X",
-            help="Chunk edges of the last axes; axes before them get 1. By default equal parts "
-            "of at most 64.",
-        ),
-    ] = None,
+    chunks: Chunks = None,
     zarr_format: Annotated[
         int, typer.Option(min=2, max=3, help="2, or 3, of which a region decodes on its own.")
     ] = 3,
@@ -202,6 +203,71 @@ def _info(path: Annotated[Path, typer.Argument(metavar="PATH", help="A zarr fold
     _print_rows(rows)
 
 
+@app.command("estimate")
+def _estimate(
+    src: Source,
+    ratio: Annotated[
+        str, typer.Option(metavar="R,R...", help="Ratios to try, such as 64,128,256.")
+    ] = "64,128,256",
+    effort: Effort = 5,
+    chunks: Chunks = None,
+    sample: Annotated[int, typer.Option(min=1, help="Chunks to fit.")] = 20,
+    seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
+    plot: Annotated[Path | None, typer.Option(help="Draw it: .png, .svg or .pdf.")] = None,
+    workers: Workers = None,
+    device: Device = None,
+    threads: Threads = None,
+) -> None:
+    """Tell what converting SRC would cost and keep, from fits of a few of its chunks."""
+    if plot:
+        archive.check_figure_can_be_written(plot)
+    with runtime(device=device, threads=threads), _progress("fitting") as progress:
+        found = archive.estimate(
+            src,
+            _numbers("--ratio", ratio, float),
+            Settings(effort=effort, seed=seed),
+            chunks=None if chunks is None else _numbers("--chunks", chunks, int),
+            sample=sample,
+            workers=workers,
+            progress=progress,
+        )
+    if plot:
+        archive.plot_estimate(found, plot)
+    _print_estimate(found)
+
+
+def _print_estimate(found: archive.Estimate) -> None:
+    many = f"{found.workers} worker{'s' * (found.workers > 1)}"
+    heads = ("ratio", "size", "time, sum", f"with {many}", "PSNR, dB", "SSIM")
+    table = Table(*heads, box=None, pad_edge=False)
+    for at in found.ratios:
+        low, middle, high = (f"{value:.2f}" for value in at.psnr_db)
+        each = found.workers
+        table.add_row(
+            f"{at.ratio:g}",
+            f"{_bytes(at.stored_bytes)} ± {_bytes(at.stored_margin)}",
+            f"{_duration(at.seconds)} ± {_duration(at.seconds_margin)}",
+            f"{_duration(at.seconds / each)} ± {_duration(at.seconds_margin / each)}",
+            f"{middle} ({low} to {high})",
+            f"{at.ssim:.4f}",
+        )
+    _print_rows(
+        {
+            "volume": f"{_sizes(found.shape)} {found.dtype}, {_bytes(found.raw_bytes)}, "
+            f"{found.chunk_count} chunks of {_sizes(found.chunks)}",
+            "sample": f"{found.fitted} chunks fitted, in {found.strata} strata; planes of "
+            f"{found.looked_at} read, {100 * found.empty_share:.0f} % of them empty",
+            "machine": f"this one, {many} of {found.threads} "
+            f"thread{'s' * (found.threads > 1)}, effort {found.effort}",
+        }
+    )
+    _console().print(table)
+    print(
+        "±: 95 % confidence. PSNR, against the range of the values seen: median of the chunks (5 to "
+        "95 %). SSIM: median."
+    )
+
+
 @app.command("verify")
 def _verify(
     src: Source,
@@ -228,7 +294,7 @@ def _verify(
     that the archive's settings promise.
     """
     if report:
-        archive.check_report_can_be_written(report)
+        archive.check_figure_can_be_written(report)
     if parquet:
         archive.check_table_can_be_written(parquet)
     bounds = archive.Bounds(max_error=max_error, psnr_db=min_psnr)
@@ -379,7 +445,14 @@ def _sizes(sizes: Sequence[int]) -> str:
     return "×".join(map(str, sizes))
 
 
-def _bytes(count: int) -> str:
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 172800), ("h", 7200), ("min", 120)):
+        if seconds >= size:
+            return f"{seconds / {'days': 86400, 'h': 3600, 'min': 60}[unit]:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def _bytes(count: float) -> str:
     size = float(count)
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if size < 1024:

@@ -2,10 +2,11 @@
 
 from tinc_codec.archive.convert import convert
 from tinc_codec.archive.demo import Demo, demonstrate
+from tinc_codec.archive.estimate import Estimate, RatioEstimate, estimate, plot_estimate
 from tinc_codec.archive.info import ArchiveInfo, ChunkSummary, info
 from tinc_codec.archive.reading import open_archive
 from tinc_codec.archive.report import (
-    check_report_can_be_written,
+    check_figure_can_be_written,
     db,
     region_text,
     summary_rows,
@@ -22,17 +23,21 @@ __all__ = [
     "ChunkScore",
     "ChunkSummary",
     "Demo",
+    "Estimate",
     "Progress",
+    "RatioEstimate",
     "Scores",
     "Source",
-    "check_report_can_be_written",
+    "check_figure_can_be_written",
     "check_table_can_be_written",
     "convert",
     "db",
     "demonstrate",
+    "estimate",
     "info",
     "open_archive",
     "open_source",
+    "plot_estimate",
     "region_text",
     "score_chunk",
     "summary_rows",

@@ -38,7 +38,7 @@ img { max-width: 100%; }
 """
 
 
-def check_report_can_be_written(path: Path) -> None:
+def check_figure_can_be_written(path: Path) -> None:
     """Refuse before any work what would fail after it.
 
     Raises
@@ -75,7 +75,7 @@ def write_report(path: str | Path, src: str | Path, dst: str | Path, scores: Sco
     OSError
         If a file cannot be read or written.
     """
-    check_report_can_be_written(Path(path))
+    check_figure_can_be_written(Path(path))
     described = info(dst)
     with open_source(src) as source, open_source(dst) as archive:
         figures = [_slices(source, archive, chunk, scores) for chunk in scores.worst(_SLICES)]
@@ -314,6 +314,7 @@ def _histograms(scores: Scores) -> Figure:
     ]
     figure, axes = _figure(3)
     for ax, (label, values) in zip(axes, panels, strict=True):
+        ax.locator_params(axis="x", nbins=5)
         if values.size:
             ax.hist(values, bins=min(50, max(5, int(values.size**0.5))), color="#39688f")
         ax.set_xlabel(label)

@@ -38,7 +38,7 @@ from tinc_codec.errors import InvalidSetting
 from tinc_codec.runtime import current_runtime, runtime
 
 _GROUP_BYTES = 16 << 20  # voxels of one piece of work, at most, unless one chunk is more
-_VOXELS_FOR_THRESHOLD = 1000  # of each piece of work
+_VOXELS_FOR_THRESHOLD = 1 << 20  # of the whole, about
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 Group = list[tuple[Position, Region]]
@@ -103,7 +103,7 @@ def verify(
         groups, count = _groups(array, sample, seed, at_once)
         threads = max(1, current_runtime().thread_count() // at_once)
         with runtime(threads=threads, cache_bytes=0):
-            scored = _scored(source, archive, groups, at_once)
+            scored = _scored(source, archive, groups, count, at_once)
             scores = gather(scored, count, progress)
     demanded = _with_stored(bounds or Bounds(), codec_settings(array) or {})
     if count < array.nchunks:
@@ -164,11 +164,12 @@ class _Again(Iterable[_Item]):
 
 
 def _scored(
-    source: Source, archive: Source, groups: Iterable[Group], workers: int
+    source: Source, archive: Source, groups: Iterable[Group], count: int, workers: int
 ) -> Iterator[ChunkScore]:
     array = zarr_array(archive)
     plain = is_plain(array)
-    looks = list(in_window(lambda group: _look(source, group), groups, workers))
+    some = max(16, _VOXELS_FOR_THRESHOLD // count)  # of each chunk
+    looks = list(in_window(lambda group: _look(source, group, some), groups, workers))
     low = min(found[0] for found in looks)
     peak = max(max(found[1] for found in looks) - low, 0.0)
     threshold = otsu(np.concatenate([found[2] for found in looks]))
@@ -203,14 +204,14 @@ def _box(group: Group) -> Region:
     return tuple(slice(first.start, last.stop) for first, last in ends)
 
 
-def _look(source: Source, group: Group) -> tuple[float, float, NDArray[Any]]:
+def _look(source: Source, group: Group, some: int) -> tuple[float, float, NDArray[Any]]:
     """Return lowest and highest value, and some values for the threshold."""
     voxels = source.read(_box(group)).reshape(-1)
     finite = voxels[np.isfinite(voxels)]
-    some = voxels[:: max(1, voxels.size // _VOXELS_FOR_THRESHOLD)].copy()
+    few = voxels[:: max(1, voxels.size // (some * len(group)))].copy()
     if not finite.size:
-        return math.inf, -math.inf, some
-    return float(finite.min()), float(finite.max()), some
+        return math.inf, -math.inf, few
+    return float(finite.min()), float(finite.max()), few
 
 
 def _score_group(
