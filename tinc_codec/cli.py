@@ -263,8 +263,8 @@ def _print_estimate(found: archive.Estimate) -> None:
     )
     _console().print(table)
     print(
-        "±: 95 % confidence. PSNR, against the range of the values seen: median of the chunks (5 to "
-        "95 %). SSIM: median."
+        "±: 95 % confidence. PSNR: of chunks, against the range of the values seen; median "
+        "(5 to 95 %). SSIM: median."
     )
 
 
