@@ -451,7 +451,7 @@ class TestWithTinc:
         )
         assert info(tmp_path / "a.zarr").summary.forms == {"absent": 1, "cosine": 1}
 
-    def test_settings_are_found_inside_shards(self, tmp_path):
+    def test_settings_and_payloads_are_found_inside_shards(self, tmp_path):
         from tinc_codec import TINCSerializer
 
         zarr.create_array(
@@ -464,7 +464,8 @@ class TestWithTinc:
         )
         found = info(tmp_path / "a.zarr")
         assert found.settings == SETTINGS.to_json()
-        assert found.summary is None
+        assert sum(found.summary.forms.values()) == 2
+        assert len(found.summary.psnr_db) == 3
         assert found.stored_bytes > 0
 
     @pytest.mark.parametrize("zarr_format", FORMATS)
