@@ -77,6 +77,11 @@ class Level:
         return math.prod(grid_shape(self.shape, self.chunks))
 
     @property
+    def raw_bytes(self) -> int:
+        """Bytes of the voxels."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+    @property
     def clipped(self) -> tuple[int, ...]:
         """The shard shape, at most the shape of the array."""
         return tuple(min(s, n) for s, n in zip(self.shards, self.shape, strict=True))

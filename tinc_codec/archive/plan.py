@@ -113,7 +113,7 @@ class Plan:
     @property
     def raw_bytes(self) -> int:
         """Bytes of the voxels of all levels."""
-        return sum(math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in self.levels)
+        return sum(level.raw_bytes for level in self.levels)
 
     @property
     def bytes_per_worker(self) -> int:

@@ -33,6 +33,7 @@ _FAILURES_IN_A_ROW = 10
 _SYNC_SECONDS = 2.0
 
 Result = ShardRecord | Exception
+OnShard = Callable[[ShardRecord, bool], None]
 
 
 class ShardsFailed(TincError, RuntimeError):
@@ -108,7 +109,7 @@ def run(
     *,
     overwrite: bool = False,
     partition: Partition = (0, 1),
-    on_shard: Callable[[ShardRecord], None] | None = None,
+    on_shard: OnShard | None = None,
 ) -> Outcome:
     """Carry out a plan, or go on with it where an earlier run was interrupted.
 
@@ -125,7 +126,7 @@ def run(
     partition : (int, int)
         (i, n): do only the i-th of n parts, i from 0. Whichever part is done last finishes.
     on_shard : callable, optional
-        Called with the record of each shard, those of earlier runs first.
+        Called with the record of each shard and whether it was in place before; those are first.
 
     Returns
     -------
@@ -149,7 +150,7 @@ def run(
         raise InvalidSetting(f"partition {part + 1}/{parts} must be from 1/{parts} on")
     started = time.perf_counter()
     target = Target(Path(plan.dst))
-    target.check([level.source for level in plan.levels[:1]], overwrite)
+    check_target(plan, overwrite)
     plan.check_memory(worker_memory(client))
     with open_manifest(plan, target, overwrite=overwrite, partition=partition) as manifest:
         outcome = _told(manifest, on_shard)
@@ -161,7 +162,7 @@ def run(
                     manifest.add(result)
                     outcome += result
                     if on_shard:
-                        on_shard(result)
+                        on_shard(result, False)
                 else:
                     failed[index] = _message(result)
         if failed:
@@ -170,14 +171,25 @@ def run(
     return replace(outcome, seconds=time.perf_counter() - started)
 
 
-def _told(manifest: Manifest, on_shard: Callable[[ShardRecord], None] | None) -> Outcome:
+def check_target(plan: Plan, overwrite: bool) -> None:
+    """Refuse a destination that is in use for something else, before workers are started.
+
+    Raises
+    ------
+    FileExistsError, InvalidSetting
+        See :func:`run`.
+    """
+    Target(Path(plan.dst)).check([plan.levels[0].source], overwrite)
+
+
+def _told(manifest: Manifest, on_shard: OnShard | None) -> Outcome:
     """Return the sum of what is in place from earlier runs, told record by record."""
     outcome = Outcome()
     for record in manifest.records():
         if manifest.done[record.index]:
             outcome += record
             if on_shard:
-                on_shard(record)
+                on_shard(record, True)
     return outcome
 
 
