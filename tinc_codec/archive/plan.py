@@ -233,9 +233,7 @@ def plan(
         raise InvalidSetting(f"min_psnr={min_psnr} must be a finite number of dB")
     with open_source(src) as source:
         chosen = with_sentinels(settings or Settings(), source.attributes)
-        arrays = _pyramid(
-            source, chosen, levels, chunks, shards if zarr_format == 3 else (), labels=labels
-        )
+        arrays = _pyramid(source, chosen, levels, chunks, shards, zarr_format, labels=labels)
         made = Plan(
             src=source.spec.location,
             dst=str(dst),
@@ -259,10 +257,11 @@ def _pyramid(
     levels: int,
     chunks: Sequence[int] | None,
     shards: Sequence[int] | None,
+    zarr_format: Literal[2, 3],
     *,
     labels: bool,
 ) -> tuple[Level, ...]:
-    """Lay out the levels of a pyramid; shards of () are for a format that has none."""
+    """Lay out the levels of a pyramid."""
     dtype = source.dtype.newbyteorder("=")
     sentinels = _sentinels(source.attributes)
     spec = replace(source.spec, checked=True)
@@ -278,7 +277,7 @@ def _pyramid(
             factors=factors,
             shape=shape,
             chunks=edges,
-            shards=edges if shards == () else shard_shape(shape, edges, shards),
+            shards=edges if zarr_format == 2 else shard_shape(shape, edges, shards),
             lossless=number >= _LOSSLESS_FROM or not fits,
             labels=labels,
             missing=sentinels[0] if sentinels else None,
