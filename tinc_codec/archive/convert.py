@@ -10,9 +10,9 @@ from typing import Literal
 
 from tinc_codec.archive.cluster import local_client
 from tinc_codec.archive.plan import plan
+from tinc_codec.archive.remote import target_of
 from tinc_codec.archive.run import run
 from tinc_codec.archive.scores import ChunkScore, Progress, ProgressCallback, Scores
-from tinc_codec.archive.target import Target
 from tinc_codec.archive.work import ShardRecord
 from tinc_codec.metrics import Errors
 from tinc_codec.settings import Settings
@@ -71,7 +71,7 @@ def convert(
         zarr_format=zarr_format,
         min_psnr=min_psnr,
     )
-    Target(Path(dst)).check(Path(src), overwrite)  # before processes are started
+    target_of(dst).check(str(src), overwrite)  # before processes are started
     found = _Collected(made.chunks, progress)
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(local_client(workers)) if workers > 1 else None
