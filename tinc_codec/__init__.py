@@ -23,6 +23,7 @@ from tinc_codec.runtime import runtime
 from tinc_codec.settings import Settings
 
 if TYPE_CHECKING:
+    from tinc_codec.archive.reading import open_archive as open
     from tinc_codec.zarr_v2 import TINC
     from tinc_codec.zarr_v3 import TINCSerializer
 
@@ -42,14 +43,20 @@ __all__ = [
     "decode",
     "encode",
     "inspect",
+    "open",
     "runtime",
 ]
 
-_LAZY = {"TINC": "tinc_codec.zarr_v2", "TINCSerializer": "tinc_codec.zarr_v3"}
+_LAZY = {
+    "TINC": ("tinc_codec.zarr_v2", "TINC"),
+    "TINCSerializer": ("tinc_codec.zarr_v3", "TINCSerializer"),
+    "open": ("tinc_codec.archive.reading", "open_archive"),
+}
 
 
 def __getattr__(name: str) -> Any:
     home = _LAZY.get(name)
     if home is None:
         raise AttributeError(f"module 'tinc_codec' has no attribute {name!r}")
-    return getattr(import_module(home), name)
+    module, attribute = home
+    return getattr(import_module(module), attribute)

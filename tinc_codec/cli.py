@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -45,6 +44,17 @@ Archive = Annotated[str, typer.Argument(metavar="DST", help="A zarr folder, or i
 Ratio = Annotated[float, typer.Option(help="Raw bytes over compressed bytes, of each chunk.")]
 Effort = Annotated[int, typer.Option(help="1 (fast) to 9: how long the fit may take.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, torch, cuda or cuda:N.")]
+Chunks = Annotated[
+    str | None,
+    typer.Option(
+        metavar="Z,Y,X",
+        help="Chunk edges of the last axes; axes before them get 1. By default equal parts of at "
+        "most 64.",
+    ),
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Chunks at once; by default as many as threads.")
+]
 Threads = Annotated[int | None, typer.Option(help="Threads for each chunk; 0 is all.")]
 
 
@@ -117,14 +127,7 @@ def _convert(
     src: Source,
     dst: Archive,
     ratio: Ratio,
-    chunks: Annotated[
-        str | None,
-        typer.Option(
-            metavar="Z,Y,X",
-            help="Chunk edges of the last axes; axes before them get 1. By default equal parts "
-            "of at most 64.",
-        ),
-    ] = None,
+    chunks: Chunks = None,
     zarr_format: Annotated[
         int, typer.Option(min=2, max=3, help="2, or 3, of which a region decodes on its own.")
     ] = 3,
@@ -169,7 +172,8 @@ def _convert(
     count = len(scores.chunks)
     print(
         f"{dst}: {count} chunk{'s' * (count > 1)}, {_bytes(scores.raw_bytes)} to "
-        f"{_bytes(scores.stored_bytes)}, ratio {scores.ratio:.2f}, PSNR {_db(scores.psnr_db)}, "
+        f"{_bytes(scores.stored_bytes)}, ratio {scores.ratio:.2f}, "
+        f"PSNR {archive.db(scores.psnr_db)}, "
         f"maximum error {scores.errors.max_error:g}, {scores.seconds:.1f} s"
     )
 
@@ -201,8 +205,73 @@ def _info(path: Annotated[Path, typer.Argument(metavar="PATH", help="A zarr fold
             f"{found.provenance.get('created')}, tinc_codec {found.provenance.get('version')}"
         )
         if found.provenance.get("psnr_db") is not None:
-            rows["PSNR"] = f"{_db(found.provenance['psnr_db'])} over the whole array"
+            rows["PSNR"] = f"{archive.db(found.provenance['psnr_db'])} over the whole array"
     _print_rows(rows)
+
+
+@app.command("estimate")
+def _estimate(
+    src: Source,
+    ratio: Annotated[
+        str, typer.Option(metavar="R,R...", help="Ratios to try, such as 64,128,256.")
+    ] = "64,128,256",
+    effort: Effort = 5,
+    chunks: Chunks = None,
+    sample: Annotated[int, typer.Option(min=1, help="Chunks to fit.")] = 20,
+    seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
+    plot: Annotated[Path | None, typer.Option(help="Draw it: .png, .svg or .pdf.")] = None,
+    workers: Workers = None,
+    device: Device = None,
+    threads: Threads = None,
+) -> None:
+    """Tell what converting SRC would cost and keep, from fits of a few of its chunks."""
+    if plot:
+        archive.check_figure_can_be_written(plot)
+    with runtime(device=device, threads=threads), _progress("fitting") as progress:
+        found = archive.estimate(
+            src,
+            _numbers("--ratio", ratio, float),
+            Settings(effort=effort, seed=seed),
+            chunks=None if chunks is None else _numbers("--chunks", chunks, int),
+            sample=sample,
+            workers=workers,
+            progress=progress,
+        )
+    if plot:
+        archive.plot_estimate(found, plot)
+    _print_estimate(found)
+
+
+def _print_estimate(found: archive.Estimate) -> None:
+    many = f"{found.workers} worker{'s' * (found.workers > 1)}"
+    heads = ("ratio", "size", "time, sum", f"with {many}", "PSNR, dB", "SSIM")
+    table = Table(*heads, box=None, pad_edge=False)
+    for at in found.ratios:
+        low, middle, high = (f"{value:.2f}" for value in at.psnr_db)
+        each = found.workers
+        table.add_row(
+            f"{at.ratio:g}",
+            f"{_bytes(at.stored_bytes)} ± {_bytes(at.stored_margin)}",
+            f"{_duration(at.seconds)} ± {_duration(at.seconds_margin)}",
+            f"{_duration(at.seconds / each)} ± {_duration(at.seconds_margin / each)}",
+            f"{middle} ({low} to {high})",
+            f"{at.ssim:.4f}",
+        )
+    _print_rows(
+        {
+            "volume": f"{_sizes(found.shape)} {found.dtype}, {_bytes(found.raw_bytes)}, "
+            f"{found.chunk_count} chunks of {_sizes(found.chunks)}",
+            "sample": f"{found.fitted} chunks fitted, in {found.strata} strata; planes of "
+            f"{found.looked_at} read, {100 * found.empty_share:.0f} % of them empty",
+            "machine": f"this one, {many} of {found.threads} "
+            f"thread{'s' * (found.threads > 1)}, effort {found.effort}",
+        }
+    )
+    _console().print(table)
+    print(
+        "±: 95 % confidence. PSNR: of chunks, against the range of the values seen; median "
+        "(5 to 95 %). SSIM: median."
+    )
 
 
 @app.command("verify")
@@ -210,30 +279,62 @@ def _verify(
     src: Source,
     dst: Archive,
     worst: Annotated[int, typer.Option(min=0, help="Chunks to list, the worst first.")] = 5,
+    report: Annotated[Path | None, typer.Option(help="Write an HTML page with figures.")] = None,
+    parquet: Annotated[Path | None, typer.Option(help="Write a table of all chunks.")] = None,
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="Compare so many chunks drawn at random, not all.")
+    ] = None,
+    max_error: Annotated[
+        float | None, typer.Option(help="Fail if a voxel is off by more, in the data's unit.")
+    ] = None,
+    min_psnr: Annotated[
+        float | None, typer.Option(help="Fail if a chunk has less, in dB of the data's range.")
+    ] = None,
+    workers: Workers = None,
     device: Device = None,
     threads: Threads = None,
-) -> None:
-    """Score the archive DST against its source SRC, from decoded bytes."""
+) -> int:
+    """Score the archive DST against its source SRC, from decoded bytes.
+
+    Fails if they are not of one shape and dtype, or a chunk breaks a bound: one given here, or one
+    that the archive's settings promise.
+    """
+    if report:
+        archive.check_figure_can_be_written(report)
+    if parquet:
+        archive.check_table_can_be_written(parquet)
+    bounds = archive.Bounds(max_error=max_error, psnr_db=min_psnr)
     with runtime(device=device, threads=threads), _progress("verifying") as progress:
-        scores = archive.verify(src, dst, progress=progress)
+        scores = archive.verify(
+            src, dst, bounds=bounds, sample=sample, workers=workers, progress=progress
+        )
+    if parquet:
+        archive.write_table(parquet, scores, archive.info(dst).dimension_names)
+    if report:
+        archive.write_report(report, src, dst, scores)
+    _print_worst(scores, worst)
+    _print_rows(dict(archive.summary_rows(scores)))
+    broken = scores.broken
+    if not broken:
+        return 0
+    least = min(broken, key=lambda chunk: chunk.errors.psnr(scores.errors.data_range))
+    return _fail(
+        f"{len(broken)} of {len(scores.chunks)} chunks break a bound ({scores.bounds}), the worst "
+        f"at {archive.region_text(least)}",
+        1,
+    )
+
+
+def _print_worst(scores: archive.Scores, count: int) -> None:
     peak = scores.errors.data_range
-    table = Table("region", "PSNR", "SSIM", "max error", "bytes", box=None, pad_edge=False)
-    for chunk in scores.worst(worst):
-        region = ",".join(f"{s.start}:{s.stop}" for s in chunk.region)
-        fidelity = f"{_db(chunk.errors.psnr(peak))}", f"{chunk.ssim:.4f}"
-        table.add_row(region, *fidelity, f"{chunk.errors.max_error:g}", f"{chunk.stored_bytes}")
+    table = Table("region", "PSNR", "SSIM", "max error", "bytes", "form", box=None, pad_edge=False)
+    for chunk in scores.worst(count):
+        fidelity = f"{archive.db(chunk.errors.psnr(peak))}", f"{chunk.ssim:.4f}"
+        error, size = f"{chunk.errors.max_error:g}", f"{chunk.stored_bytes}"
+        table.add_row(archive.region_text(chunk), *fidelity, error, size, chunk.form)
     if table.row_count:
         print(f"worst of {len(scores.chunks)} chunks:")
         _console().print(table)
-    _print_rows(
-        {
-            "PSNR": f"{_db(scores.psnr_db)} (range of the data {peak:g})",
-            "SSIM": f"{scores.ssim:.4f} (mean of the chunks)",
-            "maximum error": f"{scores.errors.max_error:g}",
-            "ratio": f"{scores.ratio:.2f} ({_bytes(scores.raw_bytes)} raw, "
-            f"{_bytes(scores.stored_bytes)} stored)",
-        }
-    )
 
 
 @app.command("demo")
@@ -258,7 +359,7 @@ def _demo(
             "archive": f"{found.archive}, {_bytes(scores.stored_bytes)} in "
             f"{len(scores.chunks)} chunks",
             "ratio": f"{scores.ratio:.2f}",
-            "PSNR": _db(scores.psnr_db),
+            "PSNR": archive.db(scores.psnr_db),
             "SSIM": f"{found.ssim:.4f}",
             "maximum error": f"{scores.errors.max_error:g}",
             "encoding": f"{scores.seconds:.1f} s",
@@ -310,7 +411,7 @@ def _log_lines(verb: str) -> Callable[[State], None]:
 
 
 def _quality(state: State) -> str:
-    return f"ratio {state.ratio:.1f}, PSNR {_db(state.errors.psnr())}"
+    return f"ratio {state.ratio:.1f}, PSNR {archive.db(state.errors.psnr())}"
 
 
 def _console() -> Console:
@@ -350,17 +451,20 @@ def _sizes(sizes: Sequence[int]) -> str:
     return "×".join(map(str, sizes))
 
 
-def _bytes(count: int) -> str:
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 172800), ("h", 7200), ("min", 120)):
+        if seconds >= size:
+            return f"{seconds / {'days': 86400, 'h': 3600, 'min': 60}[unit]:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def _bytes(count: float) -> str:
     size = float(count)
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if size < 1024:
             return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} TiB"
-
-
-def _db(value: float) -> str:
-    return "lossless" if value == math.inf else f"{value:.2f} dB"
 
 
 def _spread(values: tuple[float, ...], form: str, nothing: str = "none stored") -> str:

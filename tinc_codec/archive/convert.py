@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tinc_codec.archive.cluster import local_client
 from tinc_codec.archive.plan import plan
@@ -19,7 +19,7 @@ from tinc_codec.settings import Settings
 
 
 def convert(
-    src: str | Path,
+    src: Any,
     dst: str | Path,
     settings: Settings | None = None,
     *,
@@ -71,7 +71,7 @@ def convert(
         zarr_format=zarr_format,
         min_psnr=min_psnr,
     )
-    target_of(dst).check(str(src), overwrite)  # before processes are started
+    target_of(dst).check([made.levels[0].source], overwrite)  # before processes are started
     found = _Collected(made.chunks, progress)
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(local_client(workers)) if workers > 1 else None

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from tinc_codec.archive.sources import SourceSpec
 from tinc_codec.archive.sources.fingerprint import filesystem
 from tinc_codec.archive.target import Target
 from tinc_codec.errors import InvalidSetting
@@ -60,7 +61,7 @@ class RemoteTarget(Target):
         digest = hashlib.sha256(self.url.encode()).hexdigest()[:8]
         return Path(f"{self.dst}-{digest}.tinc-progress").absolute()
 
-    def check(self, src: str, overwrite: bool) -> None:
+    def check(self, sources: Sequence[SourceSpec], overwrite: bool) -> None:
         """Refuse a prefix that holds anything but what an earlier run has begun.
 
         Raises
@@ -70,9 +71,12 @@ class RemoteTarget(Target):
         FileExistsError
             If it holds something: nothing finished is replaced behind a URL.
         """
-        here, there = f"{self.url}/", f"{src.partition('::')[0].rstrip('/')}/"
-        if here.startswith(there) or there.startswith(here):
-            raise InvalidSetting(f"{self.url} and the source {src} overlap; give another one")
+        for spec in sources:
+            here, there = f"{self.url}/", f"{spec.location.rstrip('/')}/"
+            if here.startswith(there) or there.startswith(here):
+                raise InvalidSetting(
+                    f"{self.url} and the source {spec.location} overlap; give another destination"
+                )
         fs, path = self._place()
         finished = any(fs.exists(posixpath.join(path, name)) for name in _METADATA)
         if finished or (not self.progress.exists() and self._holds_something()):

@@ -22,7 +22,7 @@ from tinc_codec.archive.plan import Plan
 from tinc_codec.archive.remote import target_of
 from tinc_codec.archive.scores import ratio
 from tinc_codec.archive.target import FATAL, Target
-from tinc_codec.archive.work import Job, ShardRecord, close_sources, convert_task
+from tinc_codec.archive.work import Job, ShardRecord, close_sources, convert_task, slab_folder
 from tinc_codec.errors import InvalidSetting, TincError
 from tinc_codec.metrics import Errors
 from tinc_codec.runtime import current_runtime
@@ -150,7 +150,7 @@ def run(
         raise InvalidSetting(f"partition {part + 1}/{parts} must be from 1/{parts} on")
     started = time.perf_counter()
     target = target_of(plan.dst)
-    target.check(plan.src, overwrite)
+    target.check([level.source for level in plan.levels[:1]], overwrite)
     plan.check_memory(worker_memory(client))
     with open_manifest(plan, target, overwrite=overwrite, partition=partition) as manifest:
         outcome = _told(manifest, on_shard)
@@ -244,6 +244,7 @@ def _finished(plan: Plan, target: Target, manifest: Manifest, outcome: Outcome) 
             return outcome
         target.finish(documents(plan, _provenance(plan, whole)))
         shutil.rmtree(target.progress, ignore_errors=True)
+        shutil.rmtree(slab_folder(plan), ignore_errors=True)
     return replace(whole, finished=True)
 
 

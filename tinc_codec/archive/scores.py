@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -145,8 +145,46 @@ def otsu(values: NDArray[Any]) -> float:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What an archive promises, or a user demands, of each chunk. None demands nothing.
+
+    Attributes
+    ----------
+    max_error : float or None
+        Largest absolute difference, in the data's unit.
+    psnr_db : float or None
+        Least PSNR against the range of the archive's values.
+    own_psnr_db : float or None
+        Least PSNR against the range of the chunk's own values.
+    """
+
+    max_error: float | None = None
+    psnr_db: float | None = None
+    own_psnr_db: float | None = None
+
+    def __str__(self) -> str:
+        said = (
+            ("maximum error at most {:g}", self.max_error),
+            ("PSNR at least {:g} dB", self.psnr_db),
+            ("PSNR against the chunk's own range at least {:g} dB", self.own_psnr_db),
+        )
+        return ", ".join(text.format(value) for text, value in said if value is not None)
+
+    def hold(self, chunk: ChunkScore, peak: float) -> bool:
+        """Whether a chunk keeps them, where the range of the archive's values is ``peak``."""
+        return not (
+            (self.max_error is not None and chunk.errors.max_error > self.max_error)
+            or (self.psnr_db is not None and chunk.errors.psnr(peak) < self.psnr_db)
+            or (self.own_psnr_db is not None and chunk.errors.psnr() < self.own_psnr_db)
+        )
+
+
+_UNBOUNDED = Bounds()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """Fidelity and size of an archive.
+    """Fidelity and size of an archive, or of a sample of its chunks.
 
     Attributes
     ----------
@@ -155,9 +193,13 @@ class Scores:
     errors : Errors
         Sum over the chunks.
     raw_bytes, stored_bytes : int
-        Of the whole array; metadata is not counted.
+        Of the whole array, or of the sample; metadata is not counted.
     seconds : float
         Wall time.
+    sampled_from : int or None
+        Chunks of the array, where only a sample of them was compared.
+    bounds : Bounds
+        What was demanded.
     """
 
     chunks: tuple[ChunkScore, ...]
@@ -165,6 +207,8 @@ class Scores:
     raw_bytes: int
     stored_bytes: int
     seconds: float
+    sampled_from: int | None = None
+    bounds: Bounds = _UNBOUNDED
 
     @property
     def ratio(self) -> float:
@@ -183,10 +227,31 @@ class Scores:
         weight = sum(chunk.raw_bytes for chunk in known)
         return sum(c.ssim * c.raw_bytes for c in known) / weight if weight else math.nan
 
+    @property
+    def broken(self) -> list[ChunkScore]:
+        """The chunks that break a bound, in C order."""
+        peak = self.errors.data_range
+        return [chunk for chunk in self.chunks if not self.bounds.hold(chunk, peak)]
+
+    def part(self, name: Literal["foreground", "background"]) -> Errors:
+        """Return the errors of the voxels at or above the chunks' thresholds, or below."""
+        return sum((getattr(chunk, name) for chunk in self.chunks), Errors())
+
     def worst(self, count: int) -> list[ChunkScore]:
         """Return the chunks of lowest PSNR, the worst first."""
         peak = self.errors.data_range
         return sorted(self.chunks, key=lambda chunk: chunk.errors.psnr(peak))[:count]
+
+    def quantiles(self, *shares: float) -> list[float]:
+        """Return quantiles of the chunks' PSNR in dB, against the range of the source's values."""
+        peak = self.errors.data_range
+        return quantiles([chunk.errors.psnr(peak) for chunk in self.chunks], *shares)
+
+
+def quantiles(values: Sequence[float], *shares: float) -> list[float]:
+    """Return quantiles, each one of the values (the lower one): infinities are no trouble."""
+    ordered = sorted(values)
+    return [ordered[int(share * (len(ordered) - 1))] for share in shares]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
