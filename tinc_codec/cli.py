@@ -31,7 +31,7 @@ _KINDS = (
 )
 # Text: a path would lose one of the slashes of a URL.
 Source = Annotated[str, typer.Argument(metavar="SRC", help=_KINDS)]
-Archive = Annotated[Path, typer.Argument(metavar="DST", help="The archive, a zarr folder.")]
+Archive = Annotated[str, typer.Argument(metavar="DST", help="A zarr folder, or its URL.")]
 Ratio = Annotated[float, typer.Option(help="Raw bytes over compressed bytes, of each chunk.")]
 Effort = Annotated[int, typer.Option(help="1 (fast) to 9: how long the fit may take.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, torch, cuda or cuda:N.")]

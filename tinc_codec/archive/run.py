@@ -19,6 +19,7 @@ from tinc_codec.archive.cluster import on_client, worker_memory
 from tinc_codec.archive.manifest import Manifest, Partition, finishing, open_manifest
 from tinc_codec.archive.metadata import documents
 from tinc_codec.archive.plan import Plan
+from tinc_codec.archive.remote import target_of
 from tinc_codec.archive.scores import ratio
 from tinc_codec.archive.target import FATAL, Target
 from tinc_codec.archive.work import Job, ShardRecord, close_sources, convert_task, slab_folder
@@ -52,7 +53,7 @@ class ShardsFailed(TincError, RuntimeError):
         more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
         super().__init__(
             f"{len(failed)} of {len(plan)} shards failed ({shown}{more}); the others are in "
-            f"{Target(Path(plan.dst)).partial}, run again to go on"
+            f"{target_of(plan.dst).where}, run again to go on"
         )
         self.failed = failed
 
@@ -149,7 +150,7 @@ def run(
     if not 0 <= part < parts:
         raise InvalidSetting(f"partition {part + 1}/{parts} must be from 1/{parts} on")
     started = time.perf_counter()
-    target = Target(Path(plan.dst))
+    target = target_of(plan.dst)
     check_target(plan, overwrite)
     plan.check_memory(worker_memory(client))
     with open_manifest(plan, target, overwrite=overwrite, partition=partition) as manifest:
@@ -179,7 +180,7 @@ def check_target(plan: Plan, overwrite: bool) -> None:
     FileExistsError, InvalidSetting
         See :func:`run`.
     """
-    Target(Path(plan.dst)).check([plan.levels[0].source], overwrite)
+    target_of(plan.dst).check([plan.levels[0].source], overwrite)
 
 
 def _told(manifest: Manifest, on_shard: OnShard | None) -> Outcome:

@@ -62,6 +62,21 @@ class Target:
         """Folder of what is known of it."""
         return self.dst.with_name(f"{self.dst.name}.tinc-progress")
 
+    @property
+    def where(self) -> str:
+        """Name of what is there so far, for messages."""
+        return str(self.partial)
+
+    def begin(self, fresh: bool) -> None:
+        """Make the folder of an unfinished archive, an empty one if it is to be new."""
+        if fresh:
+            shutil.rmtree(self.partial, ignore_errors=True)
+        self.partial.mkdir(parents=True, exist_ok=True)
+
+    def is_unfinished(self) -> bool:
+        """Whether the archive is still to get its name."""
+        return self.partial.exists()
+
     def check(self, sources: Sequence[SourceSpec], overwrite: bool) -> None:
         """Refuse a destination that is in use for something else.
 

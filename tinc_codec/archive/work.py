@@ -24,6 +24,7 @@ from tinc_codec.archive.arrays import Documents, Level, new_array, new_stack
 from tinc_codec.archive.layout import Region, grid_shape, region_of
 from tinc_codec.archive.plan import PIECE_BYTES, Plan, Task
 from tinc_codec.archive.pyramid import downsample, level_region
+from tinc_codec.archive.remote import target_of
 from tinc_codec.archive.scores import ChunkScore, score_chunk
 from tinc_codec.archive.sources import Source, Staging, open_source
 from tinc_codec.archive.target import Target, with_retries
@@ -191,7 +192,7 @@ def convert_task(job: Job, index: int) -> ShardRecord:
             decoded = _decoded(shard, data)
         scores = _scores(shard, payloads, decoded, seconds["encode"] / len(payloads))
         seconds["decode"] = next(lap)
-        with_retries(_put, Target(Path(plan.dst)), shard.key, data, Path(job.scratch))
+        with_retries(_put, target_of(plan.dst), shard.key, data, Path(job.scratch))
         seconds["write"] = next(lap)
         return ShardRecord(
             index=index,
