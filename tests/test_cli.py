@@ -183,7 +183,7 @@ def test_demo(here, capsys):
     ok(capsys, "demo", "--out", "d", "--size", "16", "--ratio", "16", "--effort", "1")  # replaces
 
 
-def test_an_interrupt_is_status_130_and_leaves_nothing(here):
+def test_an_interrupt_is_status_130_and_can_be_gone_on_from(here):
     np.save("long.npy", volume((64, 64, 64)))
     command = [
         sys.executable,
@@ -200,8 +200,10 @@ def test_an_interrupt_is_status_130_and_leaves_nothing(here):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.endswith("tinc: interrupted; nothing half-made is left\n")
-    assert sorted(os.listdir(here)) == ["long.npy", "source.npy"]
+    assert errors.endswith("tinc: interrupted; run the same command to go on\n")
+    assert not (here / "a.zarr").exists()
+    assert main([*arguments, "--chunks", "16,16,16"]) == 0
+    assert sorted(os.listdir(here)) == ["a.zarr", "long.npy", "source.npy"]
 
 
 def test_a_missing_extra_is_one_line_with_the_remedy():

@@ -34,7 +34,12 @@ except ModuleNotFoundError as _error:
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-Source = Annotated[Path, typer.Argument(metavar="SRC", help=".npy, TIFF, or zarr v2 or v3.")]
+_KINDS = (
+    ".npy, TIFF or a folder of TIFF planes, HDF5, Imaris, NIfTI, N5, zarr v2 or v3; "
+    "zarr and .npy also as URLs; what is inside as SRC::NAME."
+)
+# Text: a path would lose one of the slashes of a URL.
+Source = Annotated[str, typer.Argument(metavar="SRC", help=_KINDS)]
 Archive = Annotated[Path, typer.Argument(metavar="DST", help="The archive, a zarr folder.")]
 Ratio = Annotated[float, typer.Option(help="Raw bytes over compressed bytes, of each chunk.")]
 Effort = Annotated[int, typer.Option(help="1 (fast) to 9: how long the fit may take.")]
@@ -71,7 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (TincError, OSError, KeyError, MemoryError) as error:
         return _fail(_message(error), 1)
     except ImportError as error:
-        return _fail(f"{error}; is an extra missing? {_REMEDY}", 1)
+        known = "pip install" in str(error)  # sources name the extra that they need
+        return _fail(str(error) if known else f"{error}; is an extra missing? {_REMEDY}", 1)
     except (KeyboardInterrupt, typer.Abort):
         status = 130
     except Exception as error:
@@ -80,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _fail(f"{error.format_message()} (tinc --help tells more)", 2)
     if status == 130:
-        return _fail("interrupted; nothing half-made is left", 130)
+        return _fail("interrupted; run the same command to go on", 130)
     return status if isinstance(status, int) else 0
 
 
