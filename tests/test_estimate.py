@@ -37,8 +37,8 @@ def test_comes_close_to_the_conversion(tmp_path: Path) -> None:
     assert [at.ratio for at in found.ratios] == [16, 32]
     at = found.ratios[0]
     scores = convert(npy, tmp_path / "a.zarr", SETTINGS, chunks=(16, 16, 16))
-    assert abs(scores.stored_bytes - at.stored_bytes) <= 0.1 * scores.stored_bytes
-    assert abs(scores.stored_bytes - at.stored_bytes) <= 2 * at.stored_margin + 100
+    payloads = sum(chunk.stored_bytes for chunk in scores.chunks)
+    assert abs(payloads - at.stored_bytes) <= 2 * at.stored_margin + 100
     # Other work on the machine may slow either down.
     assert scores.seconds / 5 < at.seconds < 5 * scores.seconds
     real = scores.quantiles(0.05, 0.5)

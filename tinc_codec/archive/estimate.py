@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinc_codec.archive.layout import Region, chunk_shape
+from tinc_codec.archive.layout import Region, chunk_shape, grid_shape, region_of
 from tinc_codec.archive.scores import ChunkScore, Progress, ProgressCallback, score_chunk
 from tinc_codec.archive.sources import Source, open_source
 from tinc_codec.archive.verify import in_window
@@ -221,18 +221,12 @@ def estimate(
 def _draw(source: Source, edges: tuple[int, ...], sample: int, seed: int) -> _Sample:
     """Choose the chunks to fit, from planes of more of them."""
     rng = np.random.default_rng(seed)
-    grid = [math.ceil(n / c) for n, c in zip(source.shape, edges, strict=True)]
+    grid = grid_shape(source.shape, edges)
     count = math.prod(grid)
     looked_at = min(count, _LOOKS * sample)
     chosen = np.sort(rng.choice(count, looked_at, replace=False))
     positions = np.stack(np.unravel_index(chosen, grid), axis=1).tolist()
-    regions = [
-        tuple(
-            slice(k * c, min((k + 1) * c, n))
-            for k, c, n in zip(position, edges, source.shape, strict=True)
-        )
-        for position in positions
-    ]
+    regions = [region_of(tuple(position), source.shape, edges) for position in positions]
     looks = np.array([_look(source, region) for region in regions])
     strata = _strata(looks)
     counts = np.bincount(strata)
