@@ -65,7 +65,7 @@ def test_reads_planes_of_some_chunks_and_the_whole_of_few(
     assert read.count(64) == 30
     assert read.count(512) == found.fitted
     assert len(read) == 30 + found.fitted
-    assert found.fitted <= 3 + found.strata
+    assert found.fitted <= 3 + 2 * found.strata
 
 
 def test_every_chunk_of_a_small_volume_leaves_no_doubt(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_every_chunk_of_a_small_volume_leaves_no_doubt(tmp_path: Path) -> None:
     scores = convert(tmp_path / "s.npy", tmp_path / "a.zarr", settings, chunks=(16, 16, 32))
     assert found.fitted == 2
     assert found.ratios[0].stored_margin == 0
-    assert found.ratios[0].stored_bytes == scores.stored_bytes
+    assert found.ratios[0].stored_bytes == sum(chunk.stored_bytes for chunk in scores.chunks)
 
 
 def test_the_same_seed_draws_the_same(tmp_path: Path) -> None:
@@ -86,11 +86,11 @@ def test_the_same_seed_draws_the_same(tmp_path: Path) -> None:
 
 def test_empty_chunks_are_a_stratum() -> None:
     looks = np.array([[0, 0], [9, 0], [1, 1], [2, 5], [8, 1], [9, 5]], float)
-    strata = _strata(looks)
+    strata = _strata(looks, 20)
     assert strata[0] == strata[1]
     assert all(strata[2:] != strata[0])
     assert set(strata) == set(range(strata.max() + 1))
-    assert set(_strata(np.array([[5.0, 0.0], [6.0, 0.0]]))) == {0}
+    assert set(_strata(np.array([[5.0, 0.0], [6.0, 0.0]]), 20)) == {0}
 
 
 def test_intervals_hold_about_as_often_as_they_say() -> None:
@@ -100,7 +100,7 @@ def test_intervals_hold_about_as_often_as_they_say() -> None:
     held = 0
     for _ in range(400):
         seen = rng.choice(10_000, 200, replace=False)
-        strata = _strata(np.stack([population[seen], spread[seen]], 1))
+        strata = _strata(np.stack([population[seen], spread[seen]], 1), 42)
         picked = np.concatenate(
             [rng.permutation(np.flatnonzero(strata == h))[:6] for h in range(strata.max() + 1)]
         )
@@ -111,6 +111,23 @@ def test_intervals_hold_about_as_often_as_they_say() -> None:
         mean, margin = sample.mean(population[seen][picked].tolist())
         held += abs(mean - population.mean()) <= margin
     assert 0.9 < held / 400 < 0.99
+
+
+@pytest.mark.parametrize("sample", [2, 4, 9, 13, 14, 20])
+def test_strata_are_few_enough_for_two_chunks_each(sample: int) -> None:
+    looks = np.random.default_rng(0).random((200, 2))
+    looks[:50, 1] = 0
+    assert 2 * (_strata(looks, sample).max() + 1) <= max(sample, 4)
+
+
+def test_without_two_chunks_of_a_stratum_nothing_is_claimed() -> None:
+    sample = _Sample(
+        regions=(), strata=np.array([0, 1]), shares=np.array([0.5, 0.5]), looked_at=10,
+        empty_share=0, chunk_count=100,
+    )  # fmt: skip
+    mean, margin = sample.mean([1.0, 3.0])
+    assert mean == 2
+    assert math.isnan(margin)
 
 
 def test_quantiles_are_those_of_the_archive_not_of_the_sample() -> None:
