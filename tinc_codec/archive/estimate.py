@@ -3,7 +3,7 @@
 The few are a stratified sample (double sampling, Cochran, *Sampling Techniques*, 1977, ch. 12): of
 some hundred chunks drawn at random one plane is read; chunks whose planes are alike in mean and
 spread form strata, empty ones a stratum of their own; from each, as many chunks are fitted as its
-size deserves, but at least one.
+size deserves, but at least two, for their difference tells how sure the estimate is.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinc_codec.archive.layout import Region, chunk_shape
+from tinc_codec.archive.layout import Region, chunk_shape, grid_shape, region_of
 from tinc_codec.archive.scores import ChunkScore, Progress, ProgressCallback, score_chunk
 from tinc_codec.archive.sources import Source, open_source
 from tinc_codec.archive.verify import in_window
@@ -31,7 +31,7 @@ from tinc_codec.settings import Settings
 from tinc_codec.stream.normalize import check_array
 
 _LOOKS = 10  # planes looked at for each chunk fitted
-_MEAN_CLASSES, _SPREAD_CLASSES = 2, 3  # of the chunks that are not empty
+_MEAN_CLASSES, _SPREAD_CLASSES = 2, 3  # of the chunks that are not empty, at most
 _Z = 1.96  # standard errors within which 95 % of a normal distribution lie
 _SHARES = (0.05, 0.5, 0.95)
 
@@ -118,7 +118,10 @@ class _Sample:
     chunk_count: int
 
     def mean(self, values: Sequence[float]) -> tuple[float, float]:
-        """Return the mean over all chunks, and half the width of its 95 % interval."""
+        """Return the mean over all chunks, and half the width of its 95 % interval.
+
+        The latter is NaN where one chunk of each stratum is all there is to judge by.
+        """
         measured = np.asarray(values, np.float64)
         groups = [measured[self.strata == h] for h in range(len(self.shares))]
         means = np.array([group.mean() for group in groups])
@@ -126,10 +129,12 @@ class _Sample:
         mean = float(self.shares @ means)
         # A stratum with one chunk tells nothing of its spread: it takes that of the others.
         squares = np.array([((g - g.mean()) ** 2).sum() for g in groups])
-        pooled = squares.sum() / max(1, measured.size - len(groups))
+        freedom = measured.size - len(groups)
+        pooled = squares.sum() / freedom if freedom else math.nan
         spread = np.where(sizes > 1, squares / np.maximum(sizes - 1, 1), pooled)
-        left = np.maximum(0, 1 - sizes / np.maximum(1, self.shares * self.chunk_count))
-        within = float((self.shares**2 * spread / sizes * left).sum())
+        left = 1 - sizes / (self.shares * self.chunk_count)
+        spread[left <= 0] = 0  # all of it fitted
+        within = float((self.shares**2 * spread / sizes * np.maximum(0, left)).sum())
         seen = 1 - self.looked_at / self.chunk_count
         between = float(self.shares @ (means - mean) ** 2) / self.looked_at * seen
         return mean, _Z * math.sqrt(within + between)
@@ -221,23 +226,18 @@ def estimate(
 def _draw(source: Source, edges: tuple[int, ...], sample: int, seed: int) -> _Sample:
     """Choose the chunks to fit, from planes of more of them."""
     rng = np.random.default_rng(seed)
-    grid = [math.ceil(n / c) for n, c in zip(source.shape, edges, strict=True)]
+    grid = grid_shape(source.shape, edges)
     count = math.prod(grid)
     looked_at = min(count, _LOOKS * sample)
     chosen = np.sort(rng.choice(count, looked_at, replace=False))
     positions = np.stack(np.unravel_index(chosen, grid), axis=1).tolist()
-    regions = [
-        tuple(
-            slice(k * c, min((k + 1) * c, n))
-            for k, c, n in zip(position, edges, source.shape, strict=True)
-        )
-        for position in positions
-    ]
+    regions = [region_of(tuple(position), source.shape, edges) for position in positions]
     looks = np.array([_look(source, region) for region in regions])
-    strata = _strata(looks)
+    strata = _strata(looks, sample)
     counts = np.bincount(strata)
-    # Proportional to the strata, rounded, and at least one of each.
-    wanted = np.maximum(1, np.round(counts * min(sample, looked_at) / looked_at)).astype(int)
+    # Proportional to the strata, rounded, and at least two of each.
+    wanted = np.round(counts * min(sample, looked_at) / looked_at).astype(int)
+    wanted = np.maximum(min(sample, 2), wanted)
     picked = np.concatenate(
         [
             rng.permutation(np.flatnonzero(strata == h))[: min(wanted[h], counts[h])]
@@ -265,15 +265,21 @@ def _look(source: Source, region: Region) -> tuple[float, float]:
     return (float(voxels.mean()), float(voxels.std())) if voxels.size else (0.0, 0.0)
 
 
-def _strata(looks: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return the stratum of each chunk, numbered from 0 without gaps."""
+def _strata(looks: NDArray[np.float64], sample: int) -> NDArray[np.int64]:
+    """Return the stratum of each chunk, numbered from 0 without gaps.
+
+    There are few enough of them for two chunks each in a sample of 4 or more.
+    """
     means, spreads = looks.T
+    many = sample >= 2 * (1 + _MEAN_CLASSES * _SPREAD_CLASSES)
+    mean_classes = _MEAN_CLASSES if many else 1
+    spread_classes = max(1, min(_SPREAD_CLASSES, sample // 2 - 1))
     filled = spreads > 0
     classes = np.zeros(len(looks), np.int64)  # 0: empty
     if filled.any():
-        bright = _quantile_class(means[filled], _MEAN_CLASSES)
-        rough = _quantile_class(spreads[filled], _SPREAD_CLASSES)
-        classes[filled] = 1 + _SPREAD_CLASSES * bright + rough
+        bright = _quantile_class(means[filled], mean_classes)
+        rough = _quantile_class(spreads[filled], spread_classes)
+        classes[filled] = 1 + spread_classes * bright + rough
     return np.unique(classes, return_inverse=True)[1].astype(np.int64)
 
 

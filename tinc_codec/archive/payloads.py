@@ -13,7 +13,7 @@ import zarr
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
-from tinc_codec.archive.layout import Position
+from tinc_codec.archive.layout import Position, grid_shape
 from tinc_codec.decode import inspect
 from tinc_codec.errors import CorruptPayload, InvalidSetting
 
@@ -61,7 +61,7 @@ def payloads(array: zarr.Array[Any], positions: Sequence[Position]) -> list[byte
 def positions_by_file(array: zarr.Array[Any]) -> Iterator[list[Position]]:
     """Yield for each file, which is a shard or a chunk, the grid positions of the chunks in it."""
     per_shard = chunks_per_shard(array)
-    grid = [math.ceil(n / c) for n, c in zip(array.shape, array.chunks, strict=True)]
+    grid = grid_shape(array.shape, array.chunks)
     for corner in product(*(range(0, n, step) for n, step in zip(grid, per_shard, strict=True))):
         sides = zip(corner, per_shard, grid, strict=True)
         yield list(product(*(range(k, min(k + step, n)) for k, step, n in sides)))

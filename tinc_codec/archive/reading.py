@@ -11,6 +11,7 @@ import zarr
 from zarr.errors import ContainsArrayError, GroupNotFoundError, NodeNotFoundError
 
 from tinc_codec.archive import ome
+from tinc_codec.archive.layout import grid_shape
 from tinc_codec.archive.sources import default_dimension_names
 from tinc_codec.errors import InvalidSetting
 
@@ -118,19 +119,20 @@ def _lazy(
 
 def task_chunks(array: zarr.Array[Any]) -> tuple[int, ...]:
     """Return the shape of the dask chunks: whole zarr chunks, within a shard, up to 32 MiB."""
-    within = array.shards or array.shape
-    edges = list(array.chunks)
-    grown = True
-    while grown:
-        grown = False
-        for axis in sorted(range(len(edges)), key=lambda k: edges[k]):
-            wider = [*edges[:axis], 2 * edges[axis], *edges[axis + 1 :]]
-            fits = math.prod(wider) * array.dtype.itemsize <= _TASK_BYTES
-            aligned = within[axis] % wider[axis] == 0 if array.shards else True
-            if fits and aligned and edges[axis] < within[axis]:
-                edges, grown = wider, True
+    per_file = grid_shape(array.shards or array.shape, array.chunks)
+    counts = [1] * array.ndim
+    size = math.prod(array.chunks) * array.dtype.itemsize
+    while True:
+        # The axis along which the task is shortest grows first; within a shard, by a divisor.
+        for axis in sorted(range(array.ndim), key=lambda k: counts[k] * array.chunks[k]):
+            more = (n for n in range(counts[axis] + 1, per_file[axis] + 1))
+            grown = next((n for n in more if not array.shards or per_file[axis] % n == 0), None)
+            if grown and size // counts[axis] * grown <= _TASK_BYTES:
+                size = size // counts[axis] * grown
+                counts[axis] = grown
                 break
-    return tuple(edges)
+        else:
+            return tuple(n * c for n, c in zip(counts, array.chunks, strict=True))
 
 
 def _coordinates(grid: ome.Grid, shape: tuple[int, ...], block: dict[str, Any]) -> dict[str, Any]:
