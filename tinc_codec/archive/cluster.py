@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import shutil
 import subprocess
 import time
 from collections.abc import Callable, Generator, Iterator
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tinc_codec.errors import InvalidSetting
@@ -313,14 +315,16 @@ def on_client(
     OSError
         If the scheduler is gone.
     """
+    import cloudpickle
     from distributed import as_completed
 
+    packed = cloudpickle.dumps((work, job))  # once, not with each task
     under_way: dict[Any, tuple[int, Future[Any]]] = {}
     window = as_completed()
     most, asked = 0, -_REFRESH_SECONDS
     try:
         for index in tasks:
-            future = client.submit(work, job, index, key=f"shard-{index}-{name}", pure=False)
+            future = client.submit(_do, packed, index, key=f"shard-{index}-{name}", pure=False)
             under_way[future.key] = index, future
             window.add(future)
             if time.monotonic() - asked > _REFRESH_SECONDS:
@@ -333,6 +337,16 @@ def on_client(
     finally:
         if client.status == "running":
             client.cancel([future for _, future in under_way.values()])
+
+
+def _do(packed: bytes, index: int) -> Any:
+    work, job = _unpacked(packed)
+    return work(job, index)
+
+
+@lru_cache(maxsize=1)
+def _unpacked(packed: bytes) -> Any:
+    return pickle.loads(packed)
 
 
 def _ended(future: Future[Any], under_way: dict[Any, tuple[int, Future[Any]]]) -> tuple[int, Any]:
