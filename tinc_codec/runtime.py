@@ -1,7 +1,7 @@
 """Run-time matters: which engine evaluates, on how many threads. Never stored in a payload.
 
 Order of precedence: the :func:`runtime` context manager, then the environment
-(``TINC_DEVICE``, ``TINC_THREADS``, ``TINC_TRITON``), then the defaults.
+(``TINC_DEVICE``, ``TINC_THREADS``, ``TINC_TRITON``, ``TINC_CACHE``), then the defaults.
 """
 
 from __future__ import annotations
@@ -33,11 +33,15 @@ class Runtime:
         Whether torch on a GPU hands trees to Triton's kernels. Off by default: they have run in
         Triton's interpreter only, never on a GPU. A tree with paths too long or too wide for them
         always goes through torch's products.
+    cache_bytes: int
+        Decoded chunks and regions that a process keeps for further reads of zarr v3 arrays, in
+        bytes; 0 keeps none.
     """
 
     device: str = "auto"
     threads: int = 0
     triton: bool = False
+    cache_bytes: int = 0
 
     def __post_init__(self) -> None:
         names = ("auto", "cpu", "reference", "torch", "cuda")
@@ -53,6 +57,11 @@ class Runtime:
             )
         if not isinstance(self.triton, bool):
             raise InvalidSetting(f"triton={self.triton!r} must be True or False")
+        if type(self.cache_bytes) is not int or self.cache_bytes < 0:
+            raise InvalidSetting(
+                f"cache_bytes={self.cache_bytes!r} must be a number of bytes, 0 for no cache "
+                "(runtime() or TINC_CACHE)"
+            )
 
     @property
     def uses_torch(self) -> bool:
@@ -79,10 +88,14 @@ def _from_environment() -> Runtime:
     triton = os.environ.get("TINC_TRITON", "")
     if triton not in ("", "0", "1"):
         raise InvalidSetting(f"TINC_TRITON={triton!r} must be 0 or 1")
+    cache = os.environ.get("TINC_CACHE", "0")
+    if not re.fullmatch("[0-9]+", cache):
+        raise InvalidSetting(f"TINC_CACHE={cache!r} must be a number of bytes; 0 means no cache")
     return Runtime(
         device=os.environ.get("TINC_DEVICE", "auto"),
         threads=int(threads),
         triton=triton == "1",
+        cache_bytes=int(cache),
     )
 
 
@@ -93,9 +106,13 @@ def current_runtime() -> Runtime:
 
 @contextmanager
 def runtime(
-    *, device: str | None = None, threads: int | None = None, triton: bool | None = None
+    *,
+    device: str | None = None,
+    threads: int | None = None,
+    triton: bool | None = None,
+    cache_bytes: int | None = None,
 ) -> Iterator[Runtime]:
-    """Set device, threads and kernels for the encodes and decodes inside the ``with`` block.
+    """Set device, threads, kernels and cache for the encodes and decodes inside the ``with`` block.
 
     Parameters
     ----------
@@ -105,6 +122,9 @@ def runtime(
         See :class:`Runtime`.
     triton : bool, optional
         See :class:`Runtime`.
+    cache_bytes : int, optional
+        See :class:`Runtime`. Leaving the block does not empty the cache; the next read under a
+        smaller limit does.
 
     Raises
     ------
@@ -117,6 +137,7 @@ def runtime(
         device=base.device if device is None else device,
         threads=base.threads if threads is None else threads,
         triton=base.triton if triton is None else triton,
+        cache_bytes=base.cache_bytes if cache_bytes is None else cache_bytes,
     )
     token = _CURRENT.set(chosen)
     try:
