@@ -18,7 +18,7 @@ from volumes import QUICK, volume
 
 from tinc_codec import InvalidSetting, Settings, TincError, UnsupportedData, runtime
 from tinc_codec.archive import arrays, convert, info, open_source, verify
-from tinc_codec.archive.layout import chunk_regions, chunk_shape
+from tinc_codec.archive.layout import chunk_groups, chunk_regions, chunk_shape
 from tinc_codec.archive.target import Target
 from tinc_codec.metrics import psnr
 
@@ -74,6 +74,21 @@ class TestChunkShape:
         for _, region in chunk_regions(count.shape, (2, 4, 3)):
             count[region] += 1
         assert (count == 1).all()
+
+    @pytest.mark.parametrize("most", [1, 3, 4, 8, 1000])
+    def test_groups_are_the_regions_in_boxes(self, most):
+        shape, chunks = (5, 7, 12), (2, 4, 3)
+        groups = list(chunk_groups(shape, chunks, most))
+        assert max(len(group) for group in groups) == min(most, 24)
+        together = [chunk for group in groups for chunk in group]
+        assert sorted(together, key=lambda c: c[0]) == list(chunk_regions(shape, chunks))
+        for group in groups:
+            count = np.zeros(shape, int)
+            for _, region in group:
+                count[region] += 1
+            box = [slice(a.start, b.stop) for a, b in zip(group[0][1], group[-1][1], strict=True)]
+            assert (count[tuple(box)] == 1).all()
+            assert count.sum() == count[tuple(box)].size
 
 
 class TestSources:

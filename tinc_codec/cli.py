@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tinc_codec
 from tinc_codec.errors import InvalidSetting, TincError
@@ -18,17 +16,10 @@ _REMEDY = "pip install 'tinc_codec[archive]'"
 try:
     import typer
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
     from rich.table import Table
 
     from tinc_codec import archive
-    from tinc_codec.archive.scores import Progress as State
+    from tinc_codec.display import bytes_text, chunk_progress, display, duration, plan_rows, sizes
 except ModuleNotFoundError as _error:
     raise SystemExit(f"tinc: the command needs the archive extra ({_error}): {_REMEDY}") from None
 
@@ -40,7 +31,7 @@ _KINDS = (
 )
 # Text: a path would lose one of the slashes of a URL.
 Source = Annotated[str, typer.Argument(metavar="SRC", help=_KINDS)]
-Archive = Annotated[Path, typer.Argument(metavar="DST", help="The archive, a zarr folder.")]
+Archive = Annotated[str, typer.Argument(metavar="DST", help="A zarr folder, or its URL.")]
 Ratio = Annotated[float, typer.Option(help="Raw bytes over compressed bytes, of each chunk.")]
 Effort = Annotated[int, typer.Option(help="1 (fast) to 9: how long the fit may take.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, torch, cuda or cuda:N.")]
@@ -128,10 +119,28 @@ def _convert(
     dst: Archive,
     ratio: Ratio,
     chunks: Chunks = None,
+    shards: Annotated[
+        str | None,
+        typer.Option(
+            metavar="Z,Y,X",
+            help="Shard edges of the last axes, multiples of the chunks'. By default at most 4 "
+            "chunks along each. A shard is one task of one worker.",
+        ),
+    ] = None,
     zarr_format: Annotated[
         int, typer.Option(min=2, max=3, help="2, or 3, of which a region decodes on its own.")
     ] = 3,
-    levels: Annotated[str, typer.Option(metavar="N|auto", help="Of the tree.")] = "auto",
+    levels: Annotated[
+        int, typer.Option(min=1, help="Of the pyramid, made from SRC by means of blocks.")
+    ] = 1,
+    labels: Annotated[
+        bool, typer.Option("--labels", help="SRC is a segmentation: store it losslessly.")
+    ] = False,
+    min_psnr: Annotated[
+        float | None,
+        typer.Option(metavar="DB", help="Store chunks that decode with less losslessly."),
+    ] = None,
+    tree_levels: Annotated[str, typer.Option(metavar="N|auto", help="Of the tree.")] = "auto",
     level_ratio: Annotated[
         str, typer.Option(metavar="X|auto", help="Parameters of a node over its parent's.")
     ] = "auto",
@@ -142,14 +151,37 @@ def _convert(
     preserve: Annotated[
         str, typer.Option(metavar="V,V...", help="Values to restore exactly, such as -32768.")
     ] = "",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the archive.")] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace the archive, and what other settings left."),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and end.")] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes, or jobs; by default one for each processor."),
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="tcp://HOST:PORT", help="Use dask's scheduler there.")
+    ] = None,
+    cluster: Annotated[
+        str, typer.Option(metavar="KIND", help="local, cuda (a worker for each GPU) or slurm.")
+    ] = "local",
+    partition: Annotated[
+        str, typer.Option(metavar="I/N", help="Do the I-th of N parts, as in an array of jobs.")
+    ] = "1/1",
+    log_json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Add a JSON line for each shard.")
+    ] = None,
     device: Device = None,
     threads: Threads = None,
 ) -> None:
-    """Write SRC as a zarr archive DST. Each chunk is decoded again and scored."""
+    """Write SRC as a zarr archive DST. Each chunk is decoded again and scored.
+
+    An interrupted conversion goes on when the same command is run again.
+    """
     settings = Settings(
         ratio=ratio,
-        levels=_auto_or_number("--levels", levels, int),
+        levels=_auto_or_number("--tree-levels", tree_levels, int),
         level_ratio=_auto_or_number("--level-ratio", level_ratio, float),
         allocation=allocation,
         effort=effort,
@@ -157,24 +189,50 @@ def _convert(
         preset=preset,
         preserve=_numbers("--preserve", preserve, _int_or_float),
     )
-    edges = None if chunks is None else _numbers("--chunks", chunks, int)
-    form: Literal[2, 3] = 2 if zarr_format == 2 else 3
-    with runtime(device=device, threads=threads), _progress("encoding") as progress:
-        scores = archive.convert(
+    with runtime(device=device or ("cuda" if cluster == "cuda" else None), threads=threads):
+        plan = archive.plan(
             src,
             dst,
             settings,
-            chunks=edges,
-            zarr_format=form,
-            overwrite=overwrite,
-            progress=progress,
+            chunks=None if chunks is None else _numbers("--chunks", chunks, int),
+            shards=None if shards is None else _numbers("--shards", shards, int),
+            zarr_format=2 if zarr_format == 2 else 3,
+            levels=levels,
+            labels=labels,
+            min_psnr=min_psnr,
         )
-    count = len(scores.chunks)
+        if workers is None:
+            workers = archive.default_workers(len(plan), torch=plan.torch)
+        if dry_run:
+            _print_rows(plan_rows(plan, workers))
+            return
+        archive.check_target(plan, overwrite)
+        part = _partition(partition)
+        with (
+            archive.cluster_client(workers, scheduler=scheduler, cluster=cluster) as client,
+            display(plan, log_json, client.dashboard_link if client else None) as shown,
+        ):
+            outcome = archive.run(
+                plan, client, overwrite=overwrite, partition=part, on_shard=shown.add
+            )
+    _print_outcome(plan, outcome)
+
+
+def _partition(text: str) -> tuple[int, int]:
+    part, _, parts = text.partition("/")
+    return _number("--partition", part, int) - 1, _number("--partition", parts, int)
+
+
+def _print_outcome(plan: archive.Plan, outcome: archive.Outcome) -> None:
+    what = f"{outcome.chunks} chunk{'s' * (outcome.chunks > 1)}"
+    if outcome.lossless:
+        what += f" ({outcome.lossless} losslessly, --log-json lists them)"
+    if not outcome.finished:
+        what += f" of {plan.chunks} so far; the other parts finish the archive"
     print(
-        f"{dst}: {count} chunk{'s' * (count > 1)}, {_bytes(scores.raw_bytes)} to "
-        f"{_bytes(scores.stored_bytes)}, ratio {scores.ratio:.2f}, "
-        f"PSNR {archive.db(scores.psnr_db)}, "
-        f"maximum error {scores.errors.max_error:g}, {scores.seconds:.1f} s"
+        f"{plan.dst}: {what}, {bytes_text(outcome.raw_bytes)} to "
+        f"{bytes_text(outcome.stored_bytes)}, ratio {outcome.ratio:.2f}, PSNR {archive.db(outcome.errors.psnr())}, "
+        f"maximum error {outcome.errors.max_error:g}, {outcome.seconds:.1f} s"
     )
 
 
@@ -184,10 +242,10 @@ def _info(path: Annotated[Path, typer.Argument(metavar="PATH", help="A zarr fold
     found = archive.info(path)
     rows = {
         "array": f"{found.name} ({found.kind})",
-        "shape": f"{_sizes(found.shape)} {found.dtype} ({', '.join(found.dimension_names)})",
-        "chunks": _sizes(found.chunks)
-        + (f" in shards {_sizes(found.shards)}" if found.shards else ""),
-        "size": f"{_bytes(found.raw_bytes)} raw, {_bytes(found.stored_bytes)} stored",
+        "shape": f"{sizes(found.shape)} {found.dtype} ({', '.join(found.dimension_names)})",
+        "chunks": sizes(found.chunks)
+        + (f" in shards {sizes(found.shards)}" if found.shards else ""),
+        "size": f"{bytes_text(found.raw_bytes)} raw, {bytes_text(found.stored_bytes)} stored",
         "ratio": f"{found.ratio:.2f}",
     }
     if found.settings is None:
@@ -227,7 +285,7 @@ def _estimate(
     """Tell what converting SRC would cost and keep, from fits of a few of its chunks."""
     if plot:
         archive.check_figure_can_be_written(plot)
-    with runtime(device=device, threads=threads), _progress("fitting") as progress:
+    with runtime(device=device, threads=threads), chunk_progress("fitting") as progress:
         found = archive.estimate(
             src,
             _numbers("--ratio", ratio, float),
@@ -251,16 +309,16 @@ def _print_estimate(found: archive.Estimate) -> None:
         each = found.workers
         table.add_row(
             f"{at.ratio:g}",
-            f"{_bytes(at.stored_bytes)} ± {_bytes(at.stored_margin)}",
-            f"{_duration(at.seconds)} ± {_duration(at.seconds_margin)}",
-            f"{_duration(at.seconds / each)} ± {_duration(at.seconds_margin / each)}",
+            f"{bytes_text(at.stored_bytes)} ± {bytes_text(at.stored_margin)}",
+            f"{duration(at.seconds)} ± {duration(at.seconds_margin)}",
+            f"{duration(at.seconds / each)} ± {duration(at.seconds_margin / each)}",
             f"{middle} ({low} to {high})",
             f"{at.ssim:.4f}",
         )
     _print_rows(
         {
-            "volume": f"{_sizes(found.shape)} {found.dtype}, {_bytes(found.raw_bytes)}, "
-            f"{found.chunk_count} chunks of {_sizes(found.chunks)}",
+            "volume": f"{sizes(found.shape)} {found.dtype}, {bytes_text(found.raw_bytes)}, "
+            f"{found.chunk_count} chunks of {sizes(found.chunks)}",
             "sample": f"{found.fitted} chunks fitted, in {found.strata} strata; planes of "
             f"{found.looked_at} read, {100 * found.empty_share:.0f} % of them empty",
             "machine": f"this one, {many} of {found.threads} "
@@ -304,7 +362,7 @@ def _verify(
     if parquet:
         archive.check_table_can_be_written(parquet)
     bounds = archive.Bounds(max_error=max_error, psnr_db=min_psnr)
-    with runtime(device=device, threads=threads), _progress("verifying") as progress:
+    with runtime(device=device, threads=threads), chunk_progress("verifying") as progress:
         scores = archive.verify(
             src, dst, bounds=bounds, sample=sample, workers=workers, progress=progress
         )
@@ -349,14 +407,14 @@ def _demo(
     Results that are there from an earlier run are replaced.
     """
     settings = Settings(ratio=ratio, effort=effort)
-    with _progress("encoding") as progress:
+    with chunk_progress("encoding") as progress:
         found = archive.demonstrate(out, size, settings, progress=progress)
     scores = found.scores
     _print_rows(
         {
-            "volume": f"{found.volume}, {_sizes((size,) * 3)}, {_bytes(scores.raw_bytes)}, "
+            "volume": f"{found.volume}, {sizes((size,) * 3)}, {bytes_text(scores.raw_bytes)}, "
             f"generated in {found.generating:.1f} s",
-            "archive": f"{found.archive}, {_bytes(scores.stored_bytes)} in "
+            "archive": f"{found.archive}, {bytes_text(scores.stored_bytes)} in "
             f"{len(scores.chunks)} chunks",
             "ratio": f"{scores.ratio:.2f}",
             "PSNR": archive.db(scores.psnr_db),
@@ -368,50 +426,6 @@ def _demo(
             "comparison": f"{found.comparison}, the original on the left",
         }
     )
-
-
-@contextmanager
-def _progress(verb: str) -> Iterator[Callable[[State], None]]:
-    """Show a bar on a terminal, and plain lines elsewhere."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _log_lines(verb)
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[quality]}"),
-    )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task(verb, total=None, quality="")
-
-        def show(state: State) -> None:
-            bar.update(task, completed=state.done, total=state.total, quality=_quality(state))
-
-        yield show
-
-
-def _log_lines(verb: str) -> Callable[[State], None]:
-    started = time.perf_counter()
-
-    def show(state: State) -> None:
-        # About twenty lines, whatever the number of chunks.
-        if state.done * 20 // state.total == (state.done - 1) * 20 // state.total:
-            return
-        left = (time.perf_counter() - started) / state.done * (state.total - state.done)
-        print(
-            f"{verb} {state.done}/{state.total} chunks, {_quality(state)}, {left:.0f} s left",
-            file=sys.stderr,
-            flush=True,
-        )
-
-    return show
-
-
-def _quality(state: State) -> str:
-    return f"ratio {state.ratio:.1f}, PSNR {archive.db(state.errors.psnr())}"
 
 
 def _console() -> Console:
@@ -445,26 +459,6 @@ def _int_or_float(text: str) -> int | float:
         return int(text)
     except ValueError:
         return float(text)
-
-
-def _sizes(sizes: Sequence[int]) -> str:
-    return "×".join(map(str, sizes))
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("days", 172800), ("h", 7200), ("min", 120)):
-        if seconds >= size:
-            return f"{seconds / {'days': 86400, 'h': 3600, 'min': 60}[unit]:.1f} {unit}"
-    return f"{seconds:.1f} s"
-
-
-def _bytes(count: float) -> str:
-    size = float(count)
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
 
 
 def _spread(values: tuple[float, ...], form: str, nothing: str = "none stored") -> str:

@@ -13,6 +13,7 @@ from zarr.storage import MemoryStore
 
 from tinc_codec.archive.layout import grid_shape
 from tinc_codec.archive.shards import chunks_in_a_shard
+from tinc_codec.archive.sources import SourceSpec
 from tinc_codec.encode import encode_chunk
 from tinc_codec.settings import Settings
 
@@ -21,26 +22,44 @@ Documents = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Level:
-    """One array of the archive.
+    """One array of the archive: a level of the pyramid, or of a label image.
 
     Attributes
     ----------
+    source : SourceSpec
+        What it is made from.
     path : str
         Of the array within the archive's group.
+    dtype : str
+        In the machine's byte order, as numpy writes it.
     factors : tuple of int
         Voxels of the source that one voxel is the mean of, along each axis.
     shape, chunks, shards : tuple of int
         In voxels. Without shards, the shards are the chunks.
     lossless : bool
         Whether the voxels are stored as they are, by zarr's own codecs.
+    labels : bool
+        Whether voxels are names of things: coarser ones are picked, where others are means.
+    missing : float or None
+        Value that stands for no value.
+    staged : bool
+        Whether planes or chunks of the source are so large that they are kept on a local disk.
+    held : int
+        Bytes of memory that reading takes besides the voxels asked for.
     """
 
+    source: SourceSpec
     path: str
+    dtype: str
     factors: tuple[int, ...]
     shape: tuple[int, ...]
     chunks: tuple[int, ...]
     shards: tuple[int, ...]
     lossless: bool
+    labels: bool = False
+    missing: float | None = None
+    staged: bool = False
+    held: int = 0
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -58,6 +77,11 @@ class Level:
         return math.prod(grid_shape(self.shape, self.chunks))
 
     @property
+    def raw_bytes(self) -> int:
+        """Bytes of the voxels."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+    @property
     def clipped(self) -> tuple[int, ...]:
         """The shard shape, at most the shape of the array."""
         return tuple(min(s, n) for s, n in zip(self.shards, self.shape, strict=True))
@@ -71,12 +95,9 @@ class Level:
 def new_array(
     documents: Documents,
     level: Level,
-    dtype: np.dtype[Any],
     settings: Settings,
     zarr_format: Literal[2, 3],
-    *,
-    names: tuple[str, ...],
-    attributes: Mapping[str, Any] | None = None,
+    described: Mapping[str, Any] | None = None,
 ) -> zarr.Array[Any]:
     """Make the array of a level in a store in memory.
 
@@ -86,35 +107,27 @@ def new_array(
         The store: metadata and chunks by their keys, as zarr's buffers.
     level : Level
         Its layout.
-    dtype : numpy.dtype
-        In the machine's byte order.
     settings : Settings
         Of the encoder.
     zarr_format : int
         2 or 3.
-    names : tuple of str
-        Of the axes.
-    attributes : mapping, optional
-        User attributes.
+    described : mapping, optional
+        Names of the axes and attributes, as :func:`tinc_codec.archive.ome.array_options` has them.
     """
     options: dict[str, Any] = {} if level.lossless else codec(settings, zarr_format)
-    found = dict(attributes or {})
     if zarr_format == 2:
-        found["_ARRAY_DIMENSIONS"] = list(names)
         options["chunk_key_encoding"] = {"name": "v2", "separator": "/"}
         options["fill_value"] = None  # any other value would be a missing one to xarray
-    else:
-        options["dimension_names"] = names
-        options["shards"] = level.shards if level.sharded else None
+    elif level.sharded:
+        options["shards"] = level.shards
     return zarr.create_array(
         MemoryStore(documents),
         name=level.path,
         shape=level.shape,
-        dtype=dtype,
+        dtype=level.dtype,
         chunks=level.chunks,
-        attributes=found,
         zarr_format=zarr_format,
-        **options,
+        **{**options, **(described or {})},
     )
 
 
@@ -122,7 +135,6 @@ def new_stack(
     documents: Documents,
     count: int,
     level: Level,
-    dtype: np.dtype[Any],
     settings: Settings,
     zarr_format: Literal[2, 3],
 ) -> zarr.Array[Any]:
@@ -136,7 +148,7 @@ def new_stack(
     return zarr.create_array(
         MemoryStore(documents),
         shape=(count * level.chunks[0], *level.chunks[1:]),
-        dtype=dtype,
+        dtype=level.dtype,
         chunks=level.chunks,
         zarr_format=zarr_format,
         **options,

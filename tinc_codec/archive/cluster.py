@@ -60,6 +60,50 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
+def default_workers(tasks: int, *, torch: bool) -> int:
+    """Return how many processes to start: one for each processor, if there are tasks for it."""
+    return 1 if torch else max(1, min(processors(), tasks))
+
+
+@contextlib.contextmanager
+def cluster_client(
+    workers: int, *, scheduler: str | None = None, cluster: str = "local"
+) -> Iterator[Client | None]:
+    """Give a client of the workers that were asked for; None for one worker: this process.
+
+    Parameters
+    ----------
+    workers : int
+        Processes, or jobs.
+    scheduler : str, optional
+        Address of a scheduler that runs already.
+    cluster : str
+        "local", "cuda" or "slurm".
+
+    Raises
+    ------
+    InvalidSetting
+        If the cluster is of another kind, or cannot be had here.
+    OSError
+        If there is no scheduler at the address.
+    """
+    if scheduler is not None:
+        chosen = scheduler_client(scheduler)
+    elif cluster == "cuda":
+        chosen = gpu_client()
+    elif cluster == "slurm":
+        chosen = slurm_client(workers)
+    elif cluster != "local":
+        raise InvalidSetting(f"cluster={cluster!r} must be local, cuda or slurm")
+    elif workers == 1:
+        yield None
+        return
+    else:
+        chosen = local_client(workers)
+    with chosen as client:
+        yield client
+
+
 @contextlib.contextmanager
 def local_client(workers: int, *, threads: int | None = None) -> Iterator[Client]:
     """Start worker processes on this machine.
@@ -85,26 +129,22 @@ def local_client(workers: int, *, threads: int | None = None) -> Iterator[Client
 
 
 @contextlib.contextmanager
-def gpu_client(workers: int | None = None) -> Iterator[Client]:
+def gpu_client() -> Iterator[Client]:
     """Start a worker process for each GPU of this machine, by dask-cuda where it is installed.
 
-    Parameters
-    ----------
-    workers : int, optional
-        Processes; by default one for each GPU that ``CUDA_VISIBLE_DEVICES`` leaves.
+    ``CUDA_VISIBLE_DEVICES`` chooses the GPUs.
 
     Raises
     ------
     InvalidSetting
-        If there are fewer GPUs than processes, or none.
+        If there is no GPU.
     """
-    gpus = visible_gpus()
-    if not gpus or (workers or 1) > len(gpus):
+    chosen = visible_gpus()
+    if not chosen:
         raise InvalidSetting(
-            f"{workers or 1} GPU workers were asked for, and this machine shows {len(gpus)} GPUs "
-            "(nvidia-smi -L, CUDA_VISIBLE_DEVICES)"
+            "there is no GPU on this machine (nvidia-smi -L, CUDA_VISIBLE_DEVICES); take "
+            "--cluster local"
         )
-    chosen = gpus[: workers or len(gpus)]
     threads = str(max(1, processors() // len(chosen)))
     environment = {**_ONE_THREAD, "TINC_DEVICE": "cuda", "TINC_THREADS": threads}
     try:

@@ -6,20 +6,19 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tinc_codec.archive.cluster import local_client
 from tinc_codec.archive.plan import plan
-from tinc_codec.archive.run import run
+from tinc_codec.archive.run import check_target, run
 from tinc_codec.archive.scores import ChunkScore, Progress, ProgressCallback, Scores
-from tinc_codec.archive.target import Target
 from tinc_codec.archive.work import ShardRecord
 from tinc_codec.metrics import Errors
 from tinc_codec.settings import Settings
 
 
 def convert(
-    src: str | Path,
+    src: Any,
     dst: str | Path,
     settings: Settings | None = None,
     *,
@@ -71,7 +70,7 @@ def convert(
         zarr_format=zarr_format,
         min_psnr=min_psnr,
     )
-    Target(Path(dst)).check(Path(src), overwrite)  # before processes are started
+    check_target(made, overwrite)
     found = _Collected(made.chunks, progress)
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(local_client(workers)) if workers > 1 else None
@@ -94,7 +93,7 @@ class _Collected:
         self._progress = progress
         self._sum = Progress(done=0, total=total, errors=Errors(), raw_bytes=0, stored_bytes=0)
 
-    def add(self, record: ShardRecord) -> None:
+    def add(self, record: ShardRecord, _earlier: bool) -> None:
         for chunk in record.chunks:
             self.chunks.append(chunk)
             before = self._sum

@@ -102,6 +102,21 @@ def chunk_regions(
         yield position, region_of(position, shape, chunks)
 
 
+def chunk_groups(
+    shape: tuple[int, ...], chunks: tuple[int, ...], most: int
+) -> Iterator[list[tuple[Position, Region]]]:
+    """Yield the same in groups of at most so many chunks, each of which fills a box."""
+    grid = grid_shape(shape, chunks)
+    steps: list[int] = []
+    for n in reversed(grid):
+        steps.insert(0, max(1, min(n, most)))
+        most //= max(n, 1)
+    for corner in product(*(range(0, n, step) for n, step in zip(grid, steps, strict=True))):
+        ends = (min(k + step, n) for k, step, n in zip(corner, steps, grid, strict=True))
+        positions = product(*(range(k, end) for k, end in zip(corner, ends, strict=True)))
+        yield [(position, region_of(position, shape, chunks)) for position in positions]
+
+
 def grid_shape(shape: tuple[int, ...], chunks: tuple[int, ...]) -> tuple[int, ...]:
     """Return how many chunks (or shards) there are along each axis."""
     return tuple(math.ceil(n / c) for n, c in zip(shape, chunks, strict=True))

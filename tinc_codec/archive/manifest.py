@@ -134,7 +134,7 @@ def finishing(target: Target) -> Iterator[bool]:
         except FileNotFoundError:
             yield False
             return
-        yield target.partial.exists()
+        yield target.is_unfinished()
 
 
 def _lock(
@@ -178,12 +178,11 @@ def _begin(plan: Plan, target: Target, overwrite: bool, shared: bool) -> None:
             old.unlink()
         found = None
     if found is None:
-        if not shared:
-            shutil.rmtree(target.partial, ignore_errors=True)
+        target.begin(fresh=not shared)
         new = path.with_suffix(f".{os.getpid()}")
         new.write_text(json.dumps(said, indent=1))
         os.replace(new, path)
-    target.partial.mkdir(parents=True, exist_ok=True)
+    target.begin(fresh=False)
 
 
 def _differences(before: dict[str, Any], plan: Plan, target: Target) -> str:
@@ -196,7 +195,7 @@ def _differences(before: dict[str, Any], plan: Plan, target: Target) -> str:
         if before.get(name) != value
     ]
     return (
-        f"{target.partial} was begun with other {', '.join(changed) or 'levels'}. Go on with what "
+        f"{target.where} was begun with other {', '.join(changed) or 'levels'}. Go on with what "
         "it was begun with, give another name, or start over with --overwrite (overwrite=True)"
     )
 

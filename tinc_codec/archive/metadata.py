@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-import numpy as np
 import zarr
 from zarr.storage import MemoryStore
 
@@ -29,22 +28,21 @@ def documents(plan: Plan, provenance: dict[str, Any]) -> dict[str, bytes]:
         Plain JSON values.
     """
     found = Documents()
-    with open_source(plan.src) as source:
-        attributes = dict(source.attributes)
-        described = ome.for_level_zero(source.ome, source.name, plan.zarr_format)
-        about = {**source.group_attributes, **described}
     store = MemoryStore(found)
+    first = plan.levels[0]
+    with open_source(first.source) as source:
+        attributes = dict(source.attributes)
+        grid, about = source.grid, dict(source.group_attributes)
+        if ome.cannot_describe(grid) is None:
+            paths = [(level.path, level.factors) for level in plan.levels]
+            about |= ome.image_attributes(
+                grid, paths, plan.zarr_format, block=source.ome, name=source.name
+            )
     zarr.create_group(store, zarr_format=plan.zarr_format, attributes=about)
-    for number, level in enumerate(plan.levels):
-        new_array(
-            found,
-            level,
-            np.dtype(plan.dtype),
-            plan.settings,
-            plan.zarr_format,
-            names=plan.names,
-            attributes={**attributes, "tinc_codec": provenance} if number == 0 else None,
-        )
+    for level in plan.levels:
+        own = {**attributes, "tinc_codec": provenance} if level is first else {}
+        described = ome.array_options(grid, own, plan.zarr_format)
+        new_array(found, level, plan.settings, plan.zarr_format, described)
     with warnings.catch_warnings():
         # Not in the v3 specification yet, but without it xarray warns at each opening.
         warnings.simplefilter("ignore")

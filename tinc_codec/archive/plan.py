@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ import numpy as np
 from tinc_codec import __version__
 from tinc_codec.archive.arrays import Level, check_encoder, new_array
 from tinc_codec.archive.layout import Position, Region, chunk_shape, region_of, shard_shape
+from tinc_codec.archive.pyramid import level_factors, level_shape
 from tinc_codec.archive.sources import Source, open_source
 from tinc_codec.errors import InvalidSetting
 from tinc_codec.runtime import current_runtime
@@ -25,7 +26,10 @@ _SMALL_INTEGERS, _OTHERS = 20, 40
 _ENCODER = 16 << 20
 _PROCESS = 400 << 20  # interpreter, compiled kernels, zarr and dask
 _TORCH = 8  # bytes a voxel that a batch holds in float32, with a mask
-_SAMPLE = 16  # voxels along the edge of the regions by which a source is known again
+PIECE_BYTES = 64 << 20  # bytes of the source that are read at once for a voxel of a coarse level
+_SLAB = 1 << 28  # bytes that staging a slab takes
+_STAGED_FROM = 4  # times what is asked for that the source has to be read for it
+_LOSSLESS_FROM = 3  # level of the pyramid: coarser ones are small, and overviews want to be quick
 _SENTINEL_ATTRIBUTES = ("_FillValue", "missing_value")
 
 
@@ -57,24 +61,22 @@ class Plan:
 
     Attributes
     ----------
-    src, dst : str
-        Source and destination.
+    src : str
+        Where the source is.
+    dst : str
+        Where the archive will be.
     kind, source_dtype : str
         Of the source.
-    dtype : str
-        The same dtype in the machine's byte order, which the archive has.
     settings : Settings
         Of the encoder, with the values that the source declares as missing.
     zarr_format : int
         2 or 3.
     levels : tuple of Level
-        Of the pyramid, the full resolution first.
-    names : tuple of str
-        Of the axes.
+        Of the pyramid, the full resolution first; then those of label images.
     min_psnr : float or None
         Chunks of less are stored losslessly, in dB against the chunk's own range.
-    source_id : str
-        Digest by which the source is known again.
+    source_id : dict
+        What the sources are known by again.
     torch : bool
         Whether torch is to fit.
     """
@@ -83,11 +85,9 @@ class Plan:
     dst: str
     kind: str
     source_dtype: str
-    dtype: str
     settings: Settings
     zarr_format: Literal[2, 3]
     levels: tuple[Level, ...]
-    names: tuple[str, ...]
     min_psnr: float | None
     source_id: str
     torch: bool
@@ -113,7 +113,7 @@ class Plan:
     @property
     def raw_bytes(self) -> int:
         """Bytes of the voxels of all levels."""
-        return sum(math.prod(level.shape) for level in self.levels) * np.dtype(self.dtype).itemsize
+        return sum(level.raw_bytes for level in self.levels)
 
     @property
     def bytes_per_worker(self) -> int:
@@ -121,43 +121,36 @@ class Plan:
         return max(self._peak(level) for level in self.levels)
 
     def _peak(self, level: Level) -> int:
-        dtype = np.dtype(self.dtype)
+        dtype = np.dtype(level.dtype)
         voxels, chunk = math.prod(level.clipped), math.prod(level.chunks)
         # Held twice, as a box and as chunks, then decoded again.
-        held = 3 * voxels * dtype.itemsize
+        held = 3 * voxels * dtype.itemsize + level.held
+        if level.lossless:
+            return _PROCESS + held
         small = dtype.kind in "iu" and dtype.itemsize <= 2
         work = chunk * (_SMALL_INTEGERS if small else _OTHERS) + _ENCODER
-        if self.torch:
-            work = max(work, voxels * _TORCH)
-        return _PROCESS + held + (0 if level.lossless else work)
+        return _PROCESS + held + (max(work, voxels * _TORCH) if self.torch else work)
 
     @property
     def fingerprint(self) -> str:
         """Digest of all that decides which bytes are written."""
-        said = {
-            "tinc_codec": __version__,
-            "source": self.source_id,
-            "settings": self.settings.to_json(),
-            "zarr_format": self.zarr_format,
-            "levels": [asdict(level) for level in self.levels],
-            "min_psnr": self.min_psnr,
-        }
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+        return _digest([self.summary(), self.source_id])
 
     def summary(self) -> dict[str, Any]:
         """Return what decides the bytes, in words: two plans that differ differ here."""
-        first = self.levels[0]
+        arrays = {
+            f"{level.path} {name}": list(value) if isinstance(value, tuple) else value
+            for level in self.levels
+            for name, value in ((f.name, getattr(level, f.name)) for f in fields(level))
+            if name in ("shape", "dtype", "chunks", "shards", "factors", "lossless", "labels")
+        }
         return {
-            "tinc_codec": __version__,
             "source": self.source_id,
-            **{f"settings.{name}": value for name, value in self.settings.to_json().items()},
+            "tinc_codec": __version__,
+            **self.settings.to_json(),
             "zarr_format": self.zarr_format,
-            "shape": list(first.shape),
-            "chunks": list(first.chunks),
-            "shards": list(first.shards),
-            "levels": len(self.levels),
-            "lossless levels": [level.path for level in self.levels if level.lossless],
             "min_psnr": self.min_psnr,
+            **arrays,
         }
 
     def check_memory(self, limit: int) -> None:
@@ -179,20 +172,22 @@ class Plan:
 
 
 def plan(
-    src: str | Path,
+    src: Any,
     dst: str | Path,
     settings: Settings | None = None,
     *,
     chunks: Sequence[int] | None = None,
     shards: Sequence[int] | None = None,
     zarr_format: Literal[2, 3] = 3,
+    levels: int = 1,
+    labels: bool = False,
     min_psnr: float | None = None,
 ) -> Plan:
     """Plan a conversion; nothing is written.
 
     Parameters
     ----------
-    src : str or Path
+    src : str, Path, SourceSpec or array
         See :func:`tinc_codec.archive.open_source`.
     dst : str or Path
         Folder of the new archive.
@@ -206,6 +201,12 @@ def plan(
         each of the last three axes. Format 2 has no shards.
     zarr_format : int
         2 or 3.
+    levels : int
+        Of the pyramid, the full resolution counted. Each is made from the source, by means of
+        blocks. From the fourth on, and where a chunk leaves the encoder too few bytes, they are
+        stored losslessly.
+    labels : bool
+        The source is a segmentation: all of it is stored losslessly.
     min_psnr : float, optional
         Chunks that would decode with less, in dB against the chunk's own range, are stored
         losslessly.
@@ -231,74 +232,114 @@ def plan(
     if min_psnr is not None and not math.isfinite(min_psnr):
         raise InvalidSetting(f"min_psnr={min_psnr} must be a finite number of dB")
     with open_source(src) as source:
-        dtype = source.dtype.newbyteorder("=")
         chosen = with_sentinels(settings or Settings(), source.attributes)
-        edges = chunk_shape(source.shape, chunks)
-        check_encoder(edges, dtype, chosen)
-        level = Level(
-            path=source.name,
-            factors=(1,) * len(source.shape),
-            shape=source.shape,
-            chunks=edges,
-            shards=edges if zarr_format == 2 else shard_shape(source.shape, edges, shards),
-            lossless=False,
-        )
+        arrays = _pyramid(source, chosen, levels, chunks, shards, zarr_format, labels=labels)
         made = Plan(
-            src=str(src),
+            src=source.spec.location,
             dst=str(dst),
             kind=source.kind,
             source_dtype=source.dtype.str,
-            dtype=dtype.str,
             settings=chosen,
             zarr_format=zarr_format,
-            levels=(level,),
-            names=source.dimension_names,
+            levels=arrays,
             min_psnr=min_psnr,
             source_id=_identity(source),
             torch=current_runtime().uses_torch,
         )
-        for level in made.levels:  # zarr's own checks, in memory
-            new_array({}, level, dtype, chosen, zarr_format, names=made.names)
+    for level in made.levels:  # zarr's own checks, in memory
+        new_array({}, level, chosen, zarr_format)
     return made
+
+
+def _pyramid(
+    source: Source,
+    settings: Settings,
+    levels: int,
+    chunks: Sequence[int] | None,
+    shards: Sequence[int] | None,
+    zarr_format: Literal[2, 3],
+    *,
+    labels: bool,
+) -> tuple[Level, ...]:
+    """Lay out the levels of a pyramid."""
+    dtype = source.dtype.newbyteorder("=")
+    sentinels = _sentinels(source.attributes)
+    spec = replace(source.spec, checked=True)
+    found: list[Level] = []
+    for number, factors in enumerate(level_factors(source.grid, source.shape, levels)):
+        shape = level_shape(source.shape, factors)
+        edges = chunk_shape(shape, chunks)
+        fits = not labels and _fits(edges, dtype, settings, number)
+        level = Level(
+            source=spec,
+            path=source.name if levels == 1 else str(number),
+            dtype=dtype.str,
+            factors=factors,
+            shape=shape,
+            chunks=edges,
+            shards=edges if zarr_format == 2 else shard_shape(shape, edges, shards),
+            lossless=number >= _LOSSLESS_FROM or not fits,
+            labels=labels,
+            missing=sentinels[0] if sentinels else None,
+        )
+        found.append(_with_reading(level, source))
+    return tuple(found)
+
+
+def _fits(chunks: tuple[int, ...], dtype: np.dtype[Any], settings: Settings, number: int) -> bool:
+    """Tell whether the encoder takes such chunks; at full resolution it has to."""
+    try:
+        check_encoder(chunks, dtype, settings)
+    except InvalidSetting:
+        if number == 0:
+            raise
+        return False
+    return True
+
+
+def _with_reading(level: Level, source: Source) -> Level:
+    """Return the level with how its source is read."""
+    itemsize = source.dtype.itemsize
+    middle = tuple(
+        slice(n // 2, min(n // 2 + s, n)) for n, s in zip(source.shape, level.clipped, strict=True)
+    )
+    asked, needed = (
+        math.prod(s.stop - s.start for s in region)
+        for region in (middle, source.preferred_region(middle))
+    )
+    staged = needed >= _STAGED_FROM * asked
+    held = source.resident_bytes + (_SLAB if staged else 0)
+    if source.chunks and not staged:
+        held += math.prod(source.chunks) * itemsize
+    if math.prod(level.factors) > 1:
+        held += 2 * PIECE_BYTES
+    return replace(level, staged=staged, held=held)
 
 
 def with_sentinels(settings: Settings, attributes: Mapping[str, Any]) -> Settings:
     """Return settings that preserve the values which attributes declare as missing, too."""
+    new = (value for value in _sentinels(attributes) if value not in settings.preserve)
+    return replace(settings, preserve=(*settings.preserve, *dict.fromkeys(new)))
+
+
+def _sentinels(attributes: Mapping[str, Any]) -> list[int | float]:
     declared = [attributes.get(name) for name in _SENTINEL_ATTRIBUTES]
-    sentinels = [
-        value
-        for value in declared
-        if isinstance(value, int | float)
-        and math.isfinite(value)
-        and value not in settings.preserve
-    ]
-    return replace(settings, preserve=(*settings.preserve, *dict.fromkeys(sentinels)))
+    return [v for v in declared if isinstance(v, int | float) and math.isfinite(v)]
 
 
 def _identity(source: Source) -> str:
-    """Return a digest of what the source says of itself and of voxels at both ends and between.
+    """Return a digest of what the source is known by again.
 
-    The path does not count, so that a conversion may go on from a copy of its source. The time of
-    the last change of a file does.
+    Its location does not count, so that a conversion may go on from a copy of its source.
     """
-    digest = hashlib.sha256()
-    file = source.path
-    seen = file.stat() if file.is_file() else None
-    said = {
-        "shape": source.shape,
-        "dtype": source.dtype.str,
-        "names": source.dimension_names,
-        "attributes": [dict(source.attributes), dict(source.group_attributes), dict(source.ome)],
-        "file": [seen.st_size, seen.st_mtime_ns] if seen else None,
-    }
-    digest.update(json.dumps(said, sort_keys=True, default=repr).encode())
-    for part in (0.0, 0.5, 1.0):
-        edges = (
-            min(_SAMPLE, n) if k >= len(source.shape) - 3 else 1 for k, n in enumerate(source.shape)
-        )
-        starts = ((int(part * (n - e)), e) for n, e in zip(source.shape, edges, strict=True))
-        digest.update(source.read(tuple(slice(s, s + e) for s, e in starts)).tobytes())
-    return digest.hexdigest()
+    found = {name: v for name, v in source.fingerprint().items() if name != "location"}
+    attributes = [source.attributes, source.group_attributes, source.ome, asdict(source.grid)]
+    return _digest([found, attributes])
+
+
+def _digest(values: Any) -> str:
+    text = json.dumps(values, sort_keys=True, default=repr)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _edges(shape: Sequence[int]) -> str:

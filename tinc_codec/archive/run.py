@@ -19,9 +19,10 @@ from tinc_codec.archive.cluster import on_client, worker_memory
 from tinc_codec.archive.manifest import Manifest, Partition, finishing, open_manifest
 from tinc_codec.archive.metadata import documents
 from tinc_codec.archive.plan import Plan
+from tinc_codec.archive.remote import target_of
 from tinc_codec.archive.scores import ratio
 from tinc_codec.archive.target import FATAL, Target
-from tinc_codec.archive.work import Job, ShardRecord, close_sources, convert_task
+from tinc_codec.archive.work import Job, ShardRecord, close_sources, convert_task, slab_folder
 from tinc_codec.errors import InvalidSetting, TincError
 from tinc_codec.metrics import Errors
 from tinc_codec.runtime import current_runtime
@@ -33,6 +34,7 @@ _FAILURES_IN_A_ROW = 10
 _SYNC_SECONDS = 2.0
 
 Result = ShardRecord | Exception
+OnShard = Callable[[ShardRecord, bool], None]
 
 
 class ShardsFailed(TincError, RuntimeError):
@@ -51,7 +53,7 @@ class ShardsFailed(TincError, RuntimeError):
         more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
         super().__init__(
             f"{len(failed)} of {len(plan)} shards failed ({shown}{more}); the others are in "
-            f"{Target(Path(plan.dst)).partial}, run again to go on"
+            f"{target_of(plan.dst).where}, run again to go on"
         )
         self.failed = failed
 
@@ -108,7 +110,7 @@ def run(
     *,
     overwrite: bool = False,
     partition: Partition = (0, 1),
-    on_shard: Callable[[ShardRecord], None] | None = None,
+    on_shard: OnShard | None = None,
 ) -> Outcome:
     """Carry out a plan, or go on with it where an earlier run was interrupted.
 
@@ -125,7 +127,7 @@ def run(
     partition : (int, int)
         (i, n): do only the i-th of n parts, i from 0. Whichever part is done last finishes.
     on_shard : callable, optional
-        Called with the record of each shard, those of earlier runs first.
+        Called with the record of each shard and whether it was in place before; those are first.
 
     Returns
     -------
@@ -148,8 +150,8 @@ def run(
     if not 0 <= part < parts:
         raise InvalidSetting(f"partition {part + 1}/{parts} must be from 1/{parts} on")
     started = time.perf_counter()
-    target = Target(Path(plan.dst))
-    target.check(Path(plan.src), overwrite)
+    target = target_of(plan.dst)
+    check_target(plan, overwrite)
     plan.check_memory(worker_memory(client))
     with open_manifest(plan, target, overwrite=overwrite, partition=partition) as manifest:
         outcome = _told(manifest, on_shard)
@@ -161,7 +163,7 @@ def run(
                     manifest.add(result)
                     outcome += result
                     if on_shard:
-                        on_shard(result)
+                        on_shard(result, False)
                 else:
                     failed[index] = _message(result)
         if failed:
@@ -170,14 +172,25 @@ def run(
     return replace(outcome, seconds=time.perf_counter() - started)
 
 
-def _told(manifest: Manifest, on_shard: Callable[[ShardRecord], None] | None) -> Outcome:
+def check_target(plan: Plan, overwrite: bool) -> None:
+    """Refuse a destination that is in use for something else, before workers are started.
+
+    Raises
+    ------
+    FileExistsError, InvalidSetting
+        See :func:`run`.
+    """
+    target_of(plan.dst).check([plan.levels[0].source], overwrite)
+
+
+def _told(manifest: Manifest, on_shard: OnShard | None) -> Outcome:
     """Return the sum of what is in place from earlier runs, told record by record."""
     outcome = Outcome()
     for record in manifest.records():
         if manifest.done[record.index]:
             outcome += record
             if on_shard:
-                on_shard(record)
+                on_shard(record, True)
     return outcome
 
 
@@ -243,6 +256,7 @@ def _finished(plan: Plan, target: Target, manifest: Manifest, outcome: Outcome) 
             return outcome
         target.finish(documents(plan, _provenance(plan, whole)))
         shutil.rmtree(target.progress, ignore_errors=True)
+        shutil.rmtree(slab_folder(plan), ignore_errors=True)
     return replace(whole, finished=True)
 
 

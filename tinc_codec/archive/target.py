@@ -11,12 +11,12 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tinc_codec.archive.sources import is_zarr
+from tinc_codec.archive.sources import SourceSpec, is_zarr
 from tinc_codec.errors import InvalidSetting
 
 _Result = TypeVar("_Result")
@@ -62,7 +62,22 @@ class Target:
         """Folder of what is known of it."""
         return self.dst.with_name(f"{self.dst.name}.tinc-progress")
 
-    def check(self, src: Path, overwrite: bool) -> None:
+    @property
+    def where(self) -> str:
+        """Name of what is there so far, for messages."""
+        return str(self.partial)
+
+    def begin(self, fresh: bool) -> None:
+        """Make the folder of an unfinished archive, an empty one if it is to be new."""
+        if fresh:
+            shutil.rmtree(self.partial, ignore_errors=True)
+        self.partial.mkdir(parents=True, exist_ok=True)
+
+    def is_unfinished(self) -> bool:
+        """Whether the archive is still to get its name."""
+        return self.partial.exists()
+
+    def check(self, sources: Sequence[SourceSpec], overwrite: bool) -> None:
         """Refuse a destination that is in use for something else.
 
         Raises
@@ -72,9 +87,14 @@ class Target:
         FileExistsError
             If there is something that is not to be replaced, or cannot be.
         """
-        here, there = self.dst.resolve(), src.resolve()
-        if here == there or here in there.parents or there in here.parents:
-            raise InvalidSetting(f"{self.dst} and the source {src} overlap; give another one")
+        for spec in sources:
+            if spec.array is not None or spec.is_url:
+                continue
+            here, there = self.dst.resolve(), Path(spec.location).resolve()
+            if here == there or here in there.parents or there in here.parents:
+                raise InvalidSetting(
+                    f"{self.dst} and the source {spec.location} overlap; give another destination"
+                )
         if self.dst.exists():
             if not overwrite:
                 raise FileExistsError(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -20,9 +22,11 @@ from zarr.core.buffer import default_buffer_prototype
 from tinc_codec.archive import shards
 from tinc_codec.archive.arrays import Documents, Level, new_array, new_stack
 from tinc_codec.archive.layout import Region, grid_shape, region_of
-from tinc_codec.archive.plan import Plan, Task
+from tinc_codec.archive.plan import PIECE_BYTES, Plan, Task
+from tinc_codec.archive.pyramid import downsample, level_region
+from tinc_codec.archive.remote import target_of
 from tinc_codec.archive.scores import ChunkScore, score_chunk
-from tinc_codec.archive.sources import Source, open_source
+from tinc_codec.archive.sources import Source, Staging, open_source
 from tinc_codec.archive.target import Target, with_retries
 from tinc_codec.decode import inspect
 from tinc_codec.errors import InvalidSetting, TincError
@@ -34,7 +38,7 @@ _OUT_OF_MEMORY = ("OutOfMemoryError", "MemoryError", "_ArrayMemoryError")
 _FIT_FAILED = (TincError, ArithmeticError, np.linalg.LinAlgError)
 # One shard at a time in a process: the plan's memory and the threads are reckoned so.
 _TURN = threading.Lock()
-_OPENED: dict[tuple[str, str], Source] = {}
+_OPENED: dict[str, tuple[Source, Source | Staging]] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +192,7 @@ def convert_task(job: Job, index: int) -> ShardRecord:
             decoded = _decoded(shard, data)
         scores = _scores(shard, payloads, decoded, seconds["encode"] / len(payloads))
         seconds["decode"] = next(lap)
-        with_retries(_put, Target(Path(plan.dst)), shard.key, data, Path(job.scratch))
+        with_retries(_put, target_of(plan.dst), shard.key, data, Path(job.scratch))
         seconds["write"] = next(lap)
         return ShardRecord(
             index=index,
@@ -219,7 +223,7 @@ def lossless_chunk(chunk: NDArray[Any], plan: Plan, level: Level, region: Region
 
 def _read(plan: Plan, task: Task) -> _Shard:
     level = plan.levels[task.level]
-    box = with_retries(lambda: _source(plan).read(task.region))
+    box = with_retries(_read_level, plan, level, task.region)
     inside = tuple(s // c for s, c in zip(level.shards, level.chunks, strict=True))
     first = [p * n for p, n in zip(task.position, inside, strict=True)]
     grid = grid_shape(level.shape, level.chunks)
@@ -231,23 +235,58 @@ def _read(plan: Plan, task: Task) -> _Shard:
             places.append(place)
     # The machine's byte order, as the array of the archive has it.
     return _Shard(
-        plan, level, task, box.astype(plan.dtype, copy=False), tuple(regions), tuple(places)
+        plan, level, task, box.astype(level.dtype, copy=False), tuple(regions), tuple(places)
     )
 
 
-def _source(plan: Plan) -> Source:
-    """Open the source once in a process; the digest keeps apart what a path meant before."""
-    key = plan.src, plan.source_id
+def _read_level(plan: Plan, level: Level, region: Region) -> NDArray[Any]:
+    """Read a region of a level: of a coarse one, the means of blocks of the source, in pieces."""
+    source = _source(plan, level)
+    if math.prod(level.factors) == 1:
+        return source.read(region)
+    shape = (source.source if isinstance(source, Staging) else source).shape
+    result = np.empty([axis.stop - axis.start for axis in region], level.dtype)
+    pieces = [region]
+    while pieces:
+        piece = pieces.pop()
+        fine = level_region(piece, level.factors, shape)
+        size = math.prod(axis.stop - axis.start for axis in fine) * result.itemsize
+        longest = max(range(len(piece)), key=lambda k: piece[k].stop - piece[k].start)
+        start, stop = piece[longest].start, piece[longest].stop
+        if size > PIECE_BYTES and stop - start > 1:
+            for half in (slice(start, (start + stop) // 2), slice((start + stop) // 2, stop)):
+                pieces.append((*piece[:longest], half, *piece[longest + 1 :]))
+            continue
+        voxels = source.read(fine)
+        if level.labels:
+            voxels = voxels[tuple(slice(None, None, f) for f in level.factors)]
+        else:
+            voxels = downsample(voxels, level.factors, missing=level.missing)
+        result[_within(piece, region)] = voxels
+    return result
+
+
+def _source(plan: Plan, level: Level) -> Source | Staging:
+    """Open the source once in a process; the fingerprint keeps apart what a path meant before."""
+    key = f"{plan.fingerprint}/{level.path}"
     if key not in _OPENED:
         close_sources()
-        _OPENED[key] = open_source(plan.src)
-    return _OPENED[key]
+        source = open_source(level.source)
+        _OPENED[key] = source, source
+        if level.staged:
+            _OPENED[key] = source, Staging(source=source, folder=slab_folder(plan))
+    return _OPENED[key][1]
+
+
+def slab_folder(plan: Plan) -> Path:
+    """Return the folder of slabs of the source, on a local disk of each machine."""
+    return Path(tempfile.gettempdir()) / f"tinc-slabs-{plan.fingerprint[:16]}"
 
 
 def close_sources() -> None:
     """Let go of what :func:`convert_task` has kept open in this process."""
     while _OPENED:
-        _OPENED.popitem()[1].close()
+        _OPENED.popitem()[1][0].close()
 
 
 def _encoded(shard: _Shard) -> tuple[list[bytes | None], set[int]]:
@@ -282,9 +321,7 @@ def _encoded(shard: _Shard) -> tuple[list[bytes | None], set[int]]:
 
 def _encode_batch(shard: _Shard, batch: Sequence[int]) -> list[bytes | None]:
     plan, written = shard.plan, Documents()
-    array = new_stack(
-        written, len(batch), shard.level, np.dtype(plan.dtype), plan.settings, plan.zarr_format
-    )
+    array = new_stack(written, len(batch), shard.level, plan.settings, plan.zarr_format)
     array[:] = np.concatenate([shard.padded(k) for k in batch])
     rest = (0,) * (array.ndim - 1)
     found = (written.get(array.metadata.encode_chunk_key((k, *rest))) for k in range(len(batch)))
@@ -313,9 +350,7 @@ def _decoded(shard: _Shard, data: bytes | None) -> NDArray[Any]:
 
 
 def _codec_array(plan: Plan, level: Level, documents: Documents) -> zarr.Array[Any]:
-    return new_array(
-        documents, level, np.dtype(plan.dtype), plan.settings, plan.zarr_format, names=plan.names
-    )
+    return new_array(documents, level, plan.settings, plan.zarr_format)
 
 
 def _below_floor(shard: _Shard, decoded: NDArray[Any]) -> list[int]:
