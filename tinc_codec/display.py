@@ -55,20 +55,24 @@ def plan_rows(plan: Plan, workers: int) -> dict[str, str]:
     """Return what a plan will do, for ``--dry-run``."""
     rows = {"source": f"{plan.src} ({plan.kind}, {plan.source_dtype})", "archive": plan.dst}
     for level in plan.levels:
-        codec = "lossless" if level.lossless else f"ratio {plan.settings.ratio:g}"
+        codec = "lossless" if level.lossless else _target(plan)
         shards = f" in {level.tasks} shards of {sizes(level.shards)}" if level.sharded else ""
         rows[f"array {level.path}"] = (
             f"{sizes(level.shape)} {level.dtype}, {codec}, "
             f"{level.chunk_count} chunks of {sizes(level.chunks)}{shards}"
         )
-    at_most = sum(
-        level.raw_bytes / (1 if level.lossless else plan.settings.ratio) for level in plan.levels
-    )
+    ratio = plan.settings.ratio or 1  # with another target the sizes are not known
+    at_most = sum(level.raw_bytes / (1 if level.lossless else ratio) for level in plan.levels)
     rows["tasks"] = f"{len(plan)}, each read, encoded and written by one process"
     rows["bytes"] = f"{bytes_text(plan.raw_bytes)} of voxels to about {bytes_text(at_most)} at most"
     rows["memory"] = f"{bytes_text(plan.bytes_per_worker)} for each of {workers} workers"
     rows["settings"] = ", ".join(f"{k}={v}" for k, v in plan.settings.to_json().items())
     return rows
+
+
+def _target(plan: Plan) -> str:
+    named = {name: getattr(plan.settings, name) for name in ("ratio", "psnr", "max_error")}
+    return ", ".join(f"{name} {value:g}" for name, value in named.items() if value is not None)
 
 
 class Display:
