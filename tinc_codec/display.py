@@ -61,18 +61,22 @@ def plan_rows(plan: Plan, workers: int) -> dict[str, str]:
             f"{sizes(level.shape)} {level.dtype}, {codec}, "
             f"{level.chunk_count} chunks of {sizes(level.chunks)}{shards}"
         )
-    ratio = plan.settings.ratio or 1  # with another target the sizes are not known
-    at_most = sum(level.raw_bytes / (1 if level.lossless else ratio) for level in plan.levels)
     rows["tasks"] = f"{len(plan)}, each read, encoded and written by one process"
-    rows["bytes"] = f"{bytes_text(plan.raw_bytes)} of voxels to about {bytes_text(at_most)} at most"
+    rows["bytes"] = f"{bytes_text(plan.raw_bytes)} of voxels"
+    ratio = plan.settings.ratio
+    if ratio is not None:
+        most = sum(v.raw_bytes / (1 if v.lossless else ratio) for v in plan.levels)
+        rows["bytes"] += f" to {bytes_text(most)} at most, padding and shards' indices aside"
     rows["memory"] = f"{bytes_text(plan.bytes_per_worker)} for each of {workers} workers"
     rows["settings"] = ", ".join(f"{k}={v}" for k, v in plan.settings.to_json().items())
     return rows
 
 
 def _target(plan: Plan) -> str:
-    named = {name: getattr(plan.settings, name) for name in ("ratio", "psnr", "max_error")}
-    return ", ".join(f"{name} {value:g}" for name, value in named.items() if value is not None)
+    wanted = plan.settings
+    if wanted.max_error is not None:
+        return f"maximum error {wanted.max_error:g}"
+    return f"PSNR {wanted.psnr:g} dB" if wanted.psnr is not None else f"ratio {wanted.ratio:g}"
 
 
 class Display:
