@@ -217,8 +217,7 @@ def estimate(
             threads=threads,
             effort=base.effort,
             ratios=tuple(
-                _at_ratio(setting.ratio, drawn, scores)
-                for setting, scores in zip(tried, found, strict=True)
+                _at_ratio(ratio, drawn, scores) for ratio, scores in zip(ratios, found, strict=True)
             ),
         )
 
