@@ -1,7 +1,7 @@
 """``python -m benchmarks.kill --count 50``: conversions killed at random moments, and gone on with.
 
 Each round starts a conversion of a small archive, sends SIGKILL to a worker, to dask's scheduler or
-to the whole command after a random time, and runs the same command until it ends well. The archive
+to the whole command at a random moment, and runs the same command until it ends well. The archive
 has to be that of a conversion that nobody disturbed, byte for byte, and nothing else may be left.
 """
 
@@ -30,6 +30,7 @@ from tinc_codec.phantom import phantom
 KINDS = ("worker", "scheduler", "command")
 _TINC = [sys.executable, "-c", "import sys; from tinc_codec.cli import main; sys.exit(main())"]
 _OPTIONS = ["--ratio", "16", "--effort", "1", "--chunks", "16,16,16", "--shards", "16,16,32"]
+_SHARDS = 3 * 3 * 2
 _PATIENCE = 300.0
 
 
@@ -41,8 +42,8 @@ class Round:
     ----------
     kind : str
         Who was killed.
-    after : float
-        Seconds from the start to the kill.
+    shards : int
+        In place when it was killed.
     hit : bool
         Whether the conversion was still under way then.
     runs : int
@@ -52,7 +53,7 @@ class Round:
     """
 
     kind: str
-    after: float
+    shards: int
     hit: bool
     runs: int
     wrong: str
@@ -66,18 +67,18 @@ def prepare(folder: Path) -> Path:
     return whole
 
 
-def disturb(folder: Path, whole: Path, kind: str, after: float) -> Round:
-    """Convert, kill after some seconds, go on until done, compare."""
+def disturb(folder: Path, whole: Path, kind: str, shards: int, pause: float = 0.0) -> Round:
+    """Convert, kill some time after so many shards are in place, go on until done, compare."""
     dst = folder / "killed.zarr"
     shutil.rmtree(dst, ignore_errors=True)
     if kind == "scheduler":
-        hit, runs = _with_scheduler(folder, dst, after)
+        hit, runs = _with_scheduler(folder, dst, shards, pause)
     else:
         process = _run(folder, dst, ["--workers", "2"])
-        _wait(process, after)
+        _wait(process, dst, shards, pause)
         hit = _kill(process, kind)
         runs = _until_done(process, folder, dst, ["--workers", "2"])
-    return Round(kind, after, hit, runs, _differences(folder, dst, whole))
+    return Round(kind, shards, hit, runs, _differences(folder, dst, whole))
 
 
 def _run(folder: Path, dst: Path, options: list[str]) -> subprocess.Popen[bytes]:
@@ -91,9 +92,21 @@ def _run(folder: Path, dst: Path, options: list[str]) -> subprocess.Popen[bytes]
         )
 
 
-def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(seconds)
+def _wait(process: subprocess.Popen[bytes], dst: Path, shards: int, pause: float) -> None:
+    """Wait until so many shards are recorded, or the process has ended, and then a little more."""
+    folder = dst.with_name(f"{dst.name}.tinc-progress")
+    deadline = time.monotonic() + _PATIENCE
+    while process.poll() is None and time.monotonic() < deadline:
+        if sum(_lines(path) for path in folder.glob("shards-*.jsonl")) >= shards:
+            break
+        time.sleep(0.01)
+    time.sleep(pause)
+
+
+def _lines(path: Path) -> int:
+    with contextlib.suppress(FileNotFoundError):
+        return path.read_bytes().count(b"\n")
+    return 0
 
 
 def _kill(process: subprocess.Popen[bytes], kind: str) -> bool:
@@ -135,7 +148,7 @@ def _until_done(
     raise RuntimeError(f"five runs of the command failed: see {folder / 'log.txt'}")
 
 
-def _with_scheduler(folder: Path, dst: Path, after: float) -> tuple[bool, int]:
+def _with_scheduler(folder: Path, dst: Path, shards: int, pause: float) -> tuple[bool, int]:
     """Convert with a scheduler and workers in processes of their own; kill the scheduler."""
     hit = False
     for runs in range(1, 6):
@@ -151,7 +164,7 @@ def _with_scheduler(folder: Path, dst: Path, after: float) -> tuple[bool, int]:
             with _ended([*worker, "--nthreads", "1", "--nworkers", "2", "--no-dashboard"]):
                 process = _run(folder, dst, ["--scheduler", _address(file)])
                 if runs == 1:
-                    _wait(process, after)
+                    _wait(process, dst, shards, pause)
                     hit = process.poll() is None
                     scheduler.kill()
                 if process.wait(_PATIENCE) == 0:
@@ -206,15 +219,13 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 
 def rounds(folder: Path, count: int, seed: int, kinds: Sequence[str] = KINDS) -> list[Round]:
-    """Disturb conversions in turn; the time of an undisturbed one sets the range of moments."""
+    """Disturb conversions in turn, at moments drawn at random."""
     draw = random.Random(seed)
-    started = time.monotonic()
     whole = prepare(folder)
-    _run(folder, folder / "timed.zarr", ["--workers", "2"]).wait(_PATIENCE)
-    span = time.monotonic() - started
     found = []
     for number in range(count):
-        one = disturb(folder, whole, kinds[number % len(kinds)], draw.uniform(0.1, 0.6) * span)
+        shards, pause = draw.randrange(_SHARDS), draw.uniform(0, 0.5)
+        one = disturb(folder, whole, kinds[number % len(kinds)], shards, pause)
         print(f"{number + 1}/{count}: {one}", file=sys.stderr, flush=True)
         found.append(one)
     return found

@@ -413,13 +413,65 @@ def test_labels_are_lossless_and_coarse_ones_are_picked(tmp_path: Path, dst: Pat
 # Chunks that are not fitted well enough.
 
 
-def test_a_chunk_below_the_floor_fails_its_shard_alone(npy: Path, dst: Path) -> None:
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_a_chunk_below_the_floor_is_stored_losslessly_and_listed(
+    npy: Path, dst: Path, zarr_format: Any
+) -> None:
     data = np.load(npy)
     data[:16, :16, :16] = np.random.default_rng(0).integers(0, 60000, (16, 16, 16))
     np.save(npy, data)
-    made = plan(npy, dst, SETTINGS, **SMALL, min_psnr=14)
-    with pytest.raises(ShardsFailed, match=r"1 of 12 shards failed.*chunk 0:16,0:16,0:16 of"):
-        run(made)
+    options = {"chunks": (16, 16, 16)} if zarr_format == 2 else SMALL
+    found: dict[str, tuple[int, ...]] = {}
+    outcome = run(
+        plan(npy, dst, SETTINGS, **options, min_psnr=14, zarr_format=zarr_format),
+        on_shard=lambda record, _: found.update({record.key: record.lossless}),
+    )
+    decoded = zarr.open_group(dst, mode="r")["data"][:]
+    assert np.array_equal(decoded[:16, :16, :16], data[:16, :16, :16])
+    assert not np.array_equal(decoded, data)
+    assert outcome.lossless == 1
+    assert [key for key, chunks in found.items() if chunks] == [
+        "data/0/0/0" if zarr_format == 2 else "data/c/0/0/0"
+    ]
+
+
+def test_chunks_whose_fit_fails_are_stored_losslessly(
+    npy: Path, dst: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = work._encode_batch
+    tried: list[int] = []
+
+    def fails(shard: Any, batch: Any) -> Any:
+        tried.append(len(batch))
+        if shard.task.index == 0 and 1 in batch:
+            raise InvalidSetting("this chunk cannot be fitted")
+        return original(shard, batch)
+
+    monkeypatch.setattr(work, "_encode_batch", fails)
+    outcome = run(plan(npy, dst, SETTINGS, **SMALL))
+    assert outcome.lossless == 1
+    assert tried[:3] == [2, 1, 1]
+    decoded = zarr.open_group(dst, mode="r")["data"][:]
+    assert np.array_equal(decoded[:16, 16:32, :16], np.load(npy)[:16, 16:32, :16])
+
+
+def test_a_chunk_that_can_be_stored_neither_way_fails_its_shard_alone(
+    npy: Path, dst: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = work._encode_batch
+
+    def fails(shard: Any, batch: Any) -> Any:
+        if shard.task.index == 3:
+            raise InvalidSetting("this chunk cannot be fitted")
+        return original(shard, batch)
+
+    def no_exact_form(*arguments: Any) -> Any:
+        raise InvalidSetting("no exact form")
+
+    monkeypatch.setattr(work, "_encode_batch", fails)
+    monkeypatch.setattr(work, "encode_chunk", no_exact_form)
+    with pytest.raises(ShardsFailed, match=r"1 of 12 shards failed.*chunk 0:16,32:40,0:16 of"):
+        run(plan(npy, dst, SETTINGS, **SMALL))
 
 
 # Workers.
@@ -454,3 +506,19 @@ def test_records_survive_json(npy: Path, dst: Path) -> None:
         assert again.key == record.key
         assert again.errors == record.errors
         assert math.isnan(again.chunks[0].ssim)
+
+
+# Kills. `python -m benchmarks.kill --count 50` does more of them.
+
+
+@pytest.mark.parametrize("kind", ["worker", "scheduler", "command"])
+def test_what_is_killed_goes_on_to_the_same_archive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])
+    from benchmarks.kill import disturb, prepare
+
+    whole = prepare(tmp_path)
+    found = disturb(tmp_path, whole, kind, shards=2)
+    assert found.hit
+    assert found.wrong == ""

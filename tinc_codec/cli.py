@@ -231,7 +231,8 @@ def _print_outcome(plan: archive.Plan, outcome: archive.Outcome) -> None:
         what += f" of {plan.chunks} so far; the other parts finish the archive"
     print(
         f"{plan.dst}: {what}, {bytes_text(outcome.raw_bytes)} to "
-        f"{bytes_text(outcome.stored_bytes)}, ratio {outcome.ratio:.2f}, PSNR {archive.db(outcome.errors.psnr())}, "
+        f"{bytes_text(outcome.stored_bytes)}, ratio {outcome.ratio:.2f}, "
+        f"PSNR {archive.db(outcome.errors.psnr())}, "
         f"maximum error {outcome.errors.max_error:g}, {outcome.seconds:.1f} s"
     )
 

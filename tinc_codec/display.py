@@ -55,20 +55,28 @@ def plan_rows(plan: Plan, workers: int) -> dict[str, str]:
     """Return what a plan will do, for ``--dry-run``."""
     rows = {"source": f"{plan.src} ({plan.kind}, {plan.source_dtype})", "archive": plan.dst}
     for level in plan.levels:
-        codec = "lossless" if level.lossless else f"ratio {plan.settings.ratio:g}"
+        codec = "lossless" if level.lossless else _target(plan)
         shards = f" in {level.tasks} shards of {sizes(level.shards)}" if level.sharded else ""
         rows[f"array {level.path}"] = (
             f"{sizes(level.shape)} {level.dtype}, {codec}, "
             f"{level.chunk_count} chunks of {sizes(level.chunks)}{shards}"
         )
-    at_most = sum(
-        level.raw_bytes / (1 if level.lossless else plan.settings.ratio) for level in plan.levels
-    )
     rows["tasks"] = f"{len(plan)}, each read, encoded and written by one process"
-    rows["bytes"] = f"{bytes_text(plan.raw_bytes)} of voxels to about {bytes_text(at_most)} at most"
+    rows["bytes"] = f"{bytes_text(plan.raw_bytes)} of voxels"
+    ratio = plan.settings.ratio
+    if ratio is not None:
+        most = sum(v.raw_bytes / (1 if v.lossless else ratio) for v in plan.levels)
+        rows["bytes"] += f" to {bytes_text(most)} at most, padding and shards' indices aside"
     rows["memory"] = f"{bytes_text(plan.bytes_per_worker)} for each of {workers} workers"
     rows["settings"] = ", ".join(f"{k}={v}" for k, v in plan.settings.to_json().items())
     return rows
+
+
+def _target(plan: Plan) -> str:
+    wanted = plan.settings
+    if wanted.max_error is not None:
+        return f"maximum error {wanted.max_error:g}"
+    return f"PSNR {wanted.psnr:g} dB" if wanted.psnr is not None else f"ratio {wanted.ratio:g}"
 
 
 class Display:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,7 +28,8 @@ from tinc_codec.archive.remote import target_of
 from tinc_codec.archive.scores import ChunkScore, score_chunk
 from tinc_codec.archive.sources import Source, Staging, open_source
 from tinc_codec.archive.target import Target, with_retries
-from tinc_codec.decode import inspect
+from tinc_codec.decode import decode_chunk, inspect
+from tinc_codec.encode import encode_chunk
 from tinc_codec.errors import InvalidSetting, TincError
 from tinc_codec.metrics import Errors, errors
 from tinc_codec.runtime import current_runtime, runtime
@@ -212,13 +213,31 @@ def lossless_chunk(chunk: NDArray[Any], plan: Plan, level: Level, region: Region
     Raises
     ------
     InvalidSetting
-        Always: payloads have no lossless form yet. The message names the chunk.
+        If the encoder has no exact form for such voxels. The message names the chunk.
     """
-    where = ",".join(f"{axis.start}:{axis.stop}" for axis in region)
-    raise InvalidSetting(
-        f"the chunk {where} of {level.path!r} is not fitted well enough by these settings, and "
-        "payloads cannot hold it losslessly yet: take a lower ratio, or a lower --min-psnr"
+    exact = replace(
+        plan.settings,
+        ratio=None,
+        psnr=None,
+        max_error=0,
+        form="auto",
+        preset="default",
+        milestones="auto",
     )
+    try:
+        payload = encode_chunk(chunk, exact)
+        same = np.array_equal(decode_chunk(payload), chunk, equal_nan=chunk.dtype.kind == "f")
+        why = "" if same else "its decoded bytes differ"
+    except TincError as error:
+        why = str(error)
+    if why:
+        where = ",".join(f"{axis.start}:{axis.stop}" for axis in region)
+        raise InvalidSetting(
+            f"the chunk {where} of {level.path!r} is not fitted well enough by these settings, "
+            f"and cannot be stored losslessly either ({why}): take a lower ratio, or a lower "
+            "--min-psnr"
+        )
+    return payload
 
 
 def _read(plan: Plan, task: Task) -> _Shard:
