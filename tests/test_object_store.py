@@ -32,7 +32,7 @@ from tinc_codec import Settings
 from tinc_codec.archive.plan import plan
 from tinc_codec.archive.run import run
 made = plan(sys.argv[1], sys.argv[2], Settings(**{QUICK}), chunks=(16,) * 3, shards=(16,) * 3)
-run(made, on_shard=lambda record: print(record.index, flush=True))
+run(made, on_shard=lambda record, *_: print(record.index, flush=True))
 """
 
 
