@@ -486,6 +486,21 @@ def test_two_processes_give_what_one_gives(npy: Path, dst: Path) -> None:
     assert [c.region for c in two.chunks] == [c.region for c in one.chunks]
 
 
+def test_a_worker_whose_gpu_is_lost_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = ["CUDA error: an illegal memory access was encountered", "shapes differ"]
+    ended: list[int] = []
+
+    def fails(job: Any, index: int) -> Any:
+        raise RuntimeError(said[index])
+
+    monkeypatch.setattr(work, "convert_task", fails)
+    monkeypatch.setattr(os, "_exit", ended.append)
+    for index in (0, 1):
+        with pytest.raises(RuntimeError):
+            work.convert_on_worker(None, index)  # type: ignore[arg-type]
+    assert len(ended) == 1
+
+
 def test_workers_below_one_are_refused() -> None:
     with pytest.raises(InvalidSetting, match="workers=0"), local_client(0):
         pass

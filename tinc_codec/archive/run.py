@@ -22,7 +22,14 @@ from tinc_codec.archive.plan import Plan
 from tinc_codec.archive.remote import target_of
 from tinc_codec.archive.scores import ratio
 from tinc_codec.archive.target import FATAL, Target
-from tinc_codec.archive.work import Job, ShardRecord, close_sources, convert_task, slab_folder
+from tinc_codec.archive.work import (
+    Job,
+    ShardRecord,
+    close_sources,
+    convert_on_worker,
+    convert_task,
+    slab_folder,
+)
 from tinc_codec.errors import InvalidSetting, TincError
 from tinc_codec.metrics import Errors
 from tinc_codec.runtime import current_runtime
@@ -209,7 +216,7 @@ def _results(
     if client is None:
         results = _in_process(job, tasks)
     else:
-        results = on_client(convert_task, job, tasks, client, name=manifest.scratch.name)
+        results = on_client(convert_on_worker, job, tasks, client, name=manifest.scratch.name)
     in_a_row, synced = 0, time.monotonic()
     with contextlib.closing(results):
         for index, result in results:

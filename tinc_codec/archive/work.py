@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import tempfile
 import threading
 import time
@@ -36,6 +37,7 @@ from tinc_codec.runtime import current_runtime, runtime
 
 # A class of torch's is told by its name: reading and writing archives needs no torch.
 _OUT_OF_MEMORY = ("OutOfMemoryError", "MemoryError", "_ArrayMemoryError")
+_GPU_LOST = 70  # exit status
 _FIT_FAILED = (TincError, ArithmeticError, np.linalg.LinAlgError)
 # One shard at a time in a process: the plan's memory and the threads are reckoned so.
 _TURN = threading.Lock()
@@ -205,6 +207,20 @@ def convert_task(job: Job, index: int) -> ShardRecord:
             lossless=tuple(sorted(lossless)),
             seconds=seconds,
         )
+
+
+def convert_on_worker(job: Job, index: int) -> ShardRecord:
+    """Do one task in a process that is started anew if it ends.
+
+    After an error of CUDA other than a lack of memory, whatever a process does on the GPU fails:
+    it ends, and the task goes to another.
+    """
+    try:
+        return convert_task(job, index)
+    except RuntimeError as error:
+        if "CUDA error" in str(error):
+            os._exit(_GPU_LOST)
+        raise
 
 
 def lossless_chunk(chunk: NDArray[Any], plan: Plan, level: Level, region: Region) -> bytes:
