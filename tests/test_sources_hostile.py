@@ -20,7 +20,7 @@ def refused(path: Path | str, folder: Path, capsys: pytest.CaptureFixture[str]) 
     """Convert, which must fail with one line and leave no target; return the line."""
     before = sorted(folder.iterdir())
     status = main(
-        ["convert", str(path), str(folder / "out.zarr"), "--ratio", "64", "--effort", "1"]
+        ["convert", str(path), str(folder / "out.zarr"), "--ratio", "16", "--effort", "1"]
     )
     printed = capsys.readouterr().err
     assert status == 1, printed
