@@ -27,7 +27,10 @@ def refused(path: Path | str, folder: Path, capsys: pytest.CaptureFixture[str]) 
     lines = [line for line in printed.splitlines() if line.startswith("tinc:")]
     assert len(lines) == 1
     assert "Traceback" not in printed
-    assert sorted(folder.iterdir()) == before
+    # A voxel that cannot be read is found on the way: what is done waits to be gone on with.
+    unfinished = {folder / "out.zarr.partial", folder / "out.zarr.tinc-progress"}
+    assert sorted(set(folder.iterdir()) - unfinished) == before
+    assert not (folder / "out.zarr.partial/zarr.json").exists()
     return lines[0]
 
 
