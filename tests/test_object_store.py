@@ -32,7 +32,7 @@ from tinc_codec import Settings
 from tinc_codec.archive.plan import plan
 from tinc_codec.archive.run import run
 made = plan(sys.argv[1], sys.argv[2], Settings(**{QUICK}), chunks=(16,) * 3, shards=(16,) * 3)
-run(made, on_shard=lambda record: print(record.index, flush=True))
+run(made, on_shard=lambda record, *_: print(record.index, flush=True))
 """
 
 
@@ -136,13 +136,15 @@ def test_refusals_are_one_line_and_change_nothing(store, here, capsys):
 
 
 def test_other_settings_are_refused_until_overwritten(store, here):
-    with start(store, "other.zarr") as child:
-        assert child.stdout is not None
-        child.stdout.readline()
-        child.kill()
-    url, others = f"{store.url}/other.zarr", Settings(**{**QUICK, "seed": 5})
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    source, url = f"{store.url}/a.npy", f"{store.url}/other.zarr"
     options = {"chunks": (16,) * 3, "shards": (16,) * 3}
+    with pytest.raises(KeyboardInterrupt):
+        convert(source, url, SETTINGS, **options, progress=interrupt)
+    others = Settings(**{**QUICK, "seed": 5})
     with pytest.raises(InvalidSetting, match=r"seed 0 \(now 5\)"):
-        convert(f"{store.url}/a.npy", url, others, **options)
-    convert(f"{store.url}/a.npy", url, others, **options, overwrite=True)
+        convert(source, url, others, **options)
+    convert(source, url, others, **options, overwrite=True)
     assert open_source(url, store.options).shape == STACK.shape

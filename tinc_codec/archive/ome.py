@@ -312,26 +312,3 @@ def _versioned(source: dict[str, Any], image: dict[str, Any], zarr_format: int) 
     if zarr_format == 3:
         return {"ome": {"version": version, **block, "multiscales": [image]}}
     return {**block, "multiscales": [{"version": version, **image}]}
-
-
-def for_level_zero(ome: Mapping[str, Any], name: str, zarr_format: int) -> dict[str, Any]:
-    """Return group attributes that describe level 0 alone, for one zarr format.
-
-    Parameters
-    ----------
-    ome : mapping
-        As :func:`split` returned it.
-    name : str
-        Name of the level's array in its new group.
-    zarr_format : int
-        2 gives OME-Zarr 0.4, 3 gives 0.5.
-    """
-    if level_zero_path(ome) is None:
-        return {}
-    image = dict(ome["multiscales"][0])
-    image["datasets"] = [{**image["datasets"][0], "path": name}]
-    image.pop("version", None)
-    if zarr_format == 3:
-        return {"ome": {**ome, "version": "0.5", "multiscales": [image]}}
-    loose = {key: value for key, value in ome.items() if key != "version"}
-    return {**loose, "multiscales": [{**image, "version": "0.4"}]}
