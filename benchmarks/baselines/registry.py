@@ -17,7 +17,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "coordinates": ("SIREN", "NeRF"),
     "sci": ("SCI",),
     "nerv": ("NeRV",),
-    "learned": ("SSF", "SGA+BB", "DVC"),
+    "data_driven": ("SSF", "SGA+BB", "DVC"),
 }
 
 NAMES = tuple(name for names in _MODULES.values() for name in names)
