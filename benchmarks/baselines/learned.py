@@ -52,7 +52,9 @@ class Encoder:
         """Return the latents as a decoder will have them."""
         assert latent is not None
         symbols = (latent / q).round().clamp(-_LIMIT, _LIMIT)
-        self._queue.encode(symbols.numpy().astype(np.int32).ravel(), self._family, *_model(mean, scale, q))
+        self._queue.encode(
+            symbols.numpy().astype(np.int32).ravel(), self._family, *_model(mean, scale, q)
+        )
         return symbols * q
 
     def payload(self) -> bytes:

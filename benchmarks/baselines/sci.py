@@ -47,8 +47,7 @@ def box_of(node: Node, shape: Sequence[int]) -> Box:
     """Return the voxels of an octree's node."""
     parts = 1 << node[0]
     return tuple(
-        slice(n * at // parts, n * (at + 1) // parts)
-        for n, at in zip(shape, node[1:], strict=True)
+        slice(n * at // parts, n * (at + 1) // parts) for n, at in zip(shape, node[1:], strict=True)
     )
 
 
@@ -81,7 +80,10 @@ def partition(volume: Array, most: int) -> list[Node]:
                 joint = [
                     max(
                         (
-                            (joint[total - k][0] + options[k][0], joint[total - k][1] + options[k][1])
+                            (
+                                joint[total - k][0] + options[k][0],
+                                joint[total - k][1] + options[k][1],
+                            )
                             for k in range(1, min(total, blocks - 7) + 1)
                         ),
                         key=lambda pair: pair[0],
