@@ -87,7 +87,7 @@ def models() -> dict[str, Any]:
     from benchmarks.baselines.train import train
 
     with runtime(threads=1):
-        return {name: train(name, [phantom((8, 64, 64), seed=5)], 40) for name in LEARNED}
+        return {name: train(name, [phantom((8, 64, 64), seed=5)], 12) for name in LEARNED}
 
 
 @pytest.mark.parametrize("name", LEARNED)
@@ -147,7 +147,7 @@ def test_annealing_lowers_what_it_minimises(models: dict[str, Any]) -> None:
     torch.manual_seed(0)
     y = intra.codec.analysis(frames[:, None])
     before = cost(y, intra.codec.hyper_analysis(y))
-    intra.refine(frames, q, 60)
+    intra.refine(frames, q, 40)
     after = cost(*intra.refined)
     intra.refined = None
     assert after < before

@@ -7,6 +7,7 @@ bytes (:func:`widths_within`).
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -64,7 +65,7 @@ class Stack(nn.Module):
         super().__init__()
         self.frequency = frequency
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
-        for layer, (rows, columns) in enumerate(zip(widths, widths[1:], strict=False)):
+        for layer, (rows, columns) in enumerate(itertools.pairwise(widths)):
             bound = math.sqrt(6 / rows)
             if frequency is not None:
                 bound = 1 / rows if layer == 0 else bound / 30
@@ -89,7 +90,7 @@ class Stack(nn.Module):
 
 def parameters_of(widths: Sequence[int]) -> int:
     """Return the weights and biases of one network."""
-    return sum((a + 1) * b for a, b in zip(widths, widths[1:], strict=False))
+    return sum((a + 1) * b for a, b in itertools.pairwise(widths))
 
 
 def widths_within(

@@ -15,6 +15,7 @@ codes; more is pruned where the bytes ask for it; values standardised; SSIM with
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import partial
 
@@ -48,7 +49,7 @@ class Nerv(nn.Module):
         self.first = nn.Linear(2 * _FREQUENCIES, 2 * width)
         self.second = nn.Linear(2 * width, width * self.small[0] * self.small[1])
         self.blocks = nn.ModuleList(
-            nn.Conv2d(a, 4 * b, 3, padding=1) for a, b in zip(channels, channels[1:], strict=False)
+            nn.Conv2d(a, 4 * b, 3, padding=1) for a, b in itertools.pairwise(channels)
         )
         self.last = nn.Conv2d(channels[-1], 1, 3, padding=1)
 
