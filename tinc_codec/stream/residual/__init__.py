@@ -1,0 +1,1 @@
+"""What the tree leaves unsaid, and whole chunks that no tree says well."""

@@ -1,0 +1,127 @@
+"""Adaptive binary arithmetic coding with mixed models, in integers only (numba).
+
+One function serves encoder and decoder. A bit is coded under a probability that several adaptive
+ones are mixed to, in the logistic domain, by weights that are learnt on the way (Mahoney's PAQ).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+# Fields of the coder's state.
+LOW, HIGH, AT, CODE, DECODING, STATE_SIZE = 0, 1, 2, 3, 4, 5
+
+_BITS = 48
+# Bytes beyond the end of its data that a decoder looks at, at most.
+SLACK = _BITS // 8
+_TOP = (1 << _BITS) - 1
+_SHIFT = _BITS - 8
+
+# The logistic domain: 256 units per nat, clipped to 11.
+UNIT = 256
+_CLIP = 11 * UNIT
+_P = np.arange(4096) / 4096 + 1 / 8192
+STRETCH = np.rint(np.log(_P / (1 - _P)) * UNIT).astype(np.int16)
+_X = np.arange(-_CLIP, _CLIP + 1) / UNIT
+SQUASH = np.clip(np.rint(65536 / (1 + np.exp(-_X))), 24, 65536 - 24).astype(np.uint16)
+BITS = -np.log2((np.arange(4096) + 0.5) / 4096).astype(np.float32)
+
+INPUTS = 8
+_LEAST_RATE = 9
+_RATE = np.array([655360 // (10 * n + 16) for n in range(255)], np.int32)
+_WEIGHT_SHIFT = 16
+
+
+@njit(nogil=True, cache=True, inline="always")
+def mix(prob: Any, slots: Any, inputs: Any, weights: Any, row: int, n: int) -> Any:
+    """Return the probability of a 1 in 1/65536, from the n adaptive ones in the given slots."""
+    dot = np.int64(0)
+    for i in range(n):
+        s = np.int64(STRETCH[prob[slots[i]] >> 4])
+        inputs[i] = s
+        dot += s * weights[row, i]
+    x = dot >> _WEIGHT_SHIFT
+    x = min(max(x, np.int64(-_CLIP)), np.int64(_CLIP))
+    return np.int64(SQUASH[x + _CLIP])
+
+
+@njit(nogil=True, cache=True, inline="always")
+def learn(
+    prob: Any, count: Any, slots: Any, inputs: Any, weights: Any, row: int, n: int, p: int,
+    bit: int, limit: int, rate: int,
+) -> None:  # fmt: skip
+    """Move the adaptive probabilities and the weights towards the bit that came."""
+    target = bit << 16
+    error = np.int64(target - p)
+    for i in range(n):
+        weights[row, i] += (inputs[i] * error * rate + (1 << 17)) >> 18
+        s = slots[i]
+        c = count[s]
+        q = np.int64(prob[s])
+        q += ((target - bit - q) * _RATE[c]) >> 16
+        prob[s] = min(max(q, 16), 65519)
+        if c < limit:
+            count[s] = c + 1
+
+
+@njit(nogil=True, cache=True, inline="always")
+def code(state: Any, data: Any, p: Any, bit: int) -> Any:
+    """Code a bit, of which a 1 has probability p / 65536; return it."""
+    low, high = state[LOW], state[HIGH]
+    middle = low + ((high - low) >> 16) * p + ((((high - low) & 0xFFFF) * p) >> 16)
+    if state[DECODING]:
+        bit = 1 if state[CODE] <= middle else 0
+    if bit:
+        high = middle
+    else:
+        low = middle + 1
+    while (low ^ high) >> _SHIFT == 0:
+        at = state[AT]
+        if state[DECODING]:
+            byte = np.int64(data[at]) if at < len(data) else np.int64(0)
+            state[CODE] = ((state[CODE] << 8) & _TOP) | byte
+        elif at < len(data):
+            data[at] = high >> _SHIFT
+        state[AT] = at + 1
+        low = (low << 8) & _TOP
+        high = ((high << 8) & _TOP) | 255
+    state[LOW], state[HIGH] = low, high
+    return bit
+
+
+@njit(nogil=True, cache=True)
+def start(state: Any, data: Any, decoding: bool) -> None:
+    """Set the state of a coder at its first bit."""
+    state[LOW], state[HIGH], state[AT], state[CODE] = 0, _TOP, 0, 0
+    state[DECODING] = decoding
+    if decoding:
+        for _ in range(_BITS // 8):
+            at = state[AT]
+            byte = np.int64(data[at]) if at < len(data) else np.int64(0)
+            state[CODE] = (state[CODE] << 8) | byte
+            state[AT] = at + 1
+
+
+@njit(nogil=True, cache=True)
+def finish(state: Any, data: Any) -> Any:
+    """Write what the decoder needs, zero bytes beyond the end; return the bytes in all."""
+    at = state[AT]
+    low, high = state[LOW], state[HIGH]
+    kept = 1
+    while kept < _BITS // 8:
+        mask = (np.int64(1) << (_BITS - 8 * kept)) - 1
+        value = (low + mask) & ~mask
+        if low <= value <= high:
+            break
+        kept += 1
+    mask = (np.int64(1) << (_BITS - 8 * kept)) - 1
+    value = (low + mask) & ~mask if kept < _BITS // 8 else low
+    for k in range(kept):
+        if at < len(data):
+            data[at] = (value >> (_SHIFT - 8 * k)) & 255
+        at += 1
+    state[AT] = at
+    return at

@@ -1,0 +1,354 @@
+"""Quantised wavelet coefficients of one band <-> bits, in the context of those known already.
+
+A band is coded in blocks of 4 x 4 x 4, each first as a flag: any coefficient but 0? Within a block
+a coefficient is a zero flag, a size in unary, and a sign. The probability of a flag is mixed from
+adaptive ones, which are told apart by the magnitudes of the neighbours coded before, of the same
+place one level up (with its neighbours), and of the same place in the bands of this level that
+came before. FORMAT.md has the arithmetic.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from tinc_codec.stream.residual.binary import AT, BITS, DECODING, INPUTS, SLACK, code, learn, mix
+
+# Zeros around each array of magnitudes, so that neighbours need no checks.
+PAD = 2
+BLOCK = 4
+# Magnitudes are kept up to this for contexts.
+CLIP = 127
+# Classes of bands: 8 for each level from the finest, 7 levels; then those of low-pass bands.
+CLASSES = 64
+
+_MOST_ACTIVITY = 1023
+LEVELS = 21
+LEVEL = np.floor(2 * np.log2(1.0 + np.arange(_MOST_ACTIVITY + 1)) + 0.5).astype(np.uint8)
+_EVEN = 1 << 15
+_MOST_UNARY = 16
+_LONGEST_TAIL = 24
+_ZERO_INPUTS, _SIZE_INPUTS, _BLOCK_INPUTS = 6, 3, 3
+
+# Adaptive probabilities: where the table of each context starts.
+_TABLES = (
+    CLASSES * LEVELS,  # zero flag: class, same
+    LEVELS * LEVELS,  # same, above
+    LEVELS * LEVELS,  # above, beside
+    3**5,  # the nearest five
+    8 * LEVELS,  # direction, all
+    CLASSES * LEVELS,  # class, all
+    _MOST_UNARY * LEVELS,  # size flag: how large already, all
+    8 * _MOST_UNARY * LEVELS,  # direction, how large already, same
+    _MOST_UNARY * _MOST_UNARY,  # how large already, largest neighbour
+    CLASSES * 8,  # block flag: class, neighbours
+    LEVELS * LEVELS,  # above, beside
+    8 * LEVELS,  # neighbours, above
+    8 * 27,  # sign: direction, signs of the neighbours
+)
+_AT = np.concatenate([[0], np.cumsum(_TABLES)]).astype(np.int64)
+SLOTS = int(_AT[-1])
+# Rows of mixing weights: for zero flags by all activity, then size flags, then block flags.
+ROWS = LEVELS + _MOST_UNARY + LEVELS
+_SIZE_ROW, _BLOCK_ROW = LEVELS, LEVELS + _MOST_UNARY
+
+# How fast probabilities settle, and weights move.
+_LIMIT, _RATE = 200, 6
+_BLOCK_LIMIT = 120
+# Bits that a lone coefficient, and a block for its zeros, are guessed to take.
+_BLOCK_BITS = 6
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _level(activity: Any) -> Any:
+    return np.int64(LEVEL[min(activity, _MOST_ACTIVITY)])
+
+
+@njit(nogil=True, cache=True)
+def _tell(active: Any, i: int, row: int, plane: int, size: int) -> None:
+    """Add a magnitude to the activity of the places that have it as a neighbour, weighted to 34."""
+    for step in (1, row, plane):
+        active[i + step] += 4 * size
+    for step in (
+        row + 1, row - 1, plane + 1, plane - 1, plane + row, plane - row, 2, 2 * row, 2 * plane
+    ):  # fmt: skip
+        active[i + step] += 2 * size
+    for step in (plane + row + 1, plane + row - 1, plane - row + 1, plane - row - 1):
+        active[i + step] += size
+
+
+@njit(nogil=True, cache=True)
+def around(v: Any, out: Any) -> None:
+    """Set out, int16, to the activity at each place of a band and on its sides, weighted to 10.
+
+    ``v`` is padded, int8 or uint8; the outermost ring of ``out`` stays as it is.
+    """
+    depth, height, width = v.shape
+    for z in range(1, depth - 1):
+        for y in range(1, height - 1):
+            for x in range(1, width - 1):
+                sides = (
+                    abs(np.int16(v[z - 1, y, x])) + abs(np.int16(v[z + 1, y, x]))
+                    + abs(np.int16(v[z, y - 1, x])) + abs(np.int16(v[z, y + 1, x]))
+                    + abs(np.int16(v[z, y, x - 1])) + abs(np.int16(v[z, y, x + 1]))
+                )  # fmt: skip
+                out[z, y, x] = 4 * abs(np.int16(v[z, y, x])) + sides
+
+
+@njit(nogil=True, cache=True)
+def _code_size(
+    state: Any, data: Any, model: Any, slots: Any, inputs: Any, size: int, every: Any, same: Any,
+    near: int, direction: int,
+) -> int:  # fmt: skip
+    """Code a magnitude of 1 or more: in unary, a long one with an Exp-Golomb tail."""
+    prob, count, weights = model
+    for k in range(1, _MOST_UNARY):
+        slots[0] = _AT[6] + k * LEVELS + every
+        slots[1] = _AT[7] + (direction * _MOST_UNARY + k) * LEVELS + same
+        slots[2] = _AT[8] + k * _MOST_UNARY + near
+        row = _SIZE_ROW + k
+        p = mix(prob, slots, inputs, weights, row, _SIZE_INPUTS)
+        bit = code(state, data, p, 1 if size > k else 0)
+        learn(prob, count, slots, inputs, weights, row, _SIZE_INPUTS, p, bit, _LIMIT, _RATE)
+        if bit == 0:
+            return k
+    rest = size - _MOST_UNARY + 1
+    bits = 0
+    while bits < _LONGEST_TAIL and code(state, data, _EVEN, 1 if rest >> (bits + 1) else 0):
+        bits += 1
+    value = 1
+    for b in range(bits - 1, -1, -1):
+        value = 2 * value + code(state, data, _EVEN, (rest >> b) & 1)
+    return value + _MOST_UNARY - 1
+
+
+@njit(nogil=True, cache=True)
+def _size_bits(prob: Any, size: int, every: int) -> Any:
+    """Estimate the bits of a magnitude of 1 or more."""
+    bits = np.float32(0.0)
+    for k in range(1, min(size + 1, _MOST_UNARY)):
+        p = prob[_AT[6] + k * LEVELS + every] >> 4
+        bits += BITS[p] if size > k else BITS[4095 - p]
+    return bits
+
+
+@njit(nogil=True, cache=True)
+def _choose(prob: Any, real: Any, p: Any, every: Any, price: Any) -> int:
+    """Return the magnitude with the least squared error plus price times bits."""
+    size = int(real + 0.5)
+    if size == 0:
+        return 0
+    best = real * real + price * BITS[4095 - (p >> 4)]
+    chosen = 0
+    for m in range(size, max(size - 2, 0), -1):
+        bits = BITS[p >> 4] + 1 + _size_bits(prob, m, every)
+        cost = (real - m) ** 2 + price * bits
+        if cost < best:
+            best, chosen = cost, m
+    return chosen
+
+
+@njit(nogil=True, cache=True)
+def _code_sign(
+    state: Any, data: Any, prob: Any, v: Any, i: int, row: int, plane: int, direction: int,
+    negative: int,
+) -> int:  # fmt: skip
+    """Code a sign in the context of the three nearest signs."""
+    signs = 9 * np.sign(v[i - 1]) + 3 * np.sign(v[i - row]) + np.sign(v[i - plane])
+    slot = _AT[12] + direction * 27 + signs + 13
+    p = np.int64(prob[slot])
+    negative = code(state, data, p, negative)
+    prob[slot] = p + ((((negative << 16) - negative) - p) >> 7)
+    return negative
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _code_coefficient(
+    state: Any, data: Any, model: Any, slots: Any, inputs: Any, real: Any, v: Any, i: int,
+    row: int, plane: int, above: int, beside: int, same: int, higher: int, side: int, kind: int,
+    direction: int, price: Any,
+) -> Any:  # fmt: skip
+    """Code one coefficient; return it."""
+    prob, count, weights = model
+    every = _level(2 * same + 3 * higher + 4 * side)
+    ls, lu, lb = _level(same), _level(higher), _level(side)
+    w, n, u = abs(v[i - 1]), abs(v[i - row]), abs(v[i - plane])
+    near = min(w, 2) * 81 + min(n, 2) * 27 + min(u, 2) * 9
+    near += min(abs(above), 2) * 3 + min(beside, 2)
+    slots[0] = _AT[0] + kind * LEVELS + ls
+    slots[1] = _AT[1] + ls * LEVELS + lu
+    slots[2] = _AT[2] + lu * LEVELS + lb
+    slots[3] = _AT[3] + near
+    slots[4] = _AT[4] + direction * LEVELS + every
+    slots[5] = _AT[5] + kind * LEVELS + every
+    p = mix(prob, slots, inputs, weights, every, _ZERO_INPUTS)
+    size = 0 if state[DECODING] else _choose(prob, abs(real), p, every, price)
+    bit = code(state, data, p, 1 if size else 0)
+    learn(prob, count, slots, inputs, weights, every, _ZERO_INPUTS, p, bit, _LIMIT, _RATE)
+    if bit == 0:
+        return 0
+    largest = min(max(w, n, u), _MOST_UNARY - 1)
+    size = _code_size(
+        state, data, model, slots, inputs, size, every, ls, largest, direction
+    )  # fmt: skip
+    negative = _code_sign(
+        state, data, prob, v, i, row, plane, direction, 1 if real < 0 else 0
+    )  # fmt: skip
+    return -size if negative else size
+
+
+@njit(nogil=True, cache=True)
+def _worth(real: Any, scale: float, first: Any, last: Any, price: float) -> Any:
+    """Return what the large coefficients of a block gain, in squared steps."""
+    gain = np.float32(0.0)
+    for z in range(first[0], last[0]):
+        for y in range(first[1], last[1]):
+            for x in range(first[2], last[2]):
+                r = abs(real[z, y, x]) * scale
+                if r > 0.5:
+                    gain += max(2 * r - 1 - _BLOCK_BITS * price, np.float32(0.0))
+    return gain
+
+
+@njit(nogil=True, cache=True)
+def _sum(v: Any, at: int, row: int, plane: int, first: Any, last: Any, shift: Any) -> int:
+    """Return the sum of magnitudes of a block, whose corner (0, 0, 0) is at ``at``."""
+    total = 0
+    for z in range(first[0] >> shift[0], ((last[0] - 1) >> shift[0]) + 1):
+        for y in range(first[1] >> shift[1], ((last[1] - 1) >> shift[1]) + 1):
+            for x in range(first[2] >> shift[2], ((last[2] - 1) >> shift[2]) + 1):
+                total += abs(v[at + z * plane + y * row + x])
+    return total
+
+
+@njit(nogil=True, cache=True)
+def _code_block_flag(
+    state: Any, data: Any, model: Any, slots: Any, inputs: Any, worth: Any, around: int,
+    higher: int, side: int, kind: int, price: Any,
+) -> Any:  # fmt: skip
+    """Code whether a block has any coefficient but 0, given what they are worth."""
+    prob, count, weights = model
+    lu, lb = _level(2 * higher), _level(side)
+    slots[0] = _AT[9] + kind * 8 + around
+    slots[1] = _AT[10] + lu * LEVELS + lb
+    slots[2] = _AT[11] + around * LEVELS + lu
+    row = _BLOCK_ROW + lu
+    p = mix(prob, slots, inputs, weights, row, _BLOCK_INPUTS)
+    needed = price * (BITS[p >> 4] - BITS[4095 - (p >> 4)] + _BLOCK_BITS)
+    bit = code(state, data, p, 1 if worth > 0 and worth > needed else 0)
+    learn(prob, count, slots, inputs, weights, row, _BLOCK_INPUTS, p, bit, _BLOCK_LIMIT, _RATE)
+    return bit
+
+
+# One compiled form for whole bands and for views of them.
+_CODE_BAND = (
+    "boolean(int64[::1], uint8[::1], Tuple((uint16[::1], uint8[::1], int32[:, ::1])), "
+    "float32[:, :, :], float32, int8[:, :, ::1], int16[:, :, ::1], int32[:, :, :], "
+    "int8[:, :, ::1], int16[:, :, ::1], int64[::1], int64[::1], uint8[:, :, ::1], "
+    "int16[:, :, ::1], int64, int64, float32)"
+)
+
+
+@njit(_CODE_BAND, nogil=True, cache=True)
+def code_band(
+    state: Any, data: Any, model: Any, real: Any, scale: Any, v: Any, active: Any, q: Any,
+    above: Any, above_active: Any, corner: Any, shift: Any, beside: Any, beside_active: Any,
+    kind: int, direction: int, price: Any,
+) -> Any:  # fmt: skip
+    """Encode a band, choosing its integers, or decode it; False: the data were too short.
+
+    Parameters
+    ----------
+    state, data : arrays
+        Of the binary coder.
+    model : (probabilities, counts, weights)
+        Adaptive; changed.
+    real : (z, y, x) float32
+        Coefficients; not read when decoding.
+    scale : float32
+        One over the step.
+    v : int8, padded
+        Set to the integers, clipped: the context of later ones.
+    active : int16, of the padded shape of v
+        Zeros; then the activity of the neighbours that came before.
+    q : (z, y, x) int32
+        Zeros; then the integers.
+    above, above_active : int8, int16, padded
+        ``v`` of the band of this direction one level up, and what :func:`around` makes of it.
+    corner : (3,) int64
+        Where in that band the place of (0, 0, 0) is.
+    shift : (3,) int64
+        1 for each axis that halves towards that band; 40: there is none.
+    beside, beside_active : uint8, int16, of the padded shape of v
+        Sum of the magnitudes in the bands of this level coded before, and what :func:`around`
+        makes of it.
+    kind, direction : int
+        Class of the band; bit k of the direction: high-pass along axis k.
+    price : float
+        Squared steps that a bit is worth.
+    """
+    slots, inputs = np.zeros(INPUTS, np.int64), np.zeros(INPUTS, np.int64)
+    encoding = not state[DECODING]
+    depth, height, width = q.shape
+    row, plane = v.shape[2], v.shape[1] * v.shape[2]
+    up_row, up_plane = above.shape[2], above.shape[1] * above.shape[2]
+    own, parents, sisters = v.reshape(-1), above.reshape(-1), beside.reshape(-1)
+    own_active, parents_active = active.reshape(-1), above_active.reshape(-1)
+    sisters_active = beside_active.reshape(-1)
+    here = PAD * (plane + row + 1)
+    there = (corner[0] + PAD) * up_plane + (corner[1] + PAD) * up_row
+    there += corner[2] + PAD
+    still = np.zeros(3, np.int64)
+    rows, columns = (height + 3) >> 2, (width + 3) >> 2
+    flags = np.zeros((2, rows + 1, columns + 1), np.int64)
+    for bz in range((depth + 3) >> 2):
+        now, before = flags[bz & 1], flags[1 - (bz & 1)]
+        for by in range(rows):
+            if state[AT] > len(data) + SLACK:
+                return False
+            for bx in range(columns):
+                first = (bz * BLOCK, by * BLOCK, bx * BLOCK)
+                last = (
+                    min(first[0] + BLOCK, depth), min(first[1] + BLOCK, height),
+                    min(first[2] + BLOCK, width),
+                )  # fmt: skip
+                around = now[by + 1, bx] + 2 * now[by, bx + 1] + 4 * before[by + 1, bx + 1]
+                higher = _sum(parents, there, up_row, up_plane, first, last, shift)
+                side = _sum(sisters, here, row, plane, first, last, still)
+                worth = _worth(real, scale, first, last, price) if encoding else np.float32(0)
+                bit = _code_block_flag(
+                    state, data, model, slots, inputs, worth, around, higher, side, kind, price
+                )
+                now[by + 1, bx + 1] = bit
+                if not bit:
+                    continue
+                for z in range(first[0], last[0]):
+                    for y in range(first[1], last[1]):
+                        i = here + z * plane + y * row
+                        up = there + (z >> shift[0]) * up_plane + (y >> shift[1]) * up_row
+                        for x in range(first[2], last[2]):
+                            wanted = real[z, y, x] * scale if encoding else np.float32(0)
+                            at, over = i + x, up + (x >> shift[2])
+                            value = _code_coefficient(
+                                state, data, model, slots, inputs, wanted, own, at, row, plane,
+                                parents[over], sisters[at], own_active[at], parents_active[over],
+                                sisters_active[at], kind, direction, price,
+                            )  # fmt: skip
+                            if value:
+                                q[z, y, x] = value
+                                own[at] = min(max(value, -CLIP), CLIP)
+                                _tell(own_active, at, row, plane, abs(own[at]))
+    return state[AT] <= len(data) + SLACK
+
+
+@njit(nogil=True, cache=True)
+def dequantize(q: Any, step: Any, bias: Any, out: Any) -> None:
+    """Set out (n,) float32 to sign(q) (|q| - bias) step, in binary32."""
+    for i in range(len(q)):
+        if q[i] == 0:
+            out[i] = 0
+        else:
+            size = np.float32(abs(q[i])) - np.float32(bias)
+            out[i] = (size if q[i] > 0 else -size) * np.float32(step)

@@ -1,0 +1,414 @@
+"""The WAVELET section: header, and the coefficients as one or more independent segments.
+
+The first segment holds the coarse levels. The finest level, most of the coefficients, may be cut
+into tiles that are segments of their own: they start from the statistics that the first segment
+ends with, are coded on several threads, and a part of the volume needs only the tiles it touches.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tinc_codec.errors import CorruptPayload
+from tinc_codec.stream.residual import binary, coefficients, wavelet
+from tinc_codec.stream.residual.coefficients import PAD
+from tinc_codec.stream.residual.wavelet import AXES, LOW_PASS, Float32Array, Layout, Run, Window
+from tinc_codec.stream.wire import Reader, Writer
+
+IntArray = npt.NDArray[np.integer[Any]]
+Model = tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint8], npt.NDArray[np.int32]]
+Segment = npt.NDArray[np.uint8]
+
+BIAS_UNIT = 256
+OFFSET_UNIT = 65535
+# An axis is cut only where both parts have a block at least.
+LEAST_CUT = 8
+
+_NO_REAL = np.zeros((0,) * AXES, np.float32)
+_NO_BAND = np.zeros((1 + 2 * PAD,) * AXES, np.int8)
+_INSIDE = (slice(PAD, -PAD),) * AXES
+_FAR = np.full(AXES, 40, np.int64)
+_LOW_KIND = coefficients.CLASSES - 8
+_LEVEL_CLASSES = 7
+_FIRST_WEIGHT, _SIZE_WEIGHT = 19661, 26214
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """How the coefficients are to be understood.
+
+    Attributes
+    ----------
+    plan : Layout
+        Levels and shapes.
+    step : float
+        Quantisation step in normalised units, a binary32 value.
+    offset : float
+        Added to every voxel: a multiple of 1/65535.
+    bias : float
+        How far magnitudes are moved towards zero, in steps: a multiple of 1/256.
+    cuts : int
+        Bit k: the finest level is cut in two along axis k.
+    """
+
+    plan: Layout
+    step: float
+    offset: float
+    bias: float
+    cuts: int
+
+    def tiles(self) -> list[Window]:
+        """Return the tiles of the finest level, as windows of its low-pass band."""
+        shape = self.plan.shapes[1] if self.plan.splits else self.plan.shapes[0]
+        parts = []
+        for k, n in enumerate(shape):
+            middle = coefficients.BLOCK * math.ceil(n / (2 * coefficients.BLOCK))
+            parts.append([(0, middle), (middle, n)] if self.cuts >> k & 1 else [(0, n)])
+        return [(a, b, c) for a, b, c in product(*parts)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Level:
+    """One level while it is coded: magnitudes for contexts."""
+
+    above: dict[int, npt.NDArray[np.int8]]
+    shift: npt.NDArray[np.int64]
+
+
+def _new_model() -> Model:
+    weights = np.full((coefficients.ROWS, binary.INPUTS), _SIZE_WEIGHT, np.int32)
+    weights[: coefficients.LEVELS] = _FIRST_WEIGHT
+    prob = np.full(coefficients.SLOTS, 1 << 15, np.uint16)
+    return prob, np.zeros(coefficients.SLOTS, np.uint8), weights
+
+
+def _padded(shape: Sequence[int], dtype: Any) -> npt.NDArray[Any]:
+    return np.zeros([n + 2 * PAD for n in shape], dtype)
+
+
+def _around(v: npt.NDArray[Any]) -> npt.NDArray[np.int16]:
+    out = np.zeros(v.shape, np.int16)
+    coefficients.around(v, out)
+    return out
+
+
+class _Coder:
+    """Codes bands into one segment, or out of it."""
+
+    def __init__(self, data: Segment, model: Model, *, decoding: bool) -> None:
+        self.data, self.model = data, model
+        self.state = np.zeros(binary.STATE_SIZE, np.int64)
+        self.whole = True
+        binary.start(self.state, data, decoding)
+
+    def low_pass(self, real: Float32Array, q: IntArray, scale: float, price: float) -> None:
+        """Code the low-pass band."""
+        v, beside = _padded(q.shape, np.int8), _padded(q.shape, np.uint8)
+        self._band(
+            real,
+            scale,
+            v,
+            q,
+            _NO_BAND,
+            np.zeros(AXES, np.int64),
+            _FAR,
+            beside,
+            _LOW_KIND,
+            LOW_PASS,
+            price,
+        )
+
+    def level(
+        self, level: int, real: dict[int, Float32Array], q: dict[int, IntArray], scale: float,
+        price: float, parent: _Level, origin: Sequence[int],
+    ) -> dict[int, npt.NDArray[np.int8]]:  # fmt: skip
+        """Code the bands of a level, or a tile of them; return their magnitudes."""
+        largest = [max(band.shape[k] for band in q.values()) for k in range(AXES)]
+        beside = np.zeros(largest, np.uint8)
+        corner = np.zeros(AXES, np.int64)
+        found = {}
+        for direction, band in q.items():
+            v = _padded(band.shape, np.int8)
+            above, shift = _NO_BAND, _FAR
+            if direction in parent.above:
+                above, shift = parent.above[direction], parent.shift
+                corner = np.array(origin, np.int64) >> shift
+            kind = 8 * min(level, _LEVEL_CLASSES - 1) + direction
+            part = tuple(slice(0, n) for n in band.shape)
+            sisters = _padded(band.shape, np.uint8)
+            sisters[_INSIDE] = beside[part]
+            self._band(
+                real.get(direction, _NO_REAL), scale, v, band, above, corner, shift, sisters, kind,
+                direction, price,
+            )  # fmt: skip
+            beside[part] = np.minimum(
+                beside[part] + np.abs(v[_INSIDE]).view(np.uint8), coefficients.CLIP
+            )
+            found[direction] = v
+        return found
+
+    def _band(self, *arguments: Any) -> None:
+        if self.whole:
+            real, scale, v, q, above, corner, shift, beside, kind, direction, price = arguments
+            active = np.zeros(v.shape, np.int16)
+            self.whole = coefficients.code_band(
+                self.state, self.data, self.model, real, np.float32(scale), v, active, q, above,
+                _around(above), corner, shift, beside, _around(beside), kind, direction,
+                np.float32(price),
+            )  # fmt: skip
+
+    def finished(self) -> bytes | None:
+        """Return the segment; None if it did not fit."""
+        size = binary.finish(self.state, self.data)
+        return self.data[:size].tobytes() if self.whole and size <= len(self.data) else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Bands:
+    """The low-pass band, and the others of each level, finest first, by direction."""
+
+    low: Any
+    levels: list[dict[int, Any]]
+
+    def tile(self, plan: Layout, window: Window) -> dict[int, Any]:
+        """Return a tile of the finest level, as views."""
+        return {
+            d: band[_clipped(window, plan.band_shape(0, d))] for d, band in self.levels[0].items()
+        }
+
+
+def _code_levels(
+    coder: _Coder,
+    plan: Layout,
+    real: _Bands | None,
+    q: _Bands,
+    scale: float,
+    price: float,
+    stop: int,
+) -> _Level:
+    """Code the low-pass band and the levels from the coarsest to ``stop``."""
+    coder.low_pass(_NO_REAL if real is None else real.low, q.low, scale, price)
+    parent = _Level(above={}, shift=_FAR)
+    for level in range(len(plan.splits) - 1, stop - 1, -1):
+        wanted = {} if real is None else real.levels[level]
+        above = coder.level(level, wanted, q.levels[level], scale, price, parent, (0, 0, 0))
+        halved = [plan.splits[level] >> k & 1 for k in range(AXES)]
+        parent = _Level(above=above, shift=np.array(halved, np.int64))
+    return parent
+
+
+def _clipped(window: Window, shape: Sequence[int]) -> tuple[slice, ...]:
+    return tuple(slice(a, min(b, n)) for (a, b), n in zip(window, shape, strict=True))
+
+
+def _zeros(plan: Layout, dtype: Any, levels: int) -> _Bands:
+    return _Bands(
+        low=np.zeros(plan.shapes[-1], dtype),
+        levels=[
+            {d: np.zeros(plan.band_shape(k, d), dtype) for d in plan.directions(k)}
+            for k in range(levels)
+        ],
+    )
+
+
+def _copy(model: Model) -> Model:
+    prob, count, weights = model
+    return prob.copy(), count.copy(), weights.copy()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantized:
+    """Integers of a transform, and the segments they are coded in."""
+
+    bands: _Bands
+    segments: tuple[bytes, ...]
+
+
+def encode(
+    plan: Layout, low: Float32Array, levels: list[dict[int, Float32Array]], *, step: float,
+    price: float, cuts: int, most: int, run: Run,
+) -> Quantized | None:  # fmt: skip
+    """Quantise and code a transform; None where it takes more than ``most`` bytes.
+
+    Parameters
+    ----------
+    plan : Layout
+        Of the transform.
+    low, levels : float32 arrays
+        As :func:`wavelet.forward` gives them.
+    step : float
+        Quantisation step.
+    price : float
+        Squared steps that a bit is worth: larger, and more coefficients become 0.
+    cuts : int
+        As in :class:`Header`.
+    most : int
+        Bytes at hand for each segment; the sum is the caller's matter.
+    run : callable
+        Maps a function over items, on threads perhaps.
+    """
+    real, q = _Bands(low=low, levels=levels), _zeros(plan, np.int32, len(plan.splits))
+    header = Header(plan=plan, step=step, offset=0, bias=0, cuts=cuts)
+    scale = 1 / step
+    first = _Coder(np.zeros(most, np.uint8), _new_model(), decoding=False)
+    stop = 1 if cuts else 0
+    parent = _code_levels(first, plan, real, q, scale, price, stop)
+    found = [first.finished()]
+    if found[0] is None:
+        return None
+    if cuts:
+
+        def code_tile(window: Window) -> bytes | None:
+            coder = _Coder(np.zeros(most, np.uint8), _copy(first.model), decoding=False)
+            origin = [a for a, _ in window]
+            coder.level(
+                0, real.tile(plan, window), q.tile(plan, window), scale, price, parent, origin
+            )
+            return coder.finished()
+
+        found += run(code_tile, header.tiles())
+    segments = tuple(segment for segment in found if segment is not None)
+    return Quantized(bands=q, segments=segments) if len(segments) == len(found) else None
+
+
+class Coefficients:
+    """The coefficients of a section: parsed at once, decoded when they are asked for.
+
+    Parameters
+    ----------
+    header : Header
+        How to understand them.
+    segments : sequence of bytes
+        The coarse levels, then each tile of the finest one.
+    """
+
+    def __init__(self, header: Header, segments: Sequence[bytes]) -> None:
+        self.header = header
+        self._segments = [np.frombuffer(s, np.uint8).copy() for s in segments]
+        self._lock = threading.Lock()
+        self._bands: _Bands | None = None
+        self._model: Model | None = None
+        self._parent: _Level | None = None
+        self._missing = header.tiles() if header.cuts else []
+        self._tile_segments = dict(zip(self._missing, self._segments[1:], strict=True))
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that they take once they are all decoded, about."""
+        return 4 * math.prod(self.header.plan.shapes[0])
+
+    def values(self, window: Window, run: Run) -> Float32Array:
+        """Return a window of the volume, in normalised units, without the header's offset.
+
+        Raises
+        ------
+        CorruptPayload
+            If the data end before the coefficients do.
+        """
+        plan = self.header.plan
+        with self._lock:
+            bands = self._decoded(wavelet.windows(plan, window), run)
+        step, bias = np.float32(self.header.step), np.float32(self.header.bias)
+
+        def band(level: int, direction: int, wanted: Window) -> Float32Array:
+            whole = bands.low if direction == LOW_PASS else bands.levels[level][direction]
+            q = np.ascontiguousarray(whole[tuple(slice(*part) for part in wanted)])
+            out = np.empty(q.shape, np.float32)
+            coefficients.dequantize(q.reshape(-1), step, bias, out.reshape(-1))
+            return out
+
+        return wavelet.inverse(plan, window, band, run)
+
+    def _decoded(self, needed: Sequence[Window], run: Run) -> _Bands:
+        """Return the integers, with all tiles of the finest level that are needed."""
+        plan, cuts = self.header.plan, self.header.cuts
+        if self._bands is None:
+            bands = _zeros(plan, np.int32, len(plan.splits))
+            first = _Coder(self._segments[0], _new_model(), decoding=True)
+            parent = _code_levels(first, plan, None, bands, 1.0, 0.0, 1 if cuts else 0)
+            _check_whole(first)
+            self._bands, self._model, self._parent = bands, first.model, parent
+        bands, model, level = self._bands, self._model, self._parent
+        assert model is not None
+        assert level is not None
+        reached = wavelet.band_window(plan, needed, 0, LOW_PASS) if cuts else None
+        wanted = [tile for tile in self._missing if reached and _overlap(tile, reached)]
+
+        def decode_tile(window: Window) -> None:
+            coder = _Coder(self._tile_segments[window], _copy(model), decoding=True)
+            q = bands.tile(plan, window)
+            coder.level(0, {}, q, 1.0, 0.0, level, [a for a, _ in window])
+            _check_whole(coder)
+
+        list(run(decode_tile, wanted))
+        self._missing = [tile for tile in self._missing if tile not in wanted]
+        return bands
+
+
+def _check_whole(coder: _Coder) -> None:
+    if not coder.whole:
+        raise CorruptPayload("WAVELET section: the coefficients end early; restore it")
+
+
+def _overlap(tile: Window, wanted: Window) -> bool:
+    return all(a < d and c < b for (a, b), (c, d) in zip(tile, wanted, strict=True))
+
+
+def to_bytes(header: Header, segments: Sequence[bytes]) -> bytes:
+    """Return the data of a WAVELET section."""
+    out = Writer().u8(header.cuts).u8(len(header.plan.splits))
+    for split in header.plan.splits:
+        out.u8(split)
+    out.f32(header.step).u16(round(header.offset * OFFSET_UNIT))
+    out.u8(round(header.bias * BIAS_UNIT))
+    for segment in segments[:-1]:
+        out.varint(len(segment))
+    for segment in segments:
+        out.raw(segment)
+    return out.getvalue()
+
+
+def from_bytes(data: bytes, shape: Sequence[int]) -> Coefficients:
+    """Read the data of a WAVELET section.
+
+    Parameters
+    ----------
+    data : bytes
+        Of the section.
+    shape : sequence of int
+        Lengths of the axes of the box that are longer than one voxel, 1 to 4.
+
+    Raises
+    ------
+    CorruptPayload
+        If a field is out of its range.
+    TruncatedPayload
+        If the data end early.
+    """
+    reader = Reader(data, "WAVELET section")
+    cuts, count = reader.u8(), reader.u8()
+    if count > wavelet.MOST_LEVELS:
+        raise CorruptPayload(f"WAVELET section: {count} levels; at most {wavelet.MOST_LEVELS}")
+    splits = [reader.u8() for _ in range(count)]
+    try:
+        plan = wavelet.layout(wavelet.three_axes(shape), splits)
+    except ValueError as error:
+        raise CorruptPayload(f"WAVELET section: {error}") from error
+    step, offset, bias = reader.f32(), reader.u16() / OFFSET_UNIT, reader.u8() / BIAS_UNIT
+    if not 0 < step < math.inf:
+        raise CorruptPayload(f"WAVELET section: step {step} is not a positive number")
+    finest = plan.shapes[1] if count else (0,) * AXES
+    if cuts >> AXES or any(cuts >> k & 1 and n < LEAST_CUT for k, n in enumerate(finest)):
+        raise CorruptPayload(f"WAVELET section: cuts {cuts:#04x} do not fit bands of {finest}")
+    header = Header(plan=plan, step=step, offset=offset, bias=bias, cuts=cuts)
+    sizes = [reader.varint() for _ in header.tiles()] if cuts else []
+    segments = [reader.take(size) for size in sizes]
+    return Coefficients(header, [*segments, reader.take(reader.remaining)])
