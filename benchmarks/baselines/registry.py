@@ -14,7 +14,10 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "sperr": ("SPERR", "SPERR bpp", "SPERR tolerance", "SPERR PSNR"),
     "scientific": ("SZ3", "ZFP"),
     "lossless": ("Blosc2", "Blosc-Zstd"),
-    # Neural baselines, a line each.
+    "coordinates": ("SIREN", "NeRF"),
+    "sci": ("SCI",),
+    "nerv": ("NeRV",),
+    "data_driven": ("SSF", "SGA+BB", "DVC"),
 }
 
 NAMES = tuple(name for names in _MODULES.values() for name in names)
