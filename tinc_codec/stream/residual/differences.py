@@ -60,7 +60,7 @@ _LIMIT, _RATE = 250, 3
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _level(n: int) -> int:
+def _level(n: Any) -> Any:
     """Return 4 log2 of n, about; at most 63."""
     up = 0
     while n > 255:
@@ -70,7 +70,7 @@ def _level(n: int) -> int:
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _code_plain(state: Any, data: Any, prob: Any, slot: int, bit: int) -> int:
+def _code_plain(state: Any, data: Any, prob: Any, slot: Any, bit: Any) -> Any:
     """Code a bit under the one adaptive probability of its slot."""
     p = np.int64(prob[slot])
     bit = code(state, data, p, bit)
@@ -80,7 +80,7 @@ def _code_plain(state: Any, data: Any, prob: Any, slot: int, bit: int) -> int:
 
 
 @njit(nogil=True, cache=True)
-def _code_large(state: Any, data: Any, prob: Any, rest: int) -> int:
+def _code_large(state: Any, data: Any, prob: Any, rest: Any) -> Any:
     """Code what is beyond the unary code, 0 or more: Exp-Golomb."""
     at = _START[6]
     rest += 1
@@ -95,17 +95,17 @@ def _code_large(state: Any, data: Any, prob: Any, rest: int) -> int:
 
 @njit(nogil=True, cache=True, inline="always")
 def _code_size(
-    state: Any, data: Any, model: Any, slots: Any, inputs: Any, size: int, shift: int, around: int,
-    near: int, next_near: int, vary: int,
-) -> int:  # fmt: skip
+    state: Any, data: Any, model: Any, slots: Any, inputs: Any, size: Any, shift: Any, around: Any,
+    near: Any, next_near: Any, vary: Any,
+) -> Any:  # fmt: skip
     """Code a magnitude: its upper digits in unary, then the lower ones."""
     prob, count, weights = model
-    few = min(shift, _SHIFTS - 1)
+    few: Any = min(shift, _SHIFTS - 1)
     both = (around >> 1) * (_LEVELS // 2) + (vary >> 1)
     wanted = size >> shift
-    value = np.int64(0)
+    value: Any = np.int64(0)
     while value < _UNARY:
-        k = min(value, _KINDS - 1)
+        k: Any = min(value, _KINDS - 1)
         slots[0] = _START[0] + (k * _SHIFTS + few) * _LEVELS + around
         slots[1] = _START[1] + (k * _SHIFTS + few) * _NEAR * _NEAR + near
         slots[2] = _START[2] + (k * _SHIFTS + few) * _NEAR * _NEAR + next_near
@@ -120,7 +120,7 @@ def _code_size(
         value += 1
     if value == _UNARY:
         value += _code_large(state, data, prob, wanted - _UNARY)
-    first = np.int64(min(value, 3))
+    first: Any = min(value, 3)
     for b in range(shift - 1, -1, -1):
         bit = (size >> b) & 1
         if b >= shift - 2:
@@ -134,7 +134,7 @@ def _code_size(
 
 @njit(nogil=True, cache=True, inline="always")
 def _gather(
-    at: int, place: Any, shape: Any, neighbours: Any, known: Any, own: Any, lowest: int,
+    place: Any, shape: Any, neighbours: Any, known: Any, own: Any, lowest: Any,
     values: Any, sizes: Any,
 ) -> None:  # fmt: skip
     """Set values and sizes to the neighbours of a place near a side of the field.
@@ -160,7 +160,7 @@ def _gather(
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _offsets(z: int, y: int, shape: Any, neighbours: Any, flat: Any) -> None:
+def _offsets(z: Any, y: Any, shape: Any, neighbours: Any, flat: Any) -> None:
     """Set flat to where the neighbours are from a place of a row that is far from its ends."""
     first = np.int64(0)
     for backwards in range(len(neighbours)):
@@ -177,9 +177,9 @@ def _offsets(z: int, y: int, shape: Any, neighbours: Any, flat: Any) -> None:
 
 @njit(nogil=True, cache=True, inline="always")
 def _code_difference(
-    state: Any, data: Any, model: Any, slots: Any, inputs: Any, sizes: Any, vary: int, part: int,
-    r: int, most: int,
-) -> int:  # fmt: skip
+    state: Any, data: Any, model: Any, slots: Any, inputs: Any, sizes: Any, vary: Any, part: Any,
+    r: Any, most: Any,
+) -> Any:  # fmt: skip
     """Code one difference, in steps, in the context of those of the neighbours; return it."""
     prob = model[0]
     activity = np.int64(0)
@@ -215,8 +215,8 @@ _CODE_LATTICE = (
 @njit(_CODE_LATTICE, nogil=True, cache=True)
 def code_lattice(
     state: Any, data: Any, model: Any, field: Any, out: Any, steps: Any, first: Any, stride: Any,
-    neighbours: Any, weights: Any, bound: int, lowest: int, highest: int,
-) -> bool:  # fmt: skip
+    neighbours: Any, weights: Any, bound: Any, lowest: Any, highest: Any,
+) -> Any:  # fmt: skip
     """Encode the points of a lattice, or decode them; False: the data were too short.
 
     Parameters
@@ -267,7 +267,7 @@ def code_lattice(
                         sizes[i] = own[at + flat[i]]
                 else:
                     place = (z, y, x)
-                    _gather(at, place, shape, neighbours, known, own, lowest, values, sizes)
+                    _gather(place, shape, neighbours, known, own, lowest, values, sizes)
                 fine = values[0] << WEIGHT_BITS
                 spread, pattern = np.int64(0), np.int64(0)
                 for i in range(1, n):
@@ -300,8 +300,8 @@ _CODE_SPARSE = (
 @njit(_CODE_SPARSE, nogil=True, cache=True)
 def code_sparse(
     state: Any, data: Any, model: Any, field: Any, out: Any, steps: Any, blocks: Any,
-    neighbours: Any, bound: int, lowest: int, highest: int,
-) -> bool:  # fmt: skip
+    neighbours: Any, bound: Any, lowest: Any, highest: Any,
+) -> Any:  # fmt: skip
     """Encode a field that is nearly all within the bound, or decode it: nothing is predicted.
 
     Parameters are those of :func:`code_lattice`, and ``blocks``, uint8: 0 for each block of
@@ -325,7 +325,7 @@ def code_sparse(
                     continue
                 at = row + x
                 place = (z, y, x)
-                _gather(at, place, shape, neighbours, known, own, 0, values, sizes)
+                _gather(place, shape, neighbours, known, own, 0, values, sizes)
                 r = np.int64(0) if decoding else (wanted[at] + bound) // step
                 r = _code_difference(state, data, model, slots, inputs, sizes, flag, 0, r, most)
                 known[at] = r * step
@@ -334,7 +334,7 @@ def code_sparse(
 
 
 @njit("boolean(int64[::1], uint8[::1], uint16[::1], uint8[:, :, ::1])", nogil=True, cache=True)
-def code_blocks(state: Any, data: Any, prob: Any, blocks: Any) -> bool:
+def code_blocks(state: Any, data: Any, prob: Any, blocks: Any) -> Any:
     """Code which blocks have a difference but 0, each in the context of six that came before."""
     depth, height, width = blocks.shape
     for z in range(depth):

@@ -40,8 +40,10 @@ _NAME = "CORRECTION section"
 _SLAB_SIZE, _SLAB_DEPTH = 1 << 20, 16
 # Where more of the field than this is within the bound of 0: sparse is tried; nothing else is.
 _MAYBE_SPARSE, _SURELY_SPARSE = 0.5, 0.98
-_SAMPLES = 1 << 16
-_RIDGE = 1e-4
+_SAMPLES = 1 << 14
+# The mode is chosen on one in so many planes, in the middle, and on this many at least.
+_TRIAL, _TRIAL_DEPTH = 4, 16
+_RIDGE = 1e-6
 # Bytes for each element that a slab's buffer starts with.
 _BUFFER = 9
 
@@ -100,7 +102,6 @@ class _Header:
     lowest: int
     highest: int
     weights: tuple[Int64Array, ...]
-    lengths: tuple[int, ...]
 
 
 def _lattice(
@@ -184,9 +185,9 @@ def _fit(field: Int64Array, lattice: _Lattice, bound: int) -> Int64Array:
     square = (near * share) @ near.T + noise * (np.eye(n) + 1)
     square += np.eye(n) * (_RIDGE * np.trace(square) / n + 1e-9)
     weights = np.linalg.solve(square, (near * share) @ wanted + noise)
-    return np.clip(
-        np.rint(weights * (1 << WEIGHT_BITS)), 1 - WEIGHT_LIMIT, WEIGHT_LIMIT - 1
-    ).astype(np.int64)
+    whole = np.rint(weights * (1 << WEIGHT_BITS))
+    found: Int64Array = np.clip(whole, 1 - WEIGHT_LIMIT, WEIGHT_LIMIT - 1).astype(np.int64)
+    return found
 
 
 def _fit_all(field: Int64Array, mode: int, bound: int) -> tuple[Int64Array, ...]:
@@ -228,7 +229,8 @@ def _with_neighbours(blocks: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         upper = tuple(slice(1, None) if k == axis else slice(None) for k in range(AXES))
         count[lower] += blocks[upper]
         count[upper] += blocks[lower]
-    return count * blocks
+    found: npt.NDArray[np.uint8] = count * blocks
+    return found
 
 
 def _code(
@@ -289,6 +291,17 @@ def _modes(field: Int64Array, bound: int) -> list[int]:
     return [SPARSE, CAUSAL, INTERPOLATED] if within > _MAYBE_SPARSE else [CAUSAL, INTERPOLATED]
 
 
+def _best(headers: Sequence[_Header], field: Int64Array, run: Run) -> _Header:
+    """Return the header whose mode takes the fewest bytes on the planes in the middle."""
+    if len(headers) == 1:
+        return headers[0]
+    depth = len(field)
+    planes = min(depth, max(depth // _TRIAL, _TRIAL_DEPTH))
+    trial = field[(depth - planes) // 2 :][:planes]
+    coded = list(run(lambda header: _to_bytes(header, [_encode_slab(header, trial)]), headers))
+    return headers[min(range(len(headers)), key=lambda k: len(coded[k]))]
+
+
 def encode(field: npt.NDArray[np.int64], bound: int, *, run: Run = map) -> bytes:
     """Return the data of a CORRECTION section.
 
@@ -321,16 +334,12 @@ def encode(field: npt.NDArray[np.int64], bound: int, *, run: Run = map) -> bytes
     headers = [
         _Header(
             mode=mode, bound=bound, lowest=lowest, highest=highest,
-            weights=_fit_all(field, mode, bound), lengths=(),
+            weights=_fit_all(field, mode, bound),
         )
         for mode in _modes(field, bound)
     ]  # fmt: skip
-    jobs = [(header, slab) for header in headers for slab in slabs]
-    coded = list(run(lambda job: _encode_slab(*job), jobs))
-    found = [
-        _to_bytes(header, coded[k * count : (k + 1) * count]) for k, header in enumerate(headers)
-    ]
-    return min(found, key=len)
+    header = _best(headers, field, run)
+    return _to_bytes(header, list(run(lambda slab: _encode_slab(header, slab), slabs)))
 
 
 def decode(
@@ -460,7 +469,5 @@ def _from_bytes(data: bytes, depth: int) -> tuple[_Header, list[bytes]]:
     lengths = tuple(reader.varint() for _ in range(count - 1))
     slabs = [reader.take(n) for n in lengths]
     slabs.append(reader.take(reader.remaining))
-    header = _Header(
-        mode=mode, bound=bound, lowest=lowest, highest=highest, weights=weights, lengths=lengths
-    )
+    header = _Header(mode=mode, bound=bound, lowest=lowest, highest=highest, weights=weights)
     return header, slabs
