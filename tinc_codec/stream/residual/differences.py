@@ -72,7 +72,7 @@ def _level(n: Any) -> Any:
 @njit(nogil=True, cache=True, inline="always")
 def _code_plain(state: Any, data: Any, prob: Any, slot: Any, bit: Any) -> Any:
     """Code a bit under the one adaptive probability of its slot."""
-    p = np.int64(prob[slot])
+    p: Any = np.int64(prob[slot])
     bit = code(state, data, p, bit)
     p += (((bit << 16) - bit) - p) >> 5
     prob[slot] = min(max(p, 64), 65472)

@@ -218,7 +218,7 @@ def _blocks_of(field: Int64Array, bound: int) -> npt.NDArray[np.uint8]:
     side = 1 << differences.BLOCK_SHIFT
     large = np.pad(np.abs(field) > bound, [(0, -n % side) for n in field.shape])
     a, b, c = (n // side for n in large.shape)
-    return large.reshape(a, side, b, side, c, side).any(axis=(1, 3, 5)).astype(np.uint8)
+    return np.asarray(large.reshape(a, side, b, side, c, side).any(axis=(1, 3, 5)), np.uint8)
 
 
 def _with_neighbours(blocks: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -229,7 +229,7 @@ def _with_neighbours(blocks: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         upper = tuple(slice(1, None) if k == axis else slice(None) for k in range(AXES))
         count[lower] += blocks[upper]
         count[upper] += blocks[lower]
-    found: npt.NDArray[np.uint8] = count * blocks
+    found: npt.NDArray[np.uint8] = np.where(blocks, count, 0).astype(np.uint8)
     return found
 
 
