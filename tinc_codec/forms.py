@@ -45,8 +45,9 @@ _SMALLEST_WAVELET = 24
 _TREE_SHARE = 0.4
 # Efforts from which other plans of the transform are tried, and from which a fit with a tenth of
 # the work tells where a whole one is worth it: where it is not further behind than this.
-# Where errors are bounded: steps of the transform that are tried, in bounds; and the finest one.
-_STEPS_OF_BOUND, _FINEST_STEP = (1.5, 2.5, 4.0), 2.0**-20
+# Where errors are bounded: a transform is tried where its correction alone takes fewer bits a voxel
+# than this, with steps of so many bounds.
+_BASE_BELOW_BITS, _STEPS_OF_BOUND = 0.6, (2.5, 4.0, 6.0)
 _PLANS_FROM, _PILOT_FROM, _PILOT_LESS, _PROMISING_DB = 3, 5, 4, 0.3
 
 
@@ -184,18 +185,14 @@ def _bounded(volume: Volume, settings: Settings) -> Form:
     assert settings.max_error is not None
     bound = settings.max_error
     best = _with_correction(volume, None, bound)
-    info = volume.info
-    span = float(info.high) - float(info.low)
-    if info.dtype.kind != "f":
-        bound = math.floor(bound)
+    if 8 * len(best.payload) > _BASE_BELOW_BITS * volume.unit.size:
+        return best
+    span = float(volume.info.high) - float(volume.info.low)
     for factor in _STEPS_OF_BOUND:
-        step = factor * bound / span
-        if not _FINEST_STEP < step < 1:
-            continue
-        coarse = _wavelet_at(volume, step, settings.effort >= _PLANS_FROM)
-        form = _with_correction(volume, coarse, settings.max_error)
-        if len(form.payload) < len(best.payload):
-            best = form
+        if 0 < factor * bound < span:
+            base = _wavelet_at(volume, factor * bound / span, settings.effort >= _PLANS_FROM)
+            form = _with_correction(volume, base, bound)
+            best = min(best, form, key=lambda form: len(form.payload))
     return best
 
 
