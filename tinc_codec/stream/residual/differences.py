@@ -238,8 +238,7 @@ def code_lattice(
     bound, lowest, highest : int
         Largest error; least and largest of the field.
     """
-    shape = out.shape
-    n = len(neighbours)
+    shape, n = out.shape, len(neighbours)
     decoding = state[DECODING] != 0
     slots, inputs = np.zeros(INPUTS, np.int64), np.zeros(INPUTS, np.int64)
     values, sizes = np.zeros(n, np.int64), np.zeros(n, np.int64)
