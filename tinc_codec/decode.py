@@ -23,11 +23,14 @@ from tinc_codec.errors import CorruptPayload
 from tinc_codec.selection import Selection, resolve
 from tinc_codec.stream import container, cosine, exceptions, normalize
 from tinc_codec.stream.container import SectionKind
+from tinc_codec.threads import each
 from tinc_codec.tree import network, section
 from tinc_codec.tree.geometry import IntArray
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+    from tinc_codec.stream.residual.section import Coefficients
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -59,6 +62,8 @@ class Chunk:
         Its weights and biases.
     coefficients : float64 array or None
         Of the cosines, one axis per axis of the box, where the form is the low-order one.
+    wavelet : Coefficients or None
+        Of what the tree leaves, or of the volume where there is no tree.
     sections : dict of str to int
         Bytes of each section's data.
     """
@@ -69,6 +74,7 @@ class Chunk:
     tree: network.Tree | None
     parameters: Float32Array | None
     coefficients: npt.NDArray[np.float64] | None
+    wavelet: Coefficients | None
     sections: dict[str, int]
 
     @property
@@ -81,13 +87,16 @@ class Chunk:
         """Memory of the arrays that it holds, about."""
         held = [self.parameters, self.coefficients, self.mask.labels if self.mask else None]
         tables = 2 * (self.parameters.nbytes if self.parameters is not None else 0)
+        tables += self.wavelet.nbytes if self.wavelet is not None else 0
         return tables + sum(array.nbytes for array in held if array is not None)
 
     @property
     def form(self) -> str:
-        """How values are held: "tree", "cosine" or "constant"."""
+        """How values are held: "tree", "tree+wavelet", "wavelet", "cosine" or "constant"."""
         if self.tree is not None:
-            return "tree"
+            return "tree" if self.wavelet is None else "tree+wavelet"
+        if self.wavelet is not None:
+            return "wavelet"
         return "cosine" if self.coefficients is not None else "constant"
 
 
@@ -104,7 +113,8 @@ class Inspection:
     order : str
         Memory order, "C" or "F".
     form : str
-        "tree"; "cosine" where the budget held no better tree; "constant".
+        "tree", "wavelet", "tree+wavelet"; "cosine" where the budget held nothing better;
+        "constant".
     levels : int
         Levels of the tree; 0 without one.
     widths : tuple of tuple of int
@@ -204,7 +214,7 @@ def _parse(payload: bytes) -> Chunk:
     if SectionKind.ARRAY not in parts:
         raise CorruptPayload("payload: the ARRAY section is missing; restore it from its source")
     info = normalize.ArrayInfo.from_bytes(parts[SectionKind.ARRAY])
-    crop = mask = tree = parameters = coefficients = None
+    crop = mask = tree = parameters = coefficients = transformed = None
     if SectionKind.CROP in parts:
         crop = exceptions.Crop.from_bytes(parts[SectionKind.CROP], info.dtype, info.shape)
     box_shape = crop.shape if crop else info.shape
@@ -218,6 +228,10 @@ def _parse(payload: bytes) -> Chunk:
         parameters = weights.unpack(coded, network.layout(tree))
     if SectionKind.COSINE in parts:
         coefficients = cosine.read(parts[SectionKind.COSINE], long_axes(box_shape))
+    if SectionKind.WAVELET in parts:
+        from tinc_codec.stream.residual import section as wavelet
+
+        transformed = wavelet.from_bytes(parts[SectionKind.WAVELET], long_axes(box_shape))
     return Chunk(
         info=info,
         crop=crop,
@@ -225,6 +239,7 @@ def _parse(payload: bytes) -> Chunk:
         tree=tree,
         parameters=parameters,
         coefficients=coefficients,
+        wavelet=transformed,
         sections={kind.name.lower(): len(data) for kind, data in parts.items()},
     )
 
@@ -235,12 +250,13 @@ def _check_forms(
     """Refuse contradictory forms, and sizes that no encoder reaches."""
     has_tree = SectionKind.TREE in parts
     has_cosine = SectionKind.COSINE in parts
-    if has_tree != (SectionKind.WEIGHTS in parts) or (has_tree and has_cosine):
+    fitted = has_tree or SectionKind.WAVELET in parts
+    if has_tree != (SectionKind.WEIGHTS in parts) or (fitted and has_cosine):
         raise CorruptPayload("payload: its sections contradict each other; restore it")
-    if (has_tree or has_cosine) != (info.low != info.high):
+    if (fitted or has_cosine) != (info.low != info.high):
         raise CorruptPayload(
-            "payload: a TREE or a COSINE section is there if and only if low and high differ, "
-            f"which are {info.low} and {info.high}; restore it from its source"
+            "payload: a TREE, a WAVELET or a COSINE section is there if and only if low and high "
+            f"differ, which are {info.low} and {info.high}; restore it from its source"
         )
     if info.low == info.high:
         return
@@ -259,12 +275,12 @@ def long_axes(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def unit_values(chunk: Chunk, axes: Sequence[IntArray], *, pointwise: bool) -> Float32Array:
-    """Evaluate the tree or the low-order form on voxels of the box.
+    """Evaluate the tree, the wavelet or the low-order form on voxels of the box.
 
     Parameters
     ----------
     chunk : Chunk
-        With a tree or coefficients.
+        Not a constant one.
     axes : one int64 array per axis of the box
         Voxel indices.
     pointwise : bool
@@ -277,12 +293,17 @@ def unit_values(chunk: Chunk, axes: Sequence[IntArray], *, pointwise: bool) -> F
     """
     shape = chunk.box_shape
     kept = [index for index, n in zip(axes, shape, strict=True) if n > 1]
+    values = None
     if chunk.tree is not None and chunk.parameters is not None:
         engine = current_engine()
         evaluate = engine.evaluate_points if pointwise else engine.evaluate_grid
         with np.errstate(over="ignore", invalid="ignore"):  # weights that no encoder writes
             values = evaluate(chunk.tree, chunk.parameters, kept)
-    else:
+    if chunk.wavelet is not None:
+        with np.errstate(over="ignore", invalid="ignore"):
+            rest = wavelet_values(chunk.wavelet, long_axes(shape), kept, pointwise=pointwise)
+            values = rest if values is None else values + rest.reshape(values.shape)
+    if values is None:
         assert chunk.coefficients is not None
         form = cosine.evaluate_points if pointwise else cosine.evaluate_grid
         values = form(chunk.coefficients, long_axes(shape), kept)
@@ -290,6 +311,31 @@ def unit_values(chunk: Chunk, axes: Sequence[IntArray], *, pointwise: bool) -> F
         return values
     spread = tuple(len(a) if n > 1 else 1 for a, n in zip(axes, shape, strict=True))
     return np.broadcast_to(values.reshape(spread), [len(a) for a in axes])
+
+
+def wavelet_values(
+    coded: Coefficients, shape: tuple[int, ...], axes: Sequence[IntArray], *, pointwise: bool
+) -> Float32Array:
+    """Return voxels of a wavelet section, its offset added; see :func:`unit_values`.
+
+    Of all voxels in the smallest window around those asked for, since an inverse transform gives
+    neighbours together.
+    """
+    if len(axes) > 3:  # the first two axes are one
+        first = axes[0] if pointwise else axes[0][:, None]
+        axes = [(first * shape[1] + axes[1]).reshape(-1), *axes[2:]]
+    spare = [np.zeros(len(axes[0]) if pointwise else 1, np.int64)] * (3 - len(axes))
+    places = [*spare, *axes]
+    a, b, c = ((int(p.min()), int(p.max()) + 1) for p in places)
+    block: Float32Array = coded.values((a, b, c), each) + np.float32(coded.header.offset)
+    inside = [p - first for p, (first, _) in zip(places, (a, b, c), strict=True)]
+    if pointwise:
+        picked: Float32Array = block[tuple(inside)]
+        return picked
+    for k, index in enumerate(inside):
+        if len(index) != block.shape[k] or not np.array_equal(index, np.arange(len(index))):
+            block = block.take(index, axis=k)
+    return block
 
 
 def _box_values(chunk: Chunk, axes: Sequence[IntArray], *, pointwise: bool) -> npt.NDArray[Any]:

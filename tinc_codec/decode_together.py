@@ -96,8 +96,8 @@ def decode_resident(
     -------
     list of tensors of signed integers, or None
         Of the selection's shape, in C order: the bits of the values; see
-        :mod:`tinc_codec.engines.gpu.values`. None where there is no tree to evaluate or padding
-        around it: such chunks are for :func:`tinc_codec.decode.decode_chunk`.
+        :mod:`tinc_codec.engines.gpu.values`. None where there is more or less to evaluate than a
+        tree, or padding around it: such chunks are for :func:`tinc_codec.decode.decode_chunk`.
 
     Raises
     ------
@@ -113,7 +113,7 @@ def decode_resident(
     ]
     alike: dict[Any, list[int]] = {}
     for k, (chunk, selection) in enumerate(zip(chunks, chosen, strict=True)):
-        if chunk.tree is not None and chunk.crop is None:
+        if chunk.form == "tree" and chunk.crop is None:
             alike.setdefault(_key(chunk, selection), []).append(k)
     found: list[torch.Tensor | None] = [None] * len(chunks)
     for group in alike.values():

@@ -15,6 +15,7 @@ from tinc_codec.errors import InvalidSetting
 Auto = Literal["auto"]
 
 MAX_LEVELS = 6
+DEFAULT_RATIO = 64
 
 
 def _is_number(value: object) -> bool:
@@ -43,9 +44,15 @@ class Settings:
 
     Attributes
     ----------
-    ratio : float
-        Raw bytes of the chunk / bytes of the payload, header included; 1 to 100 000. The payload
-        never exceeds ``raw_bytes / ratio``.
+    ratio, psnr, max_error : float or None
+        What to reach; at most one is given, and ratio=64 is meant where none is.
+
+        - ratio: raw bytes of the chunk / bytes of the payload, header included; 1 to 100 000. The
+          payload never exceeds ``raw_bytes / ratio``.
+        - psnr: in dB, against the chunk's own range of values, 1 to 200; the smallest payload
+          found that has at least this.
+        - max_error: in units of the data, 0 (without loss) or more; the smallest payload found
+          whose every voxel is as near as this, on every engine.
     levels : int or "auto"
         Levels of the tree, 1 (one network) to 6.
     level_ratio : float or "auto"
@@ -62,6 +69,9 @@ class Settings:
         Values restored exactly wherever they occur (sentinels). NaN and infinities always are.
     coordinates : "auto", "global" or "block"
         [-1, 1] over the chunk, or over each leaf's own block (the authors' released code).
+    form : "auto", "tree" or "wavelet"
+        What says the values: "auto" is whichever does best on the chunk, a tree and the wavelet
+        coefficients of what it leaves included; "tree" and "wavelet" are those alone.
     iterations : int or "auto"
         Optimiser steps; "auto" follows the effort.
     milestones : tuple of int or "auto"
@@ -69,7 +79,9 @@ class Settings:
         released configuration (20000, 50000); "auto" is the one that converges, the latter.
     """
 
-    ratio: float = 64
+    ratio: float | None = None
+    psnr: float | None = None
+    max_error: float | None = None
     levels: int | Auto = "auto"
     level_ratio: float | Auto = "auto"
     allocation: str = "auto"
@@ -78,6 +90,7 @@ class Settings:
     preset: str = "default"
     preserve: tuple[int | float, ...] = ()
     coordinates: str = "auto"
+    form: str = "auto"
     iterations: int | Auto = "auto"
     milestones: tuple[int, ...] | Auto = "auto"
 
@@ -86,7 +99,7 @@ class Settings:
             value = getattr(self, field.name)
             if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
                 object.__setattr__(self, field.name, value.item())  # numpy scalars -> plain JSON
-        _check_number("ratio", self.ratio, 1, 100_000)
+        self._check_target()
         if self.levels != "auto":
             _check_integer("levels", self.levels, 1, MAX_LEVELS)
         if self.level_ratio != "auto":
@@ -96,16 +109,36 @@ class Settings:
         _check_integer("seed", self.seed, 0, 2**32 - 1)
         _check_choice("preset", self.preset, ("default", "paper"))
         _check_choice("coordinates", self.coordinates, ("auto", "global", "block"))
+        _check_choice("form", self.form, ("auto", "tree", "wavelet"))
         if self.iterations != "auto":
             _check_integer("iterations", self.iterations, 1, 10_000_000)
         object.__setattr__(self, "preserve", _checked_preserve(self.preserve))
         object.__setattr__(self, "milestones", _checked_milestones(self.milestones, self.preset))
 
+    def _check_target(self) -> None:
+        targets = {name: getattr(self, name) for name in ("ratio", "psnr", "max_error")}
+        given = [f"{name}={value!r}" for name, value in targets.items() if value is not None]
+        if len(given) > 1:
+            raise InvalidSetting(f"{' and '.join(given)} are given; at most one target can be")
+        if not given:
+            object.__setattr__(self, "ratio", DEFAULT_RATIO)
+        limits = {"ratio": (1, 100_000), "psnr": (1, 200), "max_error": (0, sys.float_info.max)}
+        for name, (low, high) in limits.items():
+            if getattr(self, name) is not None:
+                _check_number(name, getattr(self, name), low, high)
+        if self.ratio is None and (self.form == "tree" or self.preset == "paper"):
+            raise InvalidSetting(
+                f"{given[0]} needs a form whose fidelity can be steered; a tree alone "
+                "(form='tree', preset='paper') takes a ratio"
+            )
+
     def to_json(self) -> dict[str, Any]:
-        """Return every setting as a plain JSON value."""
+        """Return every setting as a plain JSON value; targets that were not given are left out."""
         out: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
+            if value is None:
+                continue
             out[field.name] = list(value) if isinstance(value, tuple) else value
         return out
 

@@ -25,7 +25,7 @@ _KIND_BITS = 0x3F
 
 
 class SectionKind(IntEnum):
-    """What a section holds; 7 to 63 are for later versions, 0 is never used."""
+    """What a section holds; those not named are for later versions, 0 is never used."""
 
     ARRAY = 1
     TREE = 2
@@ -33,6 +33,8 @@ class SectionKind(IntEnum):
     COSINE = 4
     CROP = 5
     MASK = 6
+    WAVELET = 7
+    CORRECTION = 8
 
 
 _KNOWN_KINDS = frozenset(int(kind) for kind in SectionKind)

@@ -31,12 +31,12 @@ BITS = -np.log2((np.arange(4096) + 0.5) / 4096).astype(np.float32)
 
 INPUTS = 8
 _LEAST_RATE = 9
-_RATE = np.array([65536 / (n + 1.6) for n in range(255)], np.int32)
+_RATE = np.array([655360 // (10 * n + 16) for n in range(255)], np.int32)
 _WEIGHT_SHIFT = 16
 
 
-@njit(nogil=True, cache=True, inline='always')
-def mix(prob: Any, slots: Any, inputs: Any, weights: Any, row: int, n: int) -> int:
+@njit(nogil=True, cache=True, inline="always")
+def mix(prob: Any, slots: Any, inputs: Any, weights: Any, row: int, n: int) -> Any:
     """Return the probability of a 1 in 1/65536, from the n adaptive ones in the given slots."""
     dot = np.int64(0)
     for i in range(n):
@@ -44,11 +44,11 @@ def mix(prob: Any, slots: Any, inputs: Any, weights: Any, row: int, n: int) -> i
         inputs[i] = s
         dot += s * weights[row, i]
     x = dot >> _WEIGHT_SHIFT
-    x = min(max(x, -_CLIP), _CLIP)
+    x = min(max(x, np.int64(-_CLIP)), np.int64(_CLIP))
     return np.int64(SQUASH[x + _CLIP])
 
 
-@njit(nogil=True, cache=True, inline='always')
+@njit(nogil=True, cache=True, inline="always")
 def learn(
     prob: Any, count: Any, slots: Any, inputs: Any, weights: Any, row: int, n: int, p: int,
     bit: int, limit: int, rate: int,
@@ -67,8 +67,8 @@ def learn(
             count[s] = c + 1
 
 
-@njit(nogil=True, cache=True, inline='always')
-def code(state: Any, data: Any, p: int, bit: int) -> int:
+@njit(nogil=True, cache=True, inline="always")
+def code(state: Any, data: Any, p: Any, bit: int) -> Any:
     """Code a bit, of which a 1 has probability p / 65536; return it."""
     low, high = state[LOW], state[HIGH]
     middle = low + ((high - low) >> 16) * p + ((((high - low) & 0xFFFF) * p) >> 16)
@@ -106,7 +106,7 @@ def start(state: Any, data: Any, decoding: bool) -> None:
 
 
 @njit(nogil=True, cache=True)
-def finish(state: Any, data: Any) -> int:
+def finish(state: Any, data: Any) -> Any:
     """Write what the decoder needs, zero bytes beyond the end; return the bytes in all."""
     at = state[AT]
     low, high = state[LOW], state[HIGH]

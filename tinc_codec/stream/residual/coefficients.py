@@ -61,8 +61,8 @@ _BLOCK_LIMIT = 120
 _BLOCK_BITS = 6
 
 
-@njit(nogil=True, cache=True, inline='always')
-def _level(activity: int) -> int:
+@njit(nogil=True, cache=True, inline="always")
+def _level(activity: Any) -> Any:
     return np.int64(LEVEL[min(activity, _MOST_ACTIVITY)])
 
 
@@ -99,7 +99,7 @@ def around(v: Any, out: Any) -> None:
 
 @njit(nogil=True, cache=True)
 def _code_size(
-    state: Any, data: Any, model: Any, slots: Any, inputs: Any, size: int, every: int, same: int,
+    state: Any, data: Any, model: Any, slots: Any, inputs: Any, size: int, every: Any, same: Any,
     near: int, direction: int,
 ) -> int:  # fmt: skip
     """Code a magnitude of 1 or more: in unary, a long one with an Exp-Golomb tail."""
@@ -125,7 +125,7 @@ def _code_size(
 
 
 @njit(nogil=True, cache=True)
-def _size_bits(prob: Any, size: int, every: int) -> float:
+def _size_bits(prob: Any, size: int, every: int) -> Any:
     """Estimate the bits of a magnitude of 1 or more."""
     bits = np.float32(0.0)
     for k in range(1, min(size + 1, _MOST_UNARY)):
@@ -135,7 +135,7 @@ def _size_bits(prob: Any, size: int, every: int) -> float:
 
 
 @njit(nogil=True, cache=True)
-def _choose(prob: Any, real: float, p: int, every: int, price: float) -> int:
+def _choose(prob: Any, real: Any, p: Any, every: Any, price: Any) -> int:
     """Return the magnitude with the least squared error plus price times bits."""
     size = int(real + 0.5)
     if size == 0:
@@ -164,12 +164,12 @@ def _code_sign(
     return negative
 
 
-@njit(nogil=True, cache=True, inline='always')
+@njit(nogil=True, cache=True, inline="always")
 def _code_coefficient(
-    state: Any, data: Any, model: Any, slots: Any, inputs: Any, real: float, v: Any, i: int,
+    state: Any, data: Any, model: Any, slots: Any, inputs: Any, real: Any, v: Any, i: int,
     row: int, plane: int, above: int, beside: int, same: int, higher: int, side: int, kind: int,
-    direction: int, price: float,
-) -> int:  # fmt: skip
+    direction: int, price: Any,
+) -> Any:  # fmt: skip
     """Code one coefficient; return it."""
     prob, count, weights = model
     every = _level(2 * same + 3 * higher + 4 * side)
@@ -200,7 +200,7 @@ def _code_coefficient(
 
 
 @njit(nogil=True, cache=True)
-def _worth(real: Any, scale: float, first: Any, last: Any, price: float) -> float:
+def _worth(real: Any, scale: float, first: Any, last: Any, price: float) -> Any:
     """Return what the large coefficients of a block gain, in squared steps."""
     gain = np.float32(0.0)
     for z in range(first[0], last[0]):
@@ -225,9 +225,9 @@ def _sum(v: Any, at: int, row: int, plane: int, first: Any, last: Any, shift: An
 
 @njit(nogil=True, cache=True)
 def _code_block_flag(
-    state: Any, data: Any, model: Any, slots: Any, inputs: Any, worth: float, around: int,
-    higher: int, side: int, kind: int, price: float,
-) -> int:  # fmt: skip
+    state: Any, data: Any, model: Any, slots: Any, inputs: Any, worth: Any, around: int,
+    higher: int, side: int, kind: int, price: Any,
+) -> Any:  # fmt: skip
     """Code whether a block has any coefficient but 0, given what they are worth."""
     prob, count, weights = model
     lu, lb = _level(2 * higher), _level(side)
@@ -253,10 +253,10 @@ _CODE_BAND = (
 
 @njit(_CODE_BAND, nogil=True, cache=True)
 def code_band(
-    state: Any, data: Any, model: Any, real: Any, scale: float, v: Any, active: Any, q: Any,
+    state: Any, data: Any, model: Any, real: Any, scale: Any, v: Any, active: Any, q: Any,
     above: Any, above_active: Any, corner: Any, shift: Any, beside: Any, beside_active: Any,
-    kind: int, direction: int, price: float,
-) -> bool:  # fmt: skip
+    kind: int, direction: int, price: Any,
+) -> Any:  # fmt: skip
     """Encode a band, choosing its integers, or decode it; False: the data were too short.
 
     Parameters
@@ -344,7 +344,7 @@ def code_band(
 
 
 @njit(nogil=True, cache=True)
-def dequantize(q: Any, step: float, bias: float, out: Any) -> None:
+def dequantize(q: Any, step: Any, bias: Any, out: Any) -> None:
     """Set out (n,) float32 to sign(q) (|q| - bias) step, in binary32."""
     for i in range(len(q)):
         if q[i] == 0:

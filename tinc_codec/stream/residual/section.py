@@ -109,12 +109,22 @@ class _Coder:
         self.whole = True
         binary.start(self.state, data, decoding)
 
-    def low_pass(
-        self, real: Float32Array, q: IntArray, scale: float, price: float
-    ) -> None:
+    def low_pass(self, real: Float32Array, q: IntArray, scale: float, price: float) -> None:
         """Code the low-pass band."""
         v, beside = _padded(q.shape, np.int8), _padded(q.shape, np.uint8)
-        self._band(real, scale, v, q, _NO_BAND, np.zeros(AXES, np.int64), _FAR, beside, _LOW_KIND, LOW_PASS, price)
+        self._band(
+            real,
+            scale,
+            v,
+            q,
+            _NO_BAND,
+            np.zeros(AXES, np.int64),
+            _FAR,
+            beside,
+            _LOW_KIND,
+            LOW_PASS,
+            price,
+        )
 
     def level(
         self, level: int, real: dict[int, Float32Array], q: dict[int, IntArray], scale: float,
@@ -176,16 +186,20 @@ class _Bands:
 
 
 def _code_levels(
-    coder: _Coder, plan: Layout, real: _Bands | None, q: _Bands, scale: float, price: float, stop: int
+    coder: _Coder,
+    plan: Layout,
+    real: _Bands | None,
+    q: _Bands,
+    scale: float,
+    price: float,
+    stop: int,
 ) -> _Level:
     """Code the low-pass band and the levels from the coarsest to ``stop``."""
     coder.low_pass(_NO_REAL if real is None else real.low, q.low, scale, price)
     parent = _Level(above={}, shift=_FAR)
     for level in range(len(plan.splits) - 1, stop - 1, -1):
         wanted = {} if real is None else real.levels[level]
-        above = coder.level(
-            level, wanted, q.levels[level], scale, price, parent, (0, 0, 0)
-        )
+        above = coder.level(level, wanted, q.levels[level], scale, price, parent, (0, 0, 0))
         halved = [plan.splits[level] >> k & 1 for k in range(AXES)]
         parent = _Level(above=above, shift=np.array(halved, np.int64))
     return parent
@@ -322,16 +336,16 @@ class Coefficients:
             parent = _code_levels(first, plan, None, bands, 1.0, 0.0, 1 if cuts else 0)
             _check_whole(first)
             self._bands, self._model, self._parent = bands, first.model, parent
-        bands, model, parent = self._bands, self._model, self._parent
+        bands, model, level = self._bands, self._model, self._parent
         assert model is not None
-        assert parent is not None
+        assert level is not None
         reached = wavelet.band_window(plan, needed, 0, LOW_PASS) if cuts else None
         wanted = [tile for tile in self._missing if reached and _overlap(tile, reached)]
 
         def decode_tile(window: Window) -> None:
             coder = _Coder(self._tile_segments[window], _copy(model), decoding=True)
             q = bands.tile(plan, window)
-            coder.level(0, {}, q, 1.0, 0.0, parent, [a for a, _ in window])
+            coder.level(0, {}, q, 1.0, 0.0, level, [a for a, _ in window])
             _check_whole(coder)
 
         list(run(decode_tile, wanted))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,10 @@ class Layout:
     def band_shape(self, level: int, direction: int) -> Shape:
         """Return the shape of a band."""
         whole, low = self.shapes[level], self.shapes[level + 1]
-        a, b, c = (n - m if direction >> k & 1 else m for k, (n, m) in enumerate(zip(whole, low, strict=True)))
+        a, b, c = (
+            n - m if direction >> k & 1 else m
+            for k, (n, m) in enumerate(zip(whole, low, strict=True))
+        )
         return a, b, c
 
 
@@ -65,7 +69,9 @@ def layout(shape: Shape, splits: Sequence[int]) -> Layout:
     shapes = [shape]
     for split in splits:
         halved = [bool(split >> k & 1) for k in range(AXES)]
-        if not 0 < split < 1 << AXES or any(h and n < 2 for h, n in zip(halved, shapes[-1], strict=True)):
+        if not 0 < split < 1 << AXES or any(
+            h and n < 2 for h, n in zip(halved, shapes[-1], strict=True)
+        ):
             raise ValueError(f"split {split} does not fit a band of shape {shapes[-1]}")
         a, b, c = ((n + 1) // 2 if h else n for h, n in zip(halved, shapes[-1], strict=True))
         shapes.append((a, b, c))
@@ -87,7 +93,7 @@ def _along(x: Float32Array, axis: int, lift: Callable[[Any], Any], run: Run) -> 
     if axis > 0:
         lines = x.reshape(math.prod(x.shape[:axis]), n, -1)
         cuts = np.linspace(0, len(lines), parts + 1, dtype=int)
-        pieces = [lines[a:b] for a, b in zip(cuts[:-1], cuts[1:], strict=True) if a < b]
+        pieces = [lines[a:b] for a, b in pairwise(cuts) if a < b]
         list(run(lift, pieces))
         return
     columns = x.reshape(1, n, -1)
@@ -101,7 +107,7 @@ def _along(x: Float32Array, axis: int, lift: Callable[[Any], Any], run: Run) -> 
         lift(piece)
         columns[:, :, bounds[0] : bounds[1]] = piece
 
-    list(run(lift_part, [(a, b) for a, b in zip(cuts[:-1], cuts[1:], strict=True) if a < b]))
+    list(run(lift_part, [(a, b) for a, b in pairwise(cuts) if a < b]))
 
 
 def forward(
@@ -141,7 +147,9 @@ def windows(plan: Layout, window: Window) -> list[Window]:
     needed = []
     for level, split in enumerate(plan.splits):
         wide = tuple(
-            (max(0, a - lifting.REACH) & ~1, min(n, b + lifting.REACH)) if split >> k & 1 else (a, b)
+            (max(0, a - lifting.REACH) & ~1, min(n, b + lifting.REACH))
+            if split >> k & 1
+            else (a, b)
             for k, ((a, b), n) in enumerate(zip(window, plan.shapes[level], strict=True))
         )
         needed.append(wide)

@@ -1,0 +1,310 @@
+"""Wavelet sections within a size, or as good as asked for: plan, step, and where values lie.
+
+Steps:
+
+1. Plan: which axes are halved how early. Voxels are rarely cubes, and what is smooth along one
+   axis may be rough along another; a few plans are coded at the same step, and the one with the
+   least squared error plus price of its bytes is taken.
+2. Step: size and error are smooth, steep functions of it; a few codings find it.
+3. Bias: magnitudes are moved towards zero by what is best in the mean.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tinc_codec.stream.residual import section, wavelet
+from tinc_codec.stream.residual.section import Header, Quantized
+from tinc_codec.stream.residual.wavelet import AXES, Float32Array, Layout, Shape
+from tinc_codec.threads import each
+
+# Squared steps that a bit is worth. At high rate a bit is worth (step^2 / 12) 2 ln 2 = 0.115.
+_PRICE = 0.08
+_LEAST_SAMPLES = 3
+_MOST_LEVELS = 7
+# Segments that the finest level is cut into cost about 30 bytes: where there are enough.
+_CUT_FROM_BYTES, _CUT_FROM_VOXELS = 6000, 1 << 18
+_PLAN_GAIN = 0.004
+_PLAN_ROUNDS = 3
+_TURNS = 14
+# By how much a size falls for a step, about, both in octaves.
+_SLOPE = 1.3
+# Magnitudes stay below 2**_MOST_BITS; steps below 2**_COARSEST.
+_MOST_BITS, _COARSEST = 22, 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Transform:
+    """A volume in the bands of a plan, its mean taken out."""
+
+    plan: Layout
+    offset: float
+    low: Float32Array
+    levels: list[dict[int, Float32Array]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coding:
+    """A volume at a step.
+
+    Attributes
+    ----------
+    data : bytes
+        Of the section.
+    step : float
+        Quantisation step, in normalised units.
+    """
+
+    data: bytes
+    step: float
+
+
+def plan_of(shape: Shape, starts: tuple[int, ...]) -> Layout:
+    """Return the plan in which axis k is halved from level ``starts[k]`` on, while it is long."""
+    splits: list[int] = []
+    lengths = list(shape)
+    for level in range(_MOST_LEVELS + max(starts)):
+        split = 0
+        for k, n in enumerate(lengths):
+            if n >= _LEAST_SAMPLES and level >= starts[k]:
+                split |= 1 << k
+                lengths[k] = (n + 1) // 2
+        if split:
+            splits.append(split)
+    return wavelet.layout(shape, splits)
+
+
+class Volume:
+    """What is to be coded: transformed once for each plan.
+
+    Parameters
+    ----------
+    values : float32 array, 1 to 4 axes
+        In normalised units.
+    """
+
+    def __init__(self, values: Float32Array) -> None:
+        self._values = values.reshape(wavelet.three_axes(values.shape))
+        mean = float(self._values.mean(dtype=np.float64))
+        unit = section.OFFSET_UNIT
+        self._offset = min(max(round(mean * unit), 0), unit) / unit
+        self._starts = (0,) * AXES
+        self._chosen = self._transform(self._starts)
+
+    def _transform(self, starts: tuple[int, ...]) -> _Transform:
+        plan = plan_of(self._values.shape, starts)
+        low, levels = wavelet.forward(self._values - np.float32(self._offset), plan, each)
+        return _Transform(plan=plan, offset=self._offset, low=low, levels=levels)
+
+    def choose_plan(self, step: float) -> None:
+        """Take the plan that does best at a step: axes are moved while that gains something."""
+        best = _cost(self._chosen, step)
+        for _ in range(_PLAN_ROUNDS):
+            tried = {starts: self._transform(starts) for starts in _neighbours(self._starts)}
+            costs = {starts: _cost(found, step) for starts, found in tried.items()}
+            starts = min(costs, key=lambda s: costs[s])
+            if not costs[starts] < best * (1 - _PLAN_GAIN):
+                return
+            best, self._starts, self._chosen = costs[starts], starts, tried[starts]
+
+    def code(self, step: float, cuts: int = 0, most: int | None = None) -> Coding | None:
+        """Code at a step, rounded to binary32; None where more than ``most`` bytes are needed."""
+        step = float(np.float32(step))
+        room = _roomy(self._values.shape) if most is None else most
+        coded = _coded(self._chosen, step, cuts, room)
+        if coded is None:
+            return None
+        header = Header(
+            plan=self._chosen.plan, step=step, offset=self._offset, cuts=cuts,
+            bias=_bias(self._chosen, coded, step),
+        )  # fmt: skip
+        data = section.to_bytes(header, coded.segments)
+        return None if most is not None and len(data) > most else Coding(data=data, step=step)
+
+    def spread(self) -> float:
+        """Return the root mean square of what is to be coded."""
+        squares = float(np.mean((self._values - np.float32(self._offset)) ** 2))
+        return max(math.sqrt(squares), 1e-6)
+
+    def finest_step(self) -> float:
+        """Return the finest step that the coder's integers allow."""
+        bands = [self._chosen.low, *(b for level in self._chosen.levels for b in level.values())]
+        largest = max(float(np.abs(band).max(initial=0)) for band in bands)
+        return float(max(largest, 2.0**-20) / 2**_MOST_BITS)
+
+    def cuts_for(self, size: int) -> int:
+        """Return along which axes to cut the finest level of a section of so many bytes."""
+        if size < _CUT_FROM_BYTES or self._values.size < _CUT_FROM_VOXELS:
+            return 0
+        finest = self._chosen.plan.shapes[1] if self._chosen.plan.splits else (0,) * AXES
+        return sum(1 << k for k, n in enumerate(finest) if n >= 2 * section.LEAST_CUT)
+
+
+def _neighbours(starts: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Return plans with one axis halved later, or the other two."""
+    found = []
+    for k in range(AXES):
+        for later in ((k,), tuple(j for j in range(AXES) if j != k)):
+            moved = tuple(s + (j in later) for j, s in enumerate(starts))
+            found.append(tuple(s - min(moved) for s in moved))
+    return [s for s in dict.fromkeys(found) if s != starts]
+
+
+def _roomy(shape: Sequence[int]) -> int:
+    """Return bytes that any coding of a volume fits in."""
+    return 4 * math.prod(shape) + 1024
+
+
+def _coded(transform: _Transform, step: float, cuts: int, most: int) -> Quantized | None:
+    return section.encode(
+        transform.plan, transform.low, transform.levels, step=step, price=_PRICE, cuts=cuts,
+        most=most, run=each,
+    )  # fmt: skip
+
+
+def _pairs(transform: _Transform, coded: Quantized) -> list[tuple[Any, Any]]:
+    """Return coefficients and integers of every band."""
+    pairs = [(transform.low, coded.bands.low)]
+    for real, q in zip(transform.levels, coded.bands.levels, strict=True):
+        pairs += [(real[d], q[d]) for d in real]
+    return pairs
+
+
+def _cost(transform: _Transform, step: float) -> float:
+    """Return squared error in squared steps, plus the price of the bits."""
+    coded = _coded(transform, step, 0, _roomy(transform.plan.shapes[0]))
+    assert coded is not None
+    bits = 8 * sum(map(len, coded.segments))
+    squares = sum(
+        float(np.sum((real / np.float32(step) - q) ** 2, dtype=np.float64))
+        for real, q in _pairs(transform, coded)
+    )
+    return squares + _PRICE * bits
+
+
+def _bias(transform: _Transform, coded: Quantized, step: float) -> float:
+    """Return by how many steps magnitudes are too large in the mean, in units of the header."""
+    total, count = 0.0, 0
+    for real, q in _pairs(transform, coded):
+        nonzero = q != 0
+        sizes = np.abs(real[nonzero]).astype(np.float64) / step
+        total += float(np.abs(q[nonzero]).sum() - sizes.sum())
+        count += int(nonzero.sum())
+    unit = section.BIAS_UNIT
+    return min(max(round(unit * total / max(count, 1)), 0), unit // 2 - 1) / unit
+
+
+def _next(low: tuple[float, float], high: tuple[float, float], wanted: float) -> float:
+    """Return the step to try between, or beyond, two sides of which (step, size) are known.
+
+    All are logarithms to the base 2.
+    """
+    if math.isinf(high[0]):
+        return low[0] + min(max((low[1] - wanted) / _SLOPE, 0.05), 4.0)
+    if math.isinf(low[0]):
+        return high[0] - min(max((wanted - high[1]) / _SLOPE, 0.05), 4.0)
+    share = (low[1] - wanted) / max(low[1] - high[1], 1e-9)
+    return low[0] + min(max(share, 0.1), 0.9) * (high[0] - low[0])
+
+
+def within_size(volume: Volume, size: int, *, plans: bool) -> Coding | None:
+    """Return the coding with the finest step that takes at most ``size`` bytes.
+
+    Parameters
+    ----------
+    volume : Volume
+        What to code.
+    size : int
+        Bytes at hand for the section.
+    plans : bool
+        Whether to try other plans than the one in which all axes are alike.
+
+    Returns
+    -------
+    Coding or None
+        None where not even zeros fit.
+    """
+    cuts = volume.cuts_for(size)
+
+    def attempt(step: float) -> tuple[int, Coding | None]:
+        coding = volume.code(step, cuts, 4 * size)
+        return (4 * size if coding is None else len(coding.data)), coding
+
+    def solve(start: float) -> Coding | None:
+        best = None
+        wanted = math.log2(0.999 * size)
+        low, high = (-math.inf, math.inf), (math.inf, -math.inf)  # step and size of the two sides
+        at = math.log2(start)
+        for _ in range(_TURNS):
+            found, coding = attempt(2.0**at)
+            if coding is not None and found <= size:
+                high, best = (at, math.log2(found)), coding
+                if found >= 0.998 * size:
+                    break
+            else:
+                low = at, math.log2(found)
+            at = _next(low, high, wanted)
+            if high[0] - low[0] < 1e-3 or at > _COARSEST:
+                break
+        return best
+
+    best = solve(volume.spread())
+    if best is not None and plans:
+        volume.choose_plan(best.step)
+        better = solve(best.step)
+        best = better or best
+    return best
+
+
+def as_good(
+    volume: Volume, good: Callable[[Coding], bool], start: float, *, plans: bool
+) -> Coding | None:
+    """Return the coding with the coarsest step, to 0.3 %, of which ``good`` is true.
+
+    Parameters
+    ----------
+    volume : Volume
+        What to code.
+    good : callable
+        Judges a coding from its decoded bytes; true of all steps that are fine enough.
+    start : float
+        A step near the wanted one.
+    plans : bool
+        As for :func:`within_size`.
+
+    Returns
+    -------
+    Coding or None
+        None where not even the finest step that integers can hold is good.
+    """
+    finest = math.log2(volume.finest_step())
+    start = max(start, 2.0**finest)
+    if plans:
+        volume.choose_plan(start)
+    first = volume.code(start)
+    assert first is not None
+    cuts = volume.cuts_for(len(first.data))
+    low, high = -math.inf, math.inf  # good, too coarse
+    best, at, stride = None, math.log2(start), 0.25
+    while high - low > 0.005:
+        coding = volume.code(2.0**at, cuts)
+        assert coding is not None
+        if good(coding):
+            low, best = at, coding
+        else:
+            high = at
+        if math.isfinite(low + high):
+            at = (low + high) / 2
+        else:
+            if at == finest:
+                return None
+            at = max(at + (stride if math.isfinite(low) else -stride), finest)
+            stride *= 2
+        if at > _COARSEST:
+            break
+    return best

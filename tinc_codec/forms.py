@@ -1,0 +1,360 @@
+"""The forms that the values of a chunk may take, each scored by decoding it; the best is kept.
+
+- tree: the whole budget for a tree of networks;
+- wavelet: the whole budget for wavelet coefficients;
+- tree and wavelet: a share for the tree, the rest for what it leaves;
+- cosine: a few low-order terms, where the budget is very small.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from tinc_codec.decode import open_chunk, unit_values
+from tinc_codec.engines import current_engine
+from tinc_codec.errors import InvalidSetting
+from tinc_codec.settings import Settings
+from tinc_codec.stream import container, cosine, normalize
+from tinc_codec.stream.container import SectionKind
+from tinc_codec.stream.normalize import ArrayInfo
+from tinc_codec.threads import each
+
+if TYPE_CHECKING:
+    from tinc_codec.fit import residual
+    from tinc_codec.fit.chunk import FittedTree
+
+Float32Array = npt.NDArray[np.float32]
+Sections = dict[SectionKind, bytes]
+
+# Below this budget the low-order form may be the best, and is tried too.
+_TRY_COSINE_BELOW = 1024
+# What FORMAT.md promises of the engines, in normalised units: quantised and raw weights.
+_TOLERANCE, _RAW_TOLERANCE = 1e-5, 1e-4
+_CHECKED_VOXELS = 2048
+# Bytes below which no wavelet section says anything.
+_SMALLEST_WAVELET = 24
+# Of a tree with wavelet coefficients, the share of the bytes that is the tree's.
+_TREE_SHARE = 0.4
+# Efforts from which other plans of the transform are tried, and from which a fit with a tenth of
+# the work tells where a whole one is worth it: where it is not further behind than this.
+_PLANS_FROM, _PILOT_FROM, _PILOT_LESS, _PROMISING_DB = 3, 5, 4, 0.3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Volume:
+    """A chunk whose voxels are to be fitted.
+
+    Attributes
+    ----------
+    exact : dict of SectionKind to bytes
+        The sections that restore everything else.
+    info : ArrayInfo
+        Shape, dtype, range.
+    unit : float32 array, 1 to 4 axes
+        Normalised voxels.
+    weight : float32 array of the same shape, or None
+        1 where a voxel counts, 0 where not.
+    budget : int or None
+        The most bytes that the payload may take; None where the target is a fidelity.
+    """
+
+    exact: Sections
+    info: ArrayInfo
+    unit: Float32Array
+    weight: Float32Array | None
+    budget: int | None
+
+    def room(self, budget: int) -> int:
+        """Return the bytes that a budget leaves for the fitted form."""
+        return budget - size_of(self.exact)
+
+
+def size_of(sections: Sections) -> int:
+    """Return the bytes of a payload with these sections."""
+    lengths = [len(data) for data in sections.values()]
+    return container.HEADER_BYTES + sum(n + container.section_overhead(n) for n in lengths)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """One way to say the values of a chunk.
+
+    Attributes
+    ----------
+    sections : dict of SectionKind to bytes
+        Without those that the volume has anyway.
+    payload : bytes
+        Whole.
+    psnr_db : float
+        Of the decoded payload over the fitted voxels, against high - low.
+    """
+
+    sections: Sections
+    payload: bytes
+    psnr_db: float
+
+
+def encode(volumes: Sequence[Volume], settings: Settings) -> list[bytes]:
+    """Return the payload of the best form of each volume."""
+    if not volumes:
+        return []
+    if settings.form == "tree" or settings.preset == "paper":
+        found = _trees_alone(volumes, settings)
+    elif settings.ratio is not None:
+        found = _within_budgets(volumes, settings)
+    else:
+        found = _as_good(volumes, settings)
+    return [_recorded(volume, form) for volume, form in zip(volumes, found, strict=True)]
+
+
+def _trees_alone(volumes: Sequence[Volume], settings: Settings) -> list[Form]:
+    """Return trees that take the whole budget; the low-order form where none is good."""
+    trees = _trees(volumes, settings, [_room(volume) for volume in volumes])
+
+    def best(pair: tuple[Volume, Form | None]) -> Form:
+        volume, tree = pair
+        if tree is not None and (
+            _budget(volume) >= _TRY_COSINE_BELOW or settings.preset == "paper"
+        ):
+            return tree
+        return _better(tree, _low_order(volume))
+
+    return each(best, list(zip(volumes, trees, strict=True)))
+
+
+def _within_budgets(volumes: Sequence[Volume], settings: Settings) -> list[Form]:
+    """Return the best of wavelet, tree with wavelet, and the low-order form."""
+    plans = settings.effort >= _PLANS_FROM
+    found = each(lambda volume: _wavelet_within(volume, None, plans), volumes)
+    if settings.form == "auto":
+        budgets = [round(_TREE_SHARE * _budget(volume)) for volume in volumes]
+
+        def add(volume: Volume, tree: Form) -> Form | None:
+            return _wavelet_within(volume, tree, plans)
+
+        found = _with_trees(volumes, found, settings, budgets, add, _higher)
+
+    def final(pair: tuple[Volume, Form | None]) -> Form:
+        volume, form = pair
+        if form is not None and _budget(volume) >= _TRY_COSINE_BELOW:
+            return form
+        return _better(form, _low_order(volume))
+
+    return each(final, list(zip(volumes, found, strict=True)))
+
+
+def _as_good(volumes: Sequence[Volume], settings: Settings) -> list[Form]:
+    """Return the smallest forms that have the PSNR asked for."""
+    assert settings.psnr is not None
+    wanted, plans = settings.psnr, settings.effort >= _PLANS_FROM
+
+    def reach(volume: Volume, tree: Form | None = None) -> Form | None:
+        return _wavelet_as_good(volume, tree, wanted, plans)
+
+    found = each(reach, volumes)
+    for volume, form in zip(volumes, found, strict=True):
+        if form is None:
+            raise InvalidSetting(
+                f"psnr={wanted:g} is more than the transform's precision gives for a chunk of "
+                f"{volume.info.dtype}; use max_error=0, or a lower psnr"
+            )
+    if settings.form == "auto":
+        sizes = [round(_TREE_SHARE * len(form.payload)) for form in found if form is not None]
+        found = _with_trees(volumes, found, settings, sizes, reach, _smaller)
+    return [form for form in found if form is not None]
+
+
+def _with_trees(
+    volumes: Sequence[Volume],
+    found: Sequence[Form | None],
+    settings: Settings,
+    budgets: Sequence[int],
+    add: Callable[[Volume, Form], Form | None],
+    gains: Callable[[Form, Form | None], float],
+) -> list[Form | None]:
+    """Return forms with a tree where they are better than those found without.
+
+    From some effort on, a short fit tells first where a whole one is worth its time.
+
+    Parameters
+    ----------
+    volumes, found : sequences
+        Volumes, and their best forms so far.
+    settings : Settings
+        As the user gave them.
+    budgets : sequence of int
+        Bytes for the tree.
+    add : callable
+        Adds to a tree the wavelet coefficients of what it leaves.
+    gains : callable
+        By how many dB, about, one form is better than another.
+    """
+    chosen = list(range(len(volumes)))
+    best = list(found)
+    efforts = [settings.effort]
+    if settings.effort >= _PILOT_FROM and settings.iterations == "auto":
+        efforts.insert(0, settings.effort - _PILOT_LESS)
+    for effort in efforts:
+        some = [volumes[k] for k in chosen]
+        rooms = [volumes[k].room(budgets[k]) for k in chosen]
+        trees = _trees(some, replace(settings, effort=effort), rooms)
+        forms = each(
+            lambda pair: None if pair[1] is None else add(pair[0], pair[1]),
+            list(zip(some, trees, strict=True)),
+        )
+        pairs = [(k, form) for k, form in zip(chosen, forms, strict=True) if form is not None]
+        chosen = [k for k, form in pairs if gains(form, found[k]) > -_PROMISING_DB]
+        for k, form in pairs:
+            if gains(form, best[k]) > 0:
+                best[k] = form
+    return best
+
+
+def _higher(form: Form, than: Form | None) -> float:
+    return math.inf if than is None else form.psnr_db - than.psnr_db
+
+
+def _smaller(form: Form, than: Form | None) -> float:
+    """Return what fewer bytes are worth: about 6 dB for half of them."""
+    return math.inf if than is None else 6 * math.log2(len(than.payload) / len(form.payload))
+
+
+def _better(form: Form | None, other: Form) -> Form:
+    return form if form is not None and form.psnr_db >= other.psnr_db else other
+
+
+def _budget(volume: Volume) -> int:
+    assert volume.budget is not None
+    return volume.budget
+
+
+def _room(volume: Volume) -> int:
+    return volume.room(_budget(volume))
+
+
+def _trees(
+    volumes: Sequence[Volume], settings: Settings, rooms: Sequence[int]
+) -> list[Form | None]:
+    """Fit a tree to each volume within so many bytes; None where there is none to rely on."""
+    if not volumes:
+        return []
+    from tinc_codec.fit.chunk import fit_trees
+
+    fitted = fit_trees(
+        [volume.unit for volume in volumes], [volume.weight for volume in volumes], settings, rooms
+    )
+    raw = settings.preset == "paper"
+
+    def scored(pair: tuple[Volume, FittedTree | None]) -> Form | None:
+        volume, tree = pair
+        if tree is None:
+            return None
+        form = _form(volume, {SectionKind.TREE: tree.tree, SectionKind.WEIGHTS: tree.weights})
+        return form if _is_portable(form.payload, settings.seed, raw=raw) else None
+
+    return each(scored, list(zip(volumes, fitted, strict=True)))
+
+
+def _low_order(volume: Volume) -> Form:
+    room = _room(volume)
+    size = room - container.section_overhead(room)
+    return _form(volume, {SectionKind.COSINE: cosine.fit(volume.unit, volume.weight, size)})
+
+
+def _rest(volume: Volume, tree: Form | None) -> residual.Volume:
+    """Return what a tree leaves, or the volume itself, ready to be coded."""
+    from tinc_codec.fit import residual
+
+    if tree is None:
+        return residual.Volume(volume.unit)
+    chunk = open_chunk(tree.payload)
+    axes = [np.arange(n) for n in chunk.box_shape]
+    said = unit_values(chunk, axes, pointwise=False).reshape(volume.unit.shape)
+    rest = volume.unit - said
+    if volume.weight is not None:
+        rest[volume.weight == 0] = 0
+    return residual.Volume(rest)
+
+
+def _with_wavelet(volume: Volume, tree: Form | None, coding: residual.Coding) -> Form:
+    sections = {} if tree is None else tree.sections
+    return _form(volume, {**sections, SectionKind.WAVELET: coding.data})
+
+
+def _wavelet_within(volume: Volume, tree: Form | None, plans: bool) -> Form | None:
+    """Add to a tree, or to nothing, the wavelet section that fits the budget; None if none does."""
+    room = _room(volume) if tree is None else _budget(volume) - len(tree.payload)
+    size = room - container.section_overhead(max(room, 0))
+    if size < _SMALLEST_WAVELET:
+        return None
+    from tinc_codec.fit import residual
+
+    coding = residual.within_size(_rest(volume, tree), size, plans=plans)
+    return None if coding is None else _with_wavelet(volume, tree, coding)
+
+
+def _wavelet_as_good(volume: Volume, tree: Form | None, psnr_db: float, plans: bool) -> Form | None:
+    """Add to a tree, or to nothing, the smallest wavelet section that reaches a PSNR."""
+    from tinc_codec.fit import residual
+
+    def good(coding: residual.Coding) -> bool:
+        return _with_wavelet(volume, tree, coding).psnr_db >= psnr_db
+
+    start = 4 * 10 ** (-psnr_db / 20)
+    coding = residual.as_good(_rest(volume, tree), good, start, plans=plans)
+    return None if coding is None else _with_wavelet(volume, tree, coding)
+
+
+def _form(volume: Volume, sections: Sections) -> Form:
+    payload = container.pack({**volume.exact, **sections})
+    return Form(sections=sections, payload=payload, psnr_db=_psnr(payload, volume))
+
+
+def _recorded(volume: Volume, form: Form) -> bytes:
+    """Return the payload of a form, its PSNR in it."""
+    array = replace(volume.info, psnr_centidb=_centidb(form.psnr_db)).to_bytes()
+    return container.pack({**volume.exact, SectionKind.ARRAY: array, **form.sections})
+
+
+def _is_portable(payload: bytes, seed: int, *, raw: bool) -> bool:
+    """Tell whether this engine agrees with the reference on a tree, as FORMAT.md promises.
+
+    Checked on voxels drawn from all of the box. Weights so large that rounding errors grow
+    beyond the promise would decode differently elsewhere.
+    """
+    from tinc_codec.engines import reference
+
+    chunk = open_chunk(payload)
+    assert chunk.tree is not None
+    assert chunk.parameters is not None
+    rng = np.random.default_rng(seed)
+    points = [rng.integers(0, n, _CHECKED_VOXELS) for n in chunk.tree.geometry.shape]
+    here = current_engine().evaluate_points(chunk.tree, chunk.parameters, points)
+    there = reference.evaluate_points(chunk.tree, chunk.parameters, points)
+    tolerance = _RAW_TOLERANCE if raw else _TOLERANCE
+    return bool(np.abs(here - there).max() <= tolerance)
+
+
+def _centidb(psnr: float) -> int:
+    """Return the header's code of a PSNR in dB; inf is "exact"."""
+    if psnr == math.inf:
+        return normalize.PSNR_EXACT
+    return min(max(round(100 * psnr), 1), normalize.PSNR_EXACT - 1)
+
+
+def _psnr(payload: bytes, volume: Volume) -> float:
+    """Return the PSNR in dB of a payload over the fitted voxels, against high - low."""
+    info, chunk = volume.info, open_chunk(payload)
+    axes = [np.arange(n) for n in chunk.box_shape]
+    values = unit_values(chunk, axes, pointwise=False)
+    decoded = normalize.denormalize(values, info.low, info.high, info.dtype)
+    error = normalize.normalize(decoded, info.low, info.high).reshape(volume.unit.shape)
+    error -= volume.unit
+    squares = float(np.average(error.astype(np.float64) ** 2, weights=volume.weight))
+    return -10 * math.log10(squares) if squares > 0 else math.inf
