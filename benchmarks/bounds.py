@@ -22,7 +22,7 @@ from tinc_codec.stream.residual import predictive, section, wavelet
 
 SIDE = 128
 SHARES = (0.01, 0.003, 0.001, 0)
-BASES = (1.5, 2, 3, 4, 6)
+BASES = (2, 3, 6, 12, 20)
 SLACKS = (0.499, 0.49, 0.4, 0.25, 0)
 _LEAST_AXIS, _LEVELS = 16, 5
 

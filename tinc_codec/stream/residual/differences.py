@@ -221,10 +221,8 @@ def code_lattice(
 
     Parameters
     ----------
-    state, data : arrays
-        Of the binary coder.
-    model : (probabilities, counts, weights)
-        Adaptive; changed.
+    state, data, model : arrays
+        Of the binary coder; probabilities, counts and weights, changed.
     field : (z, y, x) int64
         What to encode; not read when decoding.
     out : (z, y, x) int64
@@ -237,13 +235,10 @@ def code_lattice(
         Where the neighbours are, COUNTED to MOST_NEIGHBOURS; the first is the reference.
     weights : (n,) int64
         Of their differences from the reference, in 1 / 2**WEIGHT_BITS.
-    bound : int
-        Largest error.
-    lowest, highest : int
-        Of the field.
+    bound, lowest, highest : int
+        Largest error; least and largest of the field.
     """
-    shape = out.shape
-    n = len(neighbours)
+    shape, n = out.shape, len(neighbours)
     decoding = state[DECODING] != 0
     slots, inputs = np.zeros(INPUTS, np.int64), np.zeros(INPUTS, np.int64)
     values, sizes = np.zeros(n, np.int64), np.zeros(n, np.int64)
@@ -266,8 +261,7 @@ def code_lattice(
                     for i in range(COUNTED):
                         sizes[i] = own[at + flat[i]]
                 else:
-                    place = (z, y, x)
-                    _gather(place, shape, neighbours, known, own, lowest, values, sizes)
+                    _gather((z, y, x), shape, neighbours, known, own, lowest, values, sizes)
                 fine = values[0] << WEIGHT_BITS
                 spread, pattern = np.int64(0), np.int64(0)
                 for i in range(1, n):

@@ -305,8 +305,8 @@ def _best(headers: Sequence[_Header], field: Int64Array, run: Run) -> _Header:
 def encode(field: npt.NDArray[np.int64], bound: int, *, run: Run = map) -> bytes:
     """Return the data of a CORRECTION section.
 
-    Takes 21 bytes of memory for each element of the field, and the same again for each slab under
-    way at most.
+    Takes 9 bytes of memory for each element of the field and, of a slab under way, 10 more and its
+    data.
 
     Parameters
     ----------
