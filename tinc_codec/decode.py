@@ -323,9 +323,8 @@ def wavelet_values(
     """
     if len(axes) > 3:  # the first two axes are one
         first, second = axes[:2]
-        joint = first * shape[1] + second
-        if not pointwise:
-            joint = (first[:, None] * shape[1] + second).reshape(-1)
+        rows = first if pointwise else first[:, None]
+        joint = (rows * shape[1] + second).reshape(-1)
         axes = [joint, *axes[2:]]
     spare = [np.zeros(len(axes[0]) if pointwise else 1, np.int64)] * (3 - len(axes))
     places = [*spare, *axes]
