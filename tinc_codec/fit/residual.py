@@ -32,6 +32,8 @@ _CUT_FROM_BYTES, _CUT_FROM_VOXELS = 6000, 1 << 18
 _PLAN_GAIN = 0.004
 _PLAN_ROUNDS = 3
 _TURNS = 12
+# Octaves of size for an octave of step: guessed at first, and the limits of what is measured.
+_SLOPE, _STEEPEST, _FLATTEST = -1.3, -4.0, -0.1
 # Magnitudes stay below 2**_MOST_BITS; steps below 2**_COARSEST.
 _MOST_BITS, _COARSEST = 22, 20
 
@@ -223,9 +225,15 @@ def within_size(volume: Volume, size: int, *, plans: bool) -> Coding | None:
     def solve(start: float) -> Coding | None:
         best = None
         low, high = -math.inf, math.inf  # too fine, coarse enough
-        at, slope = math.log2(start), -1.3
-        for _ in range(_TURNS):
+        at, slope = math.log2(start), _SLOPE
+        before = None
+        for turn in range(_TURNS):
             found, coding = attempt(2.0**at)
+            # Size falls as the step grows: steeply where most is zeros, slowly at high rates.
+            if before is not None and coding is not None:
+                measured = math.log2(found / before[1]) / (at - before[0])
+                slope = min(max(measured, _STEEPEST), _FLATTEST)
+            before = None if coding is None else (at, found)
             if coding is not None and found <= size:
                 high, best = at, coding
                 if found >= 0.998 * size:
@@ -233,7 +241,8 @@ def within_size(volume: Volume, size: int, *, plans: bool) -> Coding | None:
             else:
                 low = at
             at += min(max(math.log2(0.999 * size / found) / slope, -4.0), 4.0)
-            if not low < at < high:
+            # Halving now and then, since size has steps where few bytes are at hand.
+            if not low < at < high or (turn % 4 == 3 and math.isfinite(low + high)):
                 beyond = low + 1 if math.isfinite(low) else high - 1
                 at = (low + high) / 2 if math.isfinite(low + high) else beyond
             if high - low < 1e-3 or at > _COARSEST:
