@@ -93,7 +93,10 @@ ENCODED: dict[str, tuple[Callable[[], Array], dict[str, Any]]] = {
         QUICK | {"preset": "paper", "iterations": 8000},
     ),
     "cosine": (lambda: phantom((16, 16, 16)), {"ratio": 80, "iterations": 5, "form": "tree"}),
-    "cosine_one_axis": (lambda: volume((1000,), "u2"), {"ratio": 20, "iterations": 5} | {"form": "tree"}),
+    "cosine_one_axis": (
+        lambda: volume((1000,), "u2"),
+        {"ratio": 20, "iterations": 5, "form": "tree"},
+    ),
     "constant": (lambda: np.full((16, 16, 16), -7, ">i2"), {"ratio": 64}),
     "all_nan": (lambda: np.full((16, 16, 16), np.nan, "f4"), {"ratio": 64}),
     "edge_chunk": (edge_chunk, QUICK),

@@ -322,9 +322,7 @@ class Bands:
 
     def coarse(self, coder: Coder, model: Model, *, down_to: int) -> None:
         """The first segment."""
-        low = Band(
-            part=whole(self.lowest), kind=56, direction=0, above=None, halved=0, beside={}
-        )
+        low = Band(part=whole(self.lowest), kind=56, direction=0, above=None, halved=0, beside={})
         low.decode(coder, model)
         self.integers[len(self.levels), 0] = low.integers
         for d in reversed(range(down_to, len(self.levels))):
@@ -355,9 +353,7 @@ class Bands:
 
     def tile(self, coder: Coder, model: Model, tile: Part) -> None:
         for s, band in self.level(coder, model, 0, tile):
-            place = tuple(
-                slice(a, a + n) for a, n in zip(band.first, band.shape, strict=True)
-            )
+            place = tuple(slice(a, a + n) for a, n in zip(band.first, band.shape, strict=True))
             self.integers[0, s][place] = band.integers
 
 

@@ -57,16 +57,18 @@ def test_convert_info_verify(here, capsys, zarr_format):
 
 
 def test_progress_is_plain_lines_off_a_terminal(here, capsys):
-    assert main(["convert", "source.npy", "a.zarr", *FAST, "--chunks", "16,16,10"]) == 0
+    options = ["--chunks", "16,16,10", "--shards", "16,16,10", "--workers", "1"]
+    assert main(["convert", "source.npy", "a.zarr", *FAST, *options]) == 0
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split(",")[0] for line in lines] == ["encoding 1/2 chunks", "encoding 2/2 chunks"]
-    assert all("ratio" in line and "PSNR" in line and "s left" in line for line in lines)
+    assert [line.split(",")[0] for line in lines] == ["encoding 1/2 shards", "encoding 2/2 shards"]
+    assert all("ratio" in line and "PSNR" in line and " left" in line for line in lines)
 
 
 def test_progress_is_a_bar_on_a_terminal(here, capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes this for a terminal
     monkeypatch.setenv("COLUMNS", "120")
-    assert main(["convert", "source.npy", "a.zarr", *FAST, "--chunks", "16,16,10"]) == 0
+    options = ["--chunks", "16,16,10", "--shards", "16,16,10", "--workers", "1"]
+    assert main(["convert", "source.npy", "a.zarr", *FAST, *options]) == 0
     shown = capsys.readouterr().err
     assert "\x1b[" in shown
     assert "2/2" in shown
@@ -82,7 +84,7 @@ def test_many_chunks_make_about_twenty_lines(here, capsys):
 
 
 def test_settings_reach_the_archive(here, capsys):
-    options = ["--levels", "1", "--level-ratio", "0.5", "--allocation", "even", "--seed", "7"]
+    options = ["--tree-levels", "1", "--level-ratio", "0.5", "--allocation", "even", "--seed", "7"]
     options += ["--preserve", "-3,8.5", "--chunks", "8,16,20"]
     ok(capsys, "convert", "source.npy", "a.zarr", *FAST, *options)
     array = zarr.open_group("a.zarr", mode="r")["data"]
@@ -128,7 +130,7 @@ def test_does_not_overwrite_unasked(here, capsys):
         (("convert", "source.npy", "a.zarr", *FAST, "--chunks", "8,x"), "--chunks x: not a"),
         (("convert", "source.npy", "a.zarr", *FAST, "--chunks", "8,auto"), "--chunks auto: not a"),
         (("convert", "source.npy", "a.zarr", *FAST, "--chunks", "1,2,3,4"), "chunks=1,2,3,4"),
-        (("convert", "source.npy", "a.zarr", *FAST, "--levels", "deep"), "--levels deep"),
+        (("convert", "source.npy", "a.zarr", *FAST, "--tree-levels", "deep"), "--tree-levels deep"),
         (("convert", "source.npy", "text.txt", *FAST, "--overwrite"), "not a zarr folder"),
         (("convert", "source.npy", "text.txt/a.zarr", *FAST), "text.txt"),
         (("info", "."), "neither a zarr array nor a zarr group"),
@@ -183,7 +185,7 @@ def test_demo(here, capsys):
     ok(capsys, "demo", "--out", "d", "--size", "16", "--ratio", "16", "--effort", "1")  # replaces
 
 
-def test_an_interrupt_is_status_130_and_leaves_nothing(here):
+def test_an_interrupt_is_status_130_and_can_be_gone_on_from(here):
     np.save("long.npy", volume((64, 64, 64)))
     command = [
         sys.executable,
@@ -200,8 +202,10 @@ def test_an_interrupt_is_status_130_and_leaves_nothing(here):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.endswith("tinc: interrupted; nothing half-made is left\n")
-    assert sorted(os.listdir(here)) == ["long.npy", "source.npy"]
+    assert errors.endswith("tinc: interrupted; run the same command to go on\n")
+    assert not (here / "a.zarr").exists()
+    assert main([*arguments, "--chunks", "16,16,16"]) == 0
+    assert sorted(os.listdir(here)) == ["a.zarr", "long.npy", "source.npy"]
 
 
 def test_a_missing_extra_is_one_line_with_the_remedy():

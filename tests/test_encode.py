@@ -141,7 +141,9 @@ def test_preserved_values_are_no_signal() -> None:
     array = rng.normal(100, 5, (32, 32, 32)).clip(50, 150)
     array[20:28, 20:28, 20:28] += 300
     array[:12, :12, :12] = 400  # as bright as anything, but a sentinel
-    payload = encode(array, ratio=32, preserve=(400,), levels=2, allocation="signal", **QUICK)
+    payload = encode(
+        array, ratio=32, preserve=(400,), levels=2, allocation="signal", form="tree", **QUICK
+    )
     tree = open_chunk(payload).tree
     assert tree is not None
     width = tree.widths[1][:, 0]
@@ -240,7 +242,7 @@ def used(array: np.ndarray, ratio: float, **options: Any) -> float:
     budget = array.nbytes / ratio
     assert len(payload) <= budget
     record = inspect(payload)
-    assert record.form in ("tree", "cosine")
+    assert record.form in ("tree", "wavelet", "tree+wavelet", "cosine")
     assert record.payload_bytes == len(payload)
     assert record.ratio >= ratio
     decoded = decode(payload)
@@ -317,8 +319,9 @@ def test_five_long_axes() -> None:
 def test_low_order_form_only_where_it_is_better() -> None:
     z, y, x = np.meshgrid(*[np.linspace(0, 1, 32)] * 3, indexing="ij")
     smooth = (1000 * (x + y * z)).astype(np.uint16)
-    assert inspect(encode(smooth, ratio=256, **QUICK)).form == "cosine"
-    assert inspect(encode(smooth, ratio=16, **QUICK)).form == "tree"
+    quick = {"form": "tree", **QUICK}
+    assert inspect(encode(smooth, ratio=256, **quick)).form == "cosine"
+    assert inspect(encode(smooth, ratio=16, **quick)).form == "tree"
 
 
 # What inspect tells.
@@ -349,7 +352,7 @@ def test_psnr_is_of_the_fitted_voxels() -> None:
 
 def test_inspection_of_a_tree() -> None:
     array = volume((24, 20, 16), ">i2", order="F")
-    payload = encode(array, ratio=8, levels=2, coordinates="block", **QUICK)
+    payload = encode(array, ratio=8, levels=2, coordinates="block", form="tree", **QUICK)
     record = inspect(payload)
     assert (record.shape, record.dtype, record.order) == (array.shape, array.dtype, "F")
     assert (record.form, record.levels, record.coordinates) == ("tree", 2, "block")
@@ -366,10 +369,12 @@ def test_inspection_of_a_tree() -> None:
 
 def test_same_bytes_again_and_other_bytes_by_the_seed() -> None:
     array = phantom((24, 24, 24), seed=1)
-    first = encode(array, ratio=20, **QUICK)
-    assert encode(array, ratio=20, **QUICK) == first
-    assert encode(array.copy(), ratio=20, seed=0, **QUICK) == first
-    assert encode(array, ratio=20, seed=1, **QUICK) != first
+    for form in ("tree", "auto"):
+        first = encode(array, ratio=20, form=form, **QUICK)
+        assert encode(array.copy(), ratio=20, seed=0, form=form, **QUICK) == first
+    assert encode(array, ratio=20, seed=1, form="tree", **QUICK) != encode(
+        array, ratio=20, form="tree", **QUICK
+    )
 
 
 def test_only_the_header_knows_byte_and_memory_order() -> None:
@@ -390,7 +395,7 @@ def test_wrong_settings(options: dict[str, Any]) -> None:
 # Selections: the spot checks of this path; tests of selections and engines have the rest.
 
 
-@pytest.mark.parametrize("form", ["tree", "cosine", "crop", "mask"])
+@pytest.mark.parametrize("form", ["tree", "wavelet", "cosine", "crop", "mask"])
 def test_a_selection_is_the_part_of_the_whole(form: str) -> None:
     array = volume((30, 20, 25), "f4")
     if form == "crop":
@@ -398,7 +403,8 @@ def test_a_selection_is_the_part_of_the_whole(form: str) -> None:
         array[:, :6] = 0
     elif form == "mask":
         array[3:7, ::5] = np.nan
-    payload = encode(array, ratio=400 if form == "cosine" else 16, **QUICK)
+    options = {"form": "wavelet" if form == "wavelet" else "tree", **QUICK}
+    payload = encode(array, ratio=400 if form == "cosine" else 16, **options)
     full = decode(payload)
     rng = np.random.default_rng(0)
     points = tuple(rng.integers(-n, n, 50) for n in array.shape)
@@ -420,7 +426,7 @@ def test_a_selection_is_the_part_of_the_whole(form: str) -> None:
         assert part.tobytes() == expected.tobytes()
 
 
-@pytest.mark.parametrize("form", ["tree", "cosine", "crop", "mask"])
+@pytest.mark.parametrize("form", ["tree", "wavelet", "cosine", "crop", "mask"])
 @pytest.mark.parametrize("size", [1, 61, 5000])
 def test_parts_evaluated_at_once_do_not_show(
     monkeypatch: pytest.MonkeyPatch, form: str, size: int

@@ -86,8 +86,8 @@ def test_a_tree_that_helps_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forms, "_with_wavelet", told)
     assert inspect(encode(array, ratio=3, **QUICK)).form == "tree+wavelet"
     monkeypatch.setattr(forms, "_with_wavelet", original)
-    rng = np.random.default_rng(0)
-    assert inspect(encode(rng.integers(0, 999, (12, 12, 12)).astype("u2"), ratio=3, **QUICK)).form == "wavelet"
+    noise = np.random.default_rng(0).integers(0, 999, (12, 12, 12)).astype("u2")
+    assert inspect(encode(noise, ratio=3, **QUICK)).form == "wavelet"
 
 
 def test_a_tree_with_wavelet_decodes_in_part_as_in_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,7 +251,8 @@ def test_only_auto_and_tree_fit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "targets", [{"ratio": 9, "psnr": 40}, {"psnr": 40, "max_error": 1}, {"ratio": 9, "max_error": 1}]
+    "targets",
+    [{"ratio": 9, "psnr": 40}, {"psnr": 40, "max_error": 1}, {"ratio": 9, "max_error": 1}],
 )
 def test_two_targets_are_refused(targets: dict[str, float]) -> None:
     with pytest.raises(InvalidSetting, match="at most one target"):

@@ -190,3 +190,45 @@ def test_draws_are_the_hash_of_the_voxels_number() -> None:
             side = int(stop[leaf, axis] - start[leaf, axis])
             index.append(int(start[leaf, axis]) + (x * side >> 32))
         assert int(where[leaf, voxel]) == index[0] * SHAPE[1] + index[1]
+
+
+def test_a_capture_that_runs_out_of_memory_is_told_from_others(
+    torch: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of a spoiled capture raises an error of its own, over the allocator's."""
+    from tinc_codec.engines.gpu import loop
+
+    class Capture:
+        def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+        def __enter__(self) -> None: ...
+
+        def __exit__(self, *args: Any) -> None:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    for name, fake in (
+        ("CUDAGraph", SimpleNamespace),
+        ("Stream", lambda: stream),
+        ("current_stream", lambda: stream),
+        ("stream", nullcontext),
+        ("graph", Capture),
+    ):
+        monkeypatch.setattr(torch.cuda, name, fake)
+
+    def steps_that_raise(error: Exception) -> Any:
+        calls = iter([None] * loop._WARM_UP)
+
+        def step() -> None:
+            if next(calls, error) is error:
+                raise error
+
+        return step
+
+    full = (torch.cuda.OutOfMemoryError("full"), RuntimeError("CUDA error: out of memory"))
+    for error in full:
+        with pytest.raises(torch.cuda.OutOfMemoryError, match="while a step was captured"):
+            loop._captured(steps_that_raise(error))
+    with pytest.raises(RuntimeError, match="previous error") as caught:
+        loop._captured(steps_that_raise(RuntimeError("no")))
+    assert not isinstance(caught.value, torch.cuda.OutOfMemoryError)

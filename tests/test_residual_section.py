@@ -211,9 +211,7 @@ def test_a_plane_needs_the_tiles_it_touches_only(monkeypatch: pytest.MonkeyPatch
         ((300, 4, 300), (7, 5)),
     ],
 )
-def test_tiles_of_bands_without_one_above(
-    shape: tuple[int, ...], splits: tuple[int, ...]
-) -> None:
+def test_tiles_of_bands_without_one_above(shape: tuple[int, ...], splits: tuple[int, ...]) -> None:
     """A level may halve an axis that the next one does not: short axes, flat voxels."""
     values = texture(shape)
     cuts = sum(1 << k for k, n in enumerate(shape) if n >= 40)
@@ -253,9 +251,7 @@ def test_readers_of_one_object_agree() -> None:
         (a, b), (c, d), (e, f) = (sorted(rng.sample(range(n + 1), 2)) for n in SHAPE)
         return (a, b), (c, d), (e, f)
 
-    threads = [
-        threading.Thread(target=look, args=([draw() for _ in range(20)],)) for _ in range(6)
-    ]
+    threads = [threading.Thread(target=look, args=([draw() for _ in range(20)],)) for _ in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -31,9 +31,7 @@ def bands_of(
     return band
 
 
-def transformed(
-    plan: Layout, values: Float32Array
-) -> Callable[[int, int, Window], Float32Array]:
+def transformed(plan: Layout, values: Float32Array) -> Callable[[int, int, Window], Float32Array]:
     return bands_of(*wavelet.forward(values, plan))
 
 

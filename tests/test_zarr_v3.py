@@ -362,13 +362,13 @@ def test_torch_reads_a_batch_at_once(
     import tinc_codec.zarr_v3 as module
 
     sizes: list[int] = []
-    original = module.decode_chunks
+    original = module.decode_remembered
 
     def decode_chunks(payloads: Any, parts: Any) -> Any:
         sizes.append(len(payloads))
         return original(payloads, parts)
 
-    monkeypatch.setattr(module, "decode_chunks", decode_chunks)
+    monkeypatch.setattr(module, "decode_remembered", decode_chunks)
     compressors = None if partial else "auto"
     with zarr.config.set({"codec_pipeline.batch_size": 8}):
         read = write({}, volume((32, 32, 32)), compressors=compressors)

@@ -29,9 +29,7 @@ def quantized(
     shape = wavelet.three_axes(values.shape)
     plan = wavelet.layout(shape, splits)
     low, levels = wavelet.forward(values.reshape(shape), plan, run)
-    coded = section.encode(
-        plan, low, levels, step=step, price=price, cuts=cuts, most=most, run=run
-    )
+    coded = section.encode(plan, low, levels, step=step, price=price, cuts=cuts, most=most, run=run)
     assert coded is not None
     return plan, coded
 

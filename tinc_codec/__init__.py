@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from tinc_codec.decode import decode, inspect
-from tinc_codec.encode import encode
+from tinc_codec.encode import encode, encode_chunks
 from tinc_codec.errors import (
     CorruptPayload,
     InvalidSetting,
@@ -23,6 +23,8 @@ from tinc_codec.runtime import runtime
 from tinc_codec.settings import Settings
 
 if TYPE_CHECKING:
+    from tinc_codec.archive.reading import open_archive as open
+    from tinc_codec.decode_together import decode_chunks
     from tinc_codec.zarr_v2 import TINC
     from tinc_codec.zarr_v3 import TINCSerializer
 
@@ -40,16 +42,25 @@ __all__ = [
     "UnsupportedVersion",
     "__version__",
     "decode",
+    "decode_chunks",
     "encode",
+    "encode_chunks",
     "inspect",
+    "open",
     "runtime",
 ]
 
-_LAZY = {"TINC": "tinc_codec.zarr_v2", "TINCSerializer": "tinc_codec.zarr_v3"}
+_LAZY = {
+    "TINC": ("tinc_codec.zarr_v2", "TINC"),
+    "TINCSerializer": ("tinc_codec.zarr_v3", "TINCSerializer"),
+    "decode_chunks": ("tinc_codec.decode_together", "decode_chunks"),
+    "open": ("tinc_codec.archive.reading", "open_archive"),
+}
 
 
 def __getattr__(name: str) -> Any:
     home = _LAZY.get(name)
     if home is None:
         raise AttributeError(f"module 'tinc_codec' has no attribute {name!r}")
-    return getattr(import_module(home), name)
+    module, attribute = home
+    return getattr(import_module(module), attribute)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tinc_codec
 from tinc_codec.errors import InvalidSetting, TincError
@@ -19,27 +16,36 @@ _REMEDY = "pip install 'tinc_codec[archive]'"
 try:
     import typer
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
     from rich.table import Table
 
     from tinc_codec import archive
-    from tinc_codec.archive.scores import Progress as State
+    from tinc_codec.display import bytes_text, chunk_progress, display, duration, plan_rows, sizes
 except ModuleNotFoundError as _error:
     raise SystemExit(f"tinc: the command needs the archive extra ({_error}): {_REMEDY}") from None
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-Source = Annotated[Path, typer.Argument(metavar="SRC", help=".npy, TIFF, or zarr v2 or v3.")]
-Archive = Annotated[Path, typer.Argument(metavar="DST", help="The archive, a zarr folder.")]
+_KINDS = (
+    ".npy, TIFF or a folder of TIFF planes, HDF5, Imaris, NIfTI, N5, zarr v2 or v3; "
+    "zarr and .npy also as URLs; what is inside as SRC::NAME."
+)
+# Text: a path would lose one of the slashes of a URL.
+Source = Annotated[str, typer.Argument(metavar="SRC", help=_KINDS)]
+Archive = Annotated[str, typer.Argument(metavar="DST", help="A zarr folder, or its URL.")]
 Ratio = Annotated[float, typer.Option(help="Raw bytes over compressed bytes, of each chunk.")]
 Effort = Annotated[int, typer.Option(help="1 (fast) to 9: how long the fit may take.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, torch, cuda or cuda:N.")]
+Chunks = Annotated[
+    str | None,
+    typer.Option(
+        metavar="Z,Y,X",
+        help="Chunk edges of the last axes; axes before them get 1. By default equal parts of at "
+        "most 64.",
+    ),
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Chunks at once; by default as many as threads.")
+]
 Threads = Annotated[int | None, typer.Option(help="Threads for each chunk; 0 is all.")]
 
 
@@ -61,7 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (TincError, OSError, KeyError, MemoryError) as error:
         return _fail(_message(error), 1)
     except ImportError as error:
-        return _fail(f"{error}; is an extra missing? {_REMEDY}", 1)
+        known = "pip install" in str(error)  # sources name the extra that they need
+        return _fail(str(error) if known else f"{error}; is an extra missing? {_REMEDY}", 1)
     except (KeyboardInterrupt, typer.Abort):
         status = 130
     except Exception as error:
@@ -70,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _fail(f"{error.format_message()} (tinc --help tells more)", 2)
     if status == 130:
-        return _fail("interrupted; nothing half-made is left", 130)
+        return _fail("interrupted; run the same command to go on", 130)
     return status if isinstance(status, int) else 0
 
 
@@ -111,18 +118,29 @@ def _convert(
     src: Source,
     dst: Archive,
     ratio: Ratio,
-    chunks: Annotated[
+    chunks: Chunks = None,
+    shards: Annotated[
         str | None,
         typer.Option(
             metavar="Z,Y,X",
-            help="Chunk edges of the last axes; axes before them get 1. By default equal parts "
-            "of at most 64.",
+            help="Shard edges of the last axes, multiples of the chunks'. By default at most 4 "
+            "chunks along each. A shard is one task of one worker.",
         ),
     ] = None,
     zarr_format: Annotated[
         int, typer.Option(min=2, max=3, help="2, or 3, of which a region decodes on its own.")
     ] = 3,
-    levels: Annotated[str, typer.Option(metavar="N|auto", help="Of the tree.")] = "auto",
+    levels: Annotated[
+        int, typer.Option(min=1, help="Of the pyramid, made from SRC by means of blocks.")
+    ] = 1,
+    labels: Annotated[
+        bool, typer.Option("--labels", help="SRC is a segmentation: store it losslessly.")
+    ] = False,
+    min_psnr: Annotated[
+        float | None,
+        typer.Option(metavar="DB", help="Store chunks that decode with less losslessly."),
+    ] = None,
+    tree_levels: Annotated[str, typer.Option(metavar="N|auto", help="Of the tree.")] = "auto",
     level_ratio: Annotated[
         str, typer.Option(metavar="X|auto", help="Parameters of a node over its parent's.")
     ] = "auto",
@@ -133,14 +151,37 @@ def _convert(
     preserve: Annotated[
         str, typer.Option(metavar="V,V...", help="Values to restore exactly, such as -32768.")
     ] = "",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the archive.")] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace the archive, and what other settings left."),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and end.")] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes, or jobs; by default one for each processor."),
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="tcp://HOST:PORT", help="Use dask's scheduler there.")
+    ] = None,
+    cluster: Annotated[
+        str, typer.Option(metavar="KIND", help="local, cuda (a worker for each GPU) or slurm.")
+    ] = "local",
+    partition: Annotated[
+        str, typer.Option(metavar="I/N", help="Do the I-th of N parts, as in an array of jobs.")
+    ] = "1/1",
+    log_json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Add a JSON line for each shard.")
+    ] = None,
     device: Device = None,
     threads: Threads = None,
 ) -> None:
-    """Write SRC as a zarr archive DST. Each chunk is decoded again and scored."""
+    """Write SRC as a zarr archive DST. Each chunk is decoded again and scored.
+
+    An interrupted conversion goes on when the same command is run again.
+    """
     settings = Settings(
         ratio=ratio,
-        levels=_auto_or_number("--levels", levels, int),
+        levels=_auto_or_number("--tree-levels", tree_levels, int),
         level_ratio=_auto_or_number("--level-ratio", level_ratio, float),
         allocation=allocation,
         effort=effort,
@@ -148,23 +189,51 @@ def _convert(
         preset=preset,
         preserve=_numbers("--preserve", preserve, _int_or_float),
     )
-    edges = None if chunks is None else _numbers("--chunks", chunks, int)
-    form: Literal[2, 3] = 2 if zarr_format == 2 else 3
-    with runtime(device=device, threads=threads), _progress("encoding") as progress:
-        scores = archive.convert(
+    with runtime(device=device or ("cuda" if cluster == "cuda" else None), threads=threads):
+        plan = archive.plan(
             src,
             dst,
             settings,
-            chunks=edges,
-            zarr_format=form,
-            overwrite=overwrite,
-            progress=progress,
+            chunks=None if chunks is None else _numbers("--chunks", chunks, int),
+            shards=None if shards is None else _numbers("--shards", shards, int),
+            zarr_format=2 if zarr_format == 2 else 3,
+            levels=levels,
+            labels=labels,
+            min_psnr=min_psnr,
         )
-    count = len(scores.chunks)
+        if workers is None:
+            workers = archive.default_workers(len(plan), torch=plan.torch)
+        if dry_run:
+            _print_rows(plan_rows(plan, workers))
+            return
+        archive.check_target(plan, overwrite)
+        part = _partition(partition)
+        with (
+            archive.cluster_client(workers, scheduler=scheduler, cluster=cluster) as client,
+            display(plan, log_json, client.dashboard_link if client else None) as shown,
+        ):
+            outcome = archive.run(
+                plan, client, overwrite=overwrite, partition=part, on_shard=shown.add
+            )
+    _print_outcome(plan, outcome)
+
+
+def _partition(text: str) -> tuple[int, int]:
+    part, _, parts = text.partition("/")
+    return _number("--partition", part, int) - 1, _number("--partition", parts, int)
+
+
+def _print_outcome(plan: archive.Plan, outcome: archive.Outcome) -> None:
+    what = f"{outcome.chunks} chunk{'s' * (outcome.chunks > 1)}"
+    if outcome.lossless:
+        what += f" ({outcome.lossless} losslessly, --log-json lists them)"
+    if not outcome.finished:
+        what += f" of {plan.chunks} so far; the other parts finish the archive"
     print(
-        f"{dst}: {count} chunk{'s' * (count > 1)}, {_bytes(scores.raw_bytes)} to "
-        f"{_bytes(scores.stored_bytes)}, ratio {scores.ratio:.2f}, PSNR {_db(scores.psnr_db)}, "
-        f"maximum error {scores.errors.max_error:g}, {scores.seconds:.1f} s"
+        f"{plan.dst}: {what}, {bytes_text(outcome.raw_bytes)} to "
+        f"{bytes_text(outcome.stored_bytes)}, ratio {outcome.ratio:.2f}, "
+        f"PSNR {archive.db(outcome.errors.psnr())}, "
+        f"maximum error {outcome.errors.max_error:g}, {outcome.seconds:.1f} s"
     )
 
 
@@ -174,10 +243,10 @@ def _info(path: Annotated[Path, typer.Argument(metavar="PATH", help="A zarr fold
     found = archive.info(path)
     rows = {
         "array": f"{found.name} ({found.kind})",
-        "shape": f"{_sizes(found.shape)} {found.dtype} ({', '.join(found.dimension_names)})",
-        "chunks": _sizes(found.chunks)
-        + (f" in shards {_sizes(found.shards)}" if found.shards else ""),
-        "size": f"{_bytes(found.raw_bytes)} raw, {_bytes(found.stored_bytes)} stored",
+        "shape": f"{sizes(found.shape)} {found.dtype} ({', '.join(found.dimension_names)})",
+        "chunks": sizes(found.chunks)
+        + (f" in shards {sizes(found.shards)}" if found.shards else ""),
+        "size": f"{bytes_text(found.raw_bytes)} raw, {bytes_text(found.stored_bytes)} stored",
         "ratio": f"{found.ratio:.2f}",
     }
     if found.settings is None:
@@ -195,8 +264,73 @@ def _info(path: Annotated[Path, typer.Argument(metavar="PATH", help="A zarr fold
             f"{found.provenance.get('created')}, tinc_codec {found.provenance.get('version')}"
         )
         if found.provenance.get("psnr_db") is not None:
-            rows["PSNR"] = f"{_db(found.provenance['psnr_db'])} over the whole array"
+            rows["PSNR"] = f"{archive.db(found.provenance['psnr_db'])} over the whole array"
     _print_rows(rows)
+
+
+@app.command("estimate")
+def _estimate(
+    src: Source,
+    ratio: Annotated[
+        str, typer.Option(metavar="R,R...", help="Ratios to try, such as 64,128,256.")
+    ] = "64,128,256",
+    effort: Effort = 5,
+    chunks: Chunks = None,
+    sample: Annotated[int, typer.Option(min=1, help="Chunks to fit.")] = 20,
+    seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
+    plot: Annotated[Path | None, typer.Option(help="Draw it: .png, .svg or .pdf.")] = None,
+    workers: Workers = None,
+    device: Device = None,
+    threads: Threads = None,
+) -> None:
+    """Tell what converting SRC would cost and keep, from fits of a few of its chunks."""
+    if plot:
+        archive.check_figure_can_be_written(plot)
+    with runtime(device=device, threads=threads), chunk_progress("fitting") as progress:
+        found = archive.estimate(
+            src,
+            _numbers("--ratio", ratio, float),
+            Settings(effort=effort, seed=seed),
+            chunks=None if chunks is None else _numbers("--chunks", chunks, int),
+            sample=sample,
+            workers=workers,
+            progress=progress,
+        )
+    if plot:
+        archive.plot_estimate(found, plot)
+    _print_estimate(found)
+
+
+def _print_estimate(found: archive.Estimate) -> None:
+    many = f"{found.workers} worker{'s' * (found.workers > 1)}"
+    heads = ("ratio", "size", "time, sum", f"with {many}", "PSNR, dB", "SSIM")
+    table = Table(*heads, box=None, pad_edge=False)
+    for at in found.ratios:
+        low, middle, high = (f"{value:.2f}" for value in at.psnr_db)
+        each = found.workers
+        table.add_row(
+            f"{at.ratio:g}",
+            f"{bytes_text(at.stored_bytes)} ± {bytes_text(at.stored_margin)}",
+            f"{duration(at.seconds)} ± {duration(at.seconds_margin)}",
+            f"{duration(at.seconds / each)} ± {duration(at.seconds_margin / each)}",
+            f"{middle} ({low} to {high})",
+            f"{at.ssim:.4f}",
+        )
+    _print_rows(
+        {
+            "volume": f"{sizes(found.shape)} {found.dtype}, {bytes_text(found.raw_bytes)}, "
+            f"{found.chunk_count} chunks of {sizes(found.chunks)}",
+            "sample": f"{found.fitted} chunks fitted, in {found.strata} strata; planes of "
+            f"{found.looked_at} read, {100 * found.empty_share:.0f} % of them empty",
+            "machine": f"this one, {many} of {found.threads} "
+            f"thread{'s' * (found.threads > 1)}, effort {found.effort}",
+        }
+    )
+    _console().print(table)
+    print(
+        "±: 95 % confidence. PSNR: of chunks, against the range of the values seen; median "
+        "(5 to 95 %). SSIM: median."
+    )
 
 
 @app.command("verify")
@@ -204,30 +338,62 @@ def _verify(
     src: Source,
     dst: Archive,
     worst: Annotated[int, typer.Option(min=0, help="Chunks to list, the worst first.")] = 5,
+    report: Annotated[Path | None, typer.Option(help="Write an HTML page with figures.")] = None,
+    parquet: Annotated[Path | None, typer.Option(help="Write a table of all chunks.")] = None,
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="Compare so many chunks drawn at random, not all.")
+    ] = None,
+    max_error: Annotated[
+        float | None, typer.Option(help="Fail if a voxel is off by more, in the data's unit.")
+    ] = None,
+    min_psnr: Annotated[
+        float | None, typer.Option(help="Fail if a chunk has less, in dB of the data's range.")
+    ] = None,
+    workers: Workers = None,
     device: Device = None,
     threads: Threads = None,
-) -> None:
-    """Score the archive DST against its source SRC, from decoded bytes."""
-    with runtime(device=device, threads=threads), _progress("verifying") as progress:
-        scores = archive.verify(src, dst, progress=progress)
+) -> int:
+    """Score the archive DST against its source SRC, from decoded bytes.
+
+    Fails if they are not of one shape and dtype, or a chunk breaks a bound: one given here, or one
+    that the archive's settings promise.
+    """
+    if report:
+        archive.check_figure_can_be_written(report)
+    if parquet:
+        archive.check_table_can_be_written(parquet)
+    bounds = archive.Bounds(max_error=max_error, psnr_db=min_psnr)
+    with runtime(device=device, threads=threads), chunk_progress("verifying") as progress:
+        scores = archive.verify(
+            src, dst, bounds=bounds, sample=sample, workers=workers, progress=progress
+        )
+    if parquet:
+        archive.write_table(parquet, scores, archive.info(dst).dimension_names)
+    if report:
+        archive.write_report(report, src, dst, scores)
+    _print_worst(scores, worst)
+    _print_rows(dict(archive.summary_rows(scores)))
+    broken = scores.broken
+    if not broken:
+        return 0
+    least = min(broken, key=lambda chunk: chunk.errors.psnr(scores.errors.data_range))
+    return _fail(
+        f"{len(broken)} of {len(scores.chunks)} chunks break a bound ({scores.bounds}), the worst "
+        f"at {archive.region_text(least)}",
+        1,
+    )
+
+
+def _print_worst(scores: archive.Scores, count: int) -> None:
     peak = scores.errors.data_range
-    table = Table("region", "PSNR", "SSIM", "max error", "bytes", box=None, pad_edge=False)
-    for chunk in scores.worst(worst):
-        region = ",".join(f"{s.start}:{s.stop}" for s in chunk.region)
-        fidelity = f"{_db(chunk.errors.psnr(peak))}", f"{chunk.ssim:.4f}"
-        table.add_row(region, *fidelity, f"{chunk.errors.max_error:g}", f"{chunk.stored_bytes}")
+    table = Table("region", "PSNR", "SSIM", "max error", "bytes", "form", box=None, pad_edge=False)
+    for chunk in scores.worst(count):
+        fidelity = f"{archive.db(chunk.errors.psnr(peak))}", f"{chunk.ssim:.4f}"
+        error, size = f"{chunk.errors.max_error:g}", f"{chunk.stored_bytes}"
+        table.add_row(archive.region_text(chunk), *fidelity, error, size, chunk.form)
     if table.row_count:
         print(f"worst of {len(scores.chunks)} chunks:")
         _console().print(table)
-    _print_rows(
-        {
-            "PSNR": f"{_db(scores.psnr_db)} (range of the data {peak:g})",
-            "SSIM": f"{scores.ssim:.4f} (mean of the chunks)",
-            "maximum error": f"{scores.errors.max_error:g}",
-            "ratio": f"{scores.ratio:.2f} ({_bytes(scores.raw_bytes)} raw, "
-            f"{_bytes(scores.stored_bytes)} stored)",
-        }
-    )
 
 
 @app.command("demo")
@@ -242,17 +408,17 @@ def _demo(
     Results that are there from an earlier run are replaced.
     """
     settings = Settings(ratio=ratio, effort=effort)
-    with _progress("encoding") as progress:
+    with chunk_progress("encoding") as progress:
         found = archive.demonstrate(out, size, settings, progress=progress)
     scores = found.scores
     _print_rows(
         {
-            "volume": f"{found.volume}, {_sizes((size,) * 3)}, {_bytes(scores.raw_bytes)}, "
+            "volume": f"{found.volume}, {sizes((size,) * 3)}, {bytes_text(scores.raw_bytes)}, "
             f"generated in {found.generating:.1f} s",
-            "archive": f"{found.archive}, {_bytes(scores.stored_bytes)} in "
+            "archive": f"{found.archive}, {bytes_text(scores.stored_bytes)} in "
             f"{len(scores.chunks)} chunks",
             "ratio": f"{scores.ratio:.2f}",
-            "PSNR": _db(scores.psnr_db),
+            "PSNR": archive.db(scores.psnr_db),
             "SSIM": f"{found.ssim:.4f}",
             "maximum error": f"{scores.errors.max_error:g}",
             "encoding": f"{scores.seconds:.1f} s",
@@ -261,50 +427,6 @@ def _demo(
             "comparison": f"{found.comparison}, the original on the left",
         }
     )
-
-
-@contextmanager
-def _progress(verb: str) -> Iterator[Callable[[State], None]]:
-    """Show a bar on a terminal, and plain lines elsewhere."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _log_lines(verb)
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[quality]}"),
-    )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task(verb, total=None, quality="")
-
-        def show(state: State) -> None:
-            bar.update(task, completed=state.done, total=state.total, quality=_quality(state))
-
-        yield show
-
-
-def _log_lines(verb: str) -> Callable[[State], None]:
-    started = time.perf_counter()
-
-    def show(state: State) -> None:
-        # About twenty lines, whatever the number of chunks.
-        if state.done * 20 // state.total == (state.done - 1) * 20 // state.total:
-            return
-        left = (time.perf_counter() - started) / state.done * (state.total - state.done)
-        print(
-            f"{verb} {state.done}/{state.total} chunks, {_quality(state)}, {left:.0f} s left",
-            file=sys.stderr,
-            flush=True,
-        )
-
-    return show
-
-
-def _quality(state: State) -> str:
-    return f"ratio {state.ratio:.1f}, PSNR {_db(state.errors.psnr())}"
 
 
 def _console() -> Console:
@@ -338,23 +460,6 @@ def _int_or_float(text: str) -> int | float:
         return int(text)
     except ValueError:
         return float(text)
-
-
-def _sizes(sizes: Sequence[int]) -> str:
-    return "×".join(map(str, sizes))
-
-
-def _bytes(count: int) -> str:
-    size = float(count)
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
-
-
-def _db(value: float) -> str:
-    return "lossless" if value == math.inf else f"{value:.2f} dB"
 
 
 def _spread(values: tuple[float, ...], form: str, nothing: str = "none stored") -> str:

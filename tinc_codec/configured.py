@@ -25,8 +25,10 @@ class Configured:
 
     def __init__(
         self,
-        ratio: float = 64,
+        ratio: float | None = None,
         *,
+        psnr: float | None = None,
+        max_error: float | None = None,
         levels: int | Literal["auto"] = "auto",
         level_ratio: float | Literal["auto"] = "auto",
         allocation: str = "auto",
@@ -35,11 +37,14 @@ class Configured:
         preset: str = "default",
         preserve: float | Sequence[float] = (),
         coordinates: str = "auto",
+        form: str = "auto",
         iterations: int | Literal["auto"] = "auto",
         milestones: Sequence[int] | Literal["auto"] = "auto",
     ) -> None:
         given: dict[str, Any] = {
             "ratio": ratio,
+            "psnr": psnr,
+            "max_error": max_error,
             "levels": levels,
             "level_ratio": level_ratio,
             "allocation": allocation,
@@ -48,6 +53,7 @@ class Configured:
             "preset": preset,
             "preserve": preserve,
             "coordinates": coordinates,
+            "form": form,
             "iterations": iterations,
             "milestones": milestones,
         }
@@ -66,8 +72,8 @@ class Configured:
         return cls(**{field.name: getattr(settings, field.name) for field in fields(settings)})
 
     def __repr__(self) -> str:
-        shown = [f"ratio={self.settings.ratio!r}"]
-        for field in fields(self.settings)[1:]:
+        shown = []
+        for field in fields(self.settings):
             value = getattr(self.settings, field.name)
             if value != field.default:
                 shown.append(f"{field.name}={value!r}")

@@ -302,7 +302,7 @@ def unit_values(chunk: Chunk, axes: Sequence[IntArray], *, pointwise: bool) -> F
     if chunk.wavelet is not None:
         with np.errstate(over="ignore", invalid="ignore"):
             rest = wavelet_values(chunk.wavelet, long_axes(shape), kept, pointwise=pointwise)
-            values = rest if values is None else values + rest
+            values = rest if values is None else values + rest.reshape(values.shape)
     if values is None:
         assert chunk.coefficients is not None
         form = cosine.evaluate_points if pointwise else cosine.evaluate_grid
@@ -322,10 +322,8 @@ def wavelet_values(
     neighbours together.
     """
     if len(axes) > 3:  # the first two axes are one
-        first, second = axes[:2]
-        rows = first if pointwise else first[:, None]
-        joint = (rows * shape[1] + second).reshape(-1)
-        axes = [joint, *axes[2:]]
+        first = axes[0] if pointwise else axes[0][:, None]
+        axes = [(first * shape[1] + axes[1]).reshape(-1), *axes[2:]]
     spare = [np.zeros(len(axes[0]) if pointwise else 1, np.int64)] * (3 - len(axes))
     places = [*spare, *axes]
     a, b, c = ((int(p.min()), int(p.max()) + 1) for p in places)

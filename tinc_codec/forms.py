@@ -19,7 +19,6 @@ import numpy.typing as npt
 from tinc_codec.decode import open_chunk, unit_values
 from tinc_codec.engines import current_engine
 from tinc_codec.errors import InvalidSetting
-from tinc_codec.fit import residual
 from tinc_codec.settings import Settings
 from tinc_codec.stream import container, cosine, normalize
 from tinc_codec.stream.container import SectionKind
@@ -27,6 +26,7 @@ from tinc_codec.stream.normalize import ArrayInfo
 from tinc_codec.threads import each
 
 if TYPE_CHECKING:
+    from tinc_codec.fit import residual
     from tinc_codec.fit.chunk import FittedTree
 
 Float32Array = npt.NDArray[np.float32]
@@ -269,6 +269,8 @@ def _low_order(volume: Volume) -> Form:
 
 def _rest(volume: Volume, tree: Form | None) -> residual.Volume:
     """Return what a tree leaves, or the volume itself, ready to be coded."""
+    from tinc_codec.fit import residual
+
     if tree is None:
         return residual.Volume(volume.unit)
     chunk = open_chunk(tree.payload)
@@ -291,12 +293,15 @@ def _wavelet_within(volume: Volume, tree: Form | None, plans: bool) -> Form | No
     size = room - container.section_overhead(max(room, 0))
     if size < _SMALLEST_WAVELET:
         return None
+    from tinc_codec.fit import residual
+
     coding = residual.within_size(_rest(volume, tree), size, plans=plans)
     return None if coding is None else _with_wavelet(volume, tree, coding)
 
 
 def _wavelet_as_good(volume: Volume, tree: Form | None, psnr_db: float, plans: bool) -> Form | None:
     """Add to a tree, or to nothing, the smallest wavelet section that reaches a PSNR."""
+    from tinc_codec.fit import residual
 
     def good(coding: residual.Coding) -> bool:
         return _with_wavelet(volume, tree, coding).psnr_db >= psnr_db

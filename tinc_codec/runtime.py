@@ -1,7 +1,7 @@
 """Run-time matters: which engine evaluates, on how many threads. Never stored in a payload.
 
 Order of precedence: the :func:`runtime` context manager, then the environment
-(``TINC_DEVICE``, ``TINC_THREADS``), then the defaults.
+(``TINC_DEVICE``, ``TINC_THREADS``, ``TINC_TRITON``, ``TINC_CACHE``), then the defaults.
 """
 
 from __future__ import annotations
@@ -29,10 +29,19 @@ class Runtime:
         "cuda" or "cuda:N" (torch on a GPU). "auto" is "cpu".
     threads : int
         Threads that one chunk may use; 0 means as many as the process may run on.
+    triton : bool
+        Whether torch on a GPU hands trees to Triton's kernels. Off by default: they have run in
+        Triton's interpreter only, never on a GPU. A tree with paths too long or too wide for them
+        always goes through torch's products.
+    cache_bytes: int
+        Decoded chunks and regions that a process keeps for further reads of zarr v3 arrays, in
+        bytes; 0 keeps none.
     """
 
     device: str = "auto"
     threads: int = 0
+    triton: bool = False
+    cache_bytes: int = 0
 
     def __post_init__(self) -> None:
         names = ("auto", "cpu", "reference", "torch", "cuda")
@@ -45,6 +54,13 @@ class Runtime:
             raise InvalidSetting(
                 f"threads={self.threads!r} must be an integer, 0 (all) to {MAX_THREADS} "
                 "(argument, runtime() or TINC_THREADS)"
+            )
+        if not isinstance(self.triton, bool):
+            raise InvalidSetting(f"triton={self.triton!r} must be True or False")
+        if type(self.cache_bytes) is not int or self.cache_bytes < 0:
+            raise InvalidSetting(
+                f"cache_bytes={self.cache_bytes!r} must be a number of bytes, 0 for no cache "
+                "(runtime() or TINC_CACHE)"
             )
 
     @property
@@ -69,7 +85,18 @@ def _from_environment() -> Runtime:
     threads = os.environ.get("TINC_THREADS", "0")
     if not re.fullmatch("[0-9]+", threads):
         raise InvalidSetting(f"TINC_THREADS={threads!r} must be an integer; 0 means all")
-    return Runtime(device=os.environ.get("TINC_DEVICE", "auto"), threads=int(threads))
+    triton = os.environ.get("TINC_TRITON", "")
+    if triton not in ("", "0", "1"):
+        raise InvalidSetting(f"TINC_TRITON={triton!r} must be 0 or 1")
+    cache = os.environ.get("TINC_CACHE", "0")
+    if not re.fullmatch("[0-9]+", cache):
+        raise InvalidSetting(f"TINC_CACHE={cache!r} must be a number of bytes; 0 means no cache")
+    return Runtime(
+        device=os.environ.get("TINC_DEVICE", "auto"),
+        threads=int(threads),
+        triton=triton == "1",
+        cache_bytes=int(cache),
+    )
 
 
 def current_runtime() -> Runtime:
@@ -78,8 +105,14 @@ def current_runtime() -> Runtime:
 
 
 @contextmanager
-def runtime(*, device: str | None = None, threads: int | None = None) -> Iterator[Runtime]:
-    """Set device and threads for the encodes and decodes inside the ``with`` block.
+def runtime(
+    *,
+    device: str | None = None,
+    threads: int | None = None,
+    triton: bool | None = None,
+    cache_bytes: int | None = None,
+) -> Iterator[Runtime]:
+    """Set device, threads, kernels and cache for the encodes and decodes inside the ``with`` block.
 
     Parameters
     ----------
@@ -87,6 +120,11 @@ def runtime(*, device: str | None = None, threads: int | None = None) -> Iterato
         See :class:`Runtime`.
     threads : int, optional
         See :class:`Runtime`.
+    triton : bool, optional
+        See :class:`Runtime`.
+    cache_bytes : int, optional
+        See :class:`Runtime`. Leaving the block does not empty the cache; the next read under a
+        smaller limit does.
 
     Raises
     ------
@@ -98,6 +136,8 @@ def runtime(*, device: str | None = None, threads: int | None = None) -> Iterato
         base,
         device=base.device if device is None else device,
         threads=base.threads if threads is None else threads,
+        triton=base.triton if triton is None else triton,
+        cache_bytes=base.cache_bytes if cache_bytes is None else cache_bytes,
     )
     token = _CURRENT.set(chosen)
     try:

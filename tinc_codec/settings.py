@@ -133,10 +133,12 @@ class Settings:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """Return every setting as a plain JSON value."""
+        """Return every setting as a plain JSON value; targets that were not given are left out."""
         out: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
+            if value is None:
+                continue
             out[field.name] = list(value) if isinstance(value, tuple) else value
         return out
 

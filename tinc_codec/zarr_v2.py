@@ -31,10 +31,10 @@ class TINC(Configured, Codec):  # type: ignore[misc]  # numcodecs has no types
 
     Parameters
     ----------
-    ratio : float
-        Raw bytes of a chunk / bytes of its payload; 1 to 100 000.
-    levels, level_ratio, allocation, effort, seed, preset, preserve, coordinates, iterations, \
-milestones
+    ratio, psnr, max_error : float, optional
+        The target of every chunk, one of the three; ratio=64 where none is given.
+    levels, level_ratio, allocation, effort, seed, preset, preserve, coordinates, form, \
+iterations, milestones
         See :class:`tinc_codec.Settings`.
 
     Raises

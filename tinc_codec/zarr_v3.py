@@ -22,7 +22,8 @@ except ImportError as error:
     ) from error
 
 from tinc_codec.configured import Configured, warn_if_not_installed
-from tinc_codec.decode_together import decode_chunks, decode_for_gpu
+from tinc_codec.decode_together import decode_for_gpu
+from tinc_codec.decoded_cache import decode_remembered
 from tinc_codec.encode import encode_chunks
 from tinc_codec.errors import CorruptPayload
 from tinc_codec.runtime import Runtime, current_runtime, runtime
@@ -60,10 +61,10 @@ class TINCSerializer(Configured, ArrayBytesCodec, ArrayBytesCodecPartialDecodeMi
 
     Parameters
     ----------
-    ratio : float
-        Raw bytes of a chunk / bytes of its payload; 1 to 100 000.
-    levels, level_ratio, allocation, effort, seed, preset, preserve, coordinates, iterations, \
-milestones
+    ratio, psnr, max_error : float, optional
+        The target of every chunk, one of the three; ratio=64 where none is given.
+    levels, level_ratio, allocation, effort, seed, preset, preserve, coordinates, form, \
+iterations, milestones
         See :class:`tinc_codec.Settings`.
 
     Raises
@@ -188,7 +189,7 @@ milestones
             _check_payload(payload, spec.shape, spec.dtype.to_native_dtype())
         payloads, parts = [payload for payload, _, _ in given], [part for _, _, part in given]
         resident = bool(given) and _on_gpu(given[0][1]) and "cuda" in current_runtime().device
-        arrays = iter((decode_for_gpu if resident else decode_chunks)(payloads, parts))
+        arrays = iter((decode_for_gpu if resident else decode_remembered)(payloads, parts))
         return [None if data is None else _buffer(next(arrays), spec) for data, spec, _ in batch]
 
 

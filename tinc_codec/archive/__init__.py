@@ -1,23 +1,63 @@
 """Whole archives: open a source, convert, verify, describe. Needs the archive extra."""
 
+from tinc_codec.archive.cluster import (
+    cluster_client,
+    default_workers,
+)
 from tinc_codec.archive.convert import convert
 from tinc_codec.archive.demo import Demo, demonstrate
+from tinc_codec.archive.estimate import Estimate, RatioEstimate, estimate, plot_estimate
 from tinc_codec.archive.info import ArchiveInfo, ChunkSummary, info
-from tinc_codec.archive.scores import ChunkScore, Progress, Scores
+from tinc_codec.archive.plan import Plan, plan
+from tinc_codec.archive.reading import open_archive
+from tinc_codec.archive.report import (
+    check_figure_can_be_written,
+    db,
+    region_text,
+    summary_rows,
+    write_report,
+)
+from tinc_codec.archive.run import Outcome, ShardsFailed, check_target, run
+from tinc_codec.archive.scores import Bounds, ChunkScore, Progress, Scores, score_chunk
 from tinc_codec.archive.sources import Source, open_source
+from tinc_codec.archive.table import check_table_can_be_written, write_table
 from tinc_codec.archive.verify import verify
+from tinc_codec.archive.work import ShardRecord
 
 __all__ = [
     "ArchiveInfo",
+    "Bounds",
     "ChunkScore",
     "ChunkSummary",
     "Demo",
+    "Estimate",
+    "Outcome",
+    "Plan",
     "Progress",
+    "RatioEstimate",
     "Scores",
+    "ShardRecord",
+    "ShardsFailed",
     "Source",
+    "check_figure_can_be_written",
+    "check_table_can_be_written",
+    "check_target",
+    "cluster_client",
     "convert",
+    "db",
+    "default_workers",
     "demonstrate",
+    "estimate",
     "info",
+    "open_archive",
     "open_source",
+    "plan",
+    "plot_estimate",
+    "region_text",
+    "run",
+    "score_chunk",
+    "summary_rows",
     "verify",
+    "write_report",
+    "write_table",
 ]

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import zarr
 
-from tinc_codec.archive.layout import chunk_file, chunk_regions, stored_bytes
-from tinc_codec.archive.scores import ratio
+from tinc_codec.archive.layout import stored_bytes
+from tinc_codec.archive.payloads import CODEC_IDS, is_plain, payloads, positions_by_file
+from tinc_codec.archive.scores import quantiles, ratio
 from tinc_codec.archive.sources import open_source, zarr_array
 from tinc_codec.decode import inspect
-
-_CODEC_IDS = ("tinc", "tinc_codec.tinc")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +64,7 @@ class ArchiveInfo:
     provenance : dict or None
         The attribute ``tinc_codec``, as :func:`tinc_codec.archive.convert` wrote it.
     summary : ChunkSummary or None
-        None if the array was not written by TINC, or its chunks lie inside shards.
+        None if the array was not written by TINC, or another codec goes over its payloads.
     """
 
     path: Path
@@ -111,8 +110,7 @@ def info(path: str | Path) -> ArchiveInfo:
     """
     with open_source(path) as source:
         array = zarr_array(source)
-    settings = _settings(array)
-    plain = settings is not None and array.shards is None
+    settings = codec_settings(array)
     return ArchiveInfo(
         path=source.path,
         name=source.name,
@@ -126,20 +124,21 @@ def info(path: str | Path) -> ArchiveInfo:
         stored_bytes=stored_bytes(array),
         settings=settings,
         provenance=source.attributes.get("tinc_codec"),
-        summary=_summary(array) if plain else None,
+        summary=_summary(array) if is_plain(array) else None,
     )
 
 
-def _settings(array: zarr.Array[Any]) -> dict[str, Any] | None:
+def codec_settings(array: zarr.Array[Any]) -> dict[str, Any] | None:
+    """Return the settings of TINC as the array's metadata hold them, None for other codecs."""
     return next(_tinc_configurations(array.metadata.to_dict()), None)
 
 
 def _tinc_configurations(metadata: Any) -> Iterator[dict[str, Any]]:
     """Find the codec wherever zarr keeps it: v2 compressor, v3 codecs, codecs inside sharding."""
     if isinstance(metadata, dict):
-        if metadata.get("id") in _CODEC_IDS:
+        if metadata.get("id") in CODEC_IDS:
             yield {name: value for name, value in metadata.items() if name != "id"}
-        elif metadata.get("name") in _CODEC_IDS:
+        elif metadata.get("name") in CODEC_IDS:
             yield dict(metadata.get("configuration") or {})
         metadata = [value for key, value in metadata.items() if key != "attributes"]
     if isinstance(metadata, list | tuple):
@@ -149,22 +148,20 @@ def _tinc_configurations(metadata: Any) -> Iterator[dict[str, Any]]:
 
 def _summary(array: zarr.Array[Any]) -> ChunkSummary:
     forms: Counter[str] = Counter()
-    ratios, psnrs = [], []
-    for position, _ in chunk_regions(array.shape, array.chunks):
-        try:
-            payload = chunk_file(array, position).read_bytes()
-        except FileNotFoundError:
-            forms["absent"] += 1
-            continue
-        found = inspect(payload)
-        forms[found.form] += 1
-        ratios.append(found.ratio)
-        psnrs.append(found.psnr_db)
+    ratios: list[float] = []
+    psnrs: list[float] = []
+    for group in positions_by_file(array):
+        for payload in payloads(array, group):
+            if payload is None:
+                forms["absent"] += 1
+                continue
+            found = inspect(payload)
+            forms[found.form] += 1
+            ratios.append(found.ratio)
+            psnrs.append(found.psnr_db)
     known = [value for value in psnrs if not np.isnan(value)]
     return ChunkSummary(forms=dict(forms), ratio=_spread(ratios), psnr_db=_spread(known))
 
 
 def _spread(values: list[float]) -> tuple[float, ...]:
-    # The lower median is one of the values: no arithmetic on infinities.
-    ordered = sorted(values)
-    return (ordered[0], ordered[(len(ordered) - 1) // 2], ordered[-1]) if ordered else ()
+    return tuple(quantiles(values, 0, 0.5, 1)) if values else ()

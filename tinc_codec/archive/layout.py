@@ -17,6 +17,8 @@ Region = tuple[slice, ...]
 Position = tuple[int, ...]
 
 DEFAULT_EDGE = 64
+# A shard is a task: its chunks are read, fitted and written together.
+DEFAULT_CHUNKS_ALONG_A_SHARD = 4
 _METADATA_FILES = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
 
 
@@ -50,19 +52,61 @@ def chunk_shape(shape: tuple[int, ...], asked: Sequence[int] | None) -> tuple[in
     return (1,) * leading + tuple(clipped)
 
 
+def shard_shape(
+    shape: tuple[int, ...], chunks: tuple[int, ...], asked: Sequence[int] | None
+) -> tuple[int, ...]:
+    """Return the shard shape for an array.
+
+    Parameters
+    ----------
+    shape, chunks : tuple of int
+        Of the array.
+    asked : sequence of int, optional
+        Shard edges of the last axes, multiples of the chunks' edges; axes before them get one
+        chunk. By default at most 4 chunks along each of the last three axes, in equal parts.
+
+    Raises
+    ------
+    InvalidSetting
+        If there are more edges than axes, or one is no multiple of the chunk's edge.
+    """
+    counts = [math.ceil(n / c) for n, c in zip(shape, chunks, strict=True)]
+    if asked is None:
+        most = DEFAULT_CHUNKS_ALONG_A_SHARD
+        along = [math.ceil(n / math.ceil(n / most)) for n in counts[-3:]]
+        along = [1] * (len(shape) - len(along)) + along
+        return tuple(n * c for n, c in zip(along, chunks, strict=True))
+    text = ",".join(map(str, asked))
+    if not asked or len(asked) > len(shape) or min(asked) < 1:
+        raise InvalidSetting(
+            f"shards={text} must be 1 to {len(shape)} sizes of at least 1 for an array of shape "
+            f"{shape}"
+        )
+    leading = len(shape) - len(asked)
+    for edge, chunk in zip(asked, chunks[leading:], strict=True):
+        if edge % chunk:
+            raise InvalidSetting(
+                f"shards={text} are not whole chunks of {','.join(map(str, chunks))}: take "
+                f"multiples, such as {max(1, round(edge / chunk)) * chunk} instead of {edge}"
+            )
+    ends = [n * c for n, c in zip(counts, chunks, strict=True)]
+    clipped = (min(s, n) for s, n in zip(asked, ends[leading:], strict=True))
+    return (*chunks[:leading], *clipped)
+
+
 def chunk_regions(
     shape: tuple[int, ...], chunks: tuple[int, ...]
 ) -> Iterator[tuple[Position, Region]]:
     """Yield the grid position and the region, clipped to the shape, of each chunk in C order."""
-    for (chunk,) in chunk_groups(shape, chunks, 1):
-        yield chunk
+    for position in product(*map(range, grid_shape(shape, chunks))):
+        yield position, region_of(position, shape, chunks)
 
 
 def chunk_groups(
     shape: tuple[int, ...], chunks: tuple[int, ...], most: int
 ) -> Iterator[list[tuple[Position, Region]]]:
     """Yield the same in groups of at most so many chunks, each of which fills a box."""
-    grid = [math.ceil(n / c) for n, c in zip(shape, chunks, strict=True)]
+    grid = grid_shape(shape, chunks)
     steps: list[int] = []
     for n in reversed(grid):
         steps.insert(0, max(1, min(n, most)))
@@ -70,10 +114,16 @@ def chunk_groups(
     for corner in product(*(range(0, n, step) for n, step in zip(grid, steps, strict=True))):
         ends = (min(k + step, n) for k, step, n in zip(corner, steps, grid, strict=True))
         positions = product(*(range(k, end) for k, end in zip(corner, ends, strict=True)))
-        yield [(position, _region(position, shape, chunks)) for position in positions]
+        yield [(position, region_of(position, shape, chunks)) for position in positions]
 
 
-def _region(position: Position, shape: tuple[int, ...], chunks: tuple[int, ...]) -> Region:
+def grid_shape(shape: tuple[int, ...], chunks: tuple[int, ...]) -> tuple[int, ...]:
+    """Return how many chunks (or shards) there are along each axis."""
+    return tuple(math.ceil(n / c) for n, c in zip(shape, chunks, strict=True))
+
+
+def region_of(position: Position, shape: tuple[int, ...], chunks: tuple[int, ...]) -> Region:
+    """Return the region of a chunk (or shard), clipped to the shape."""
     bounds = zip(position, chunks, shape, strict=True)
     return tuple(slice(k * c, min((k + 1) * c, n)) for k, c, n in bounds)
 

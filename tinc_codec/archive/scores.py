@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tinc_codec.archive.layout import Region
-from tinc_codec.metrics import Errors
+from tinc_codec.metrics import Errors, accuracy, errors, ssim
+
+_BINS = 256
+_NOTHING = Errors()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,24 +28,163 @@ class ChunkScore:
         Voxels of the array, without padding.
     errors : Errors
         Against the source.
+    foreground, background : Errors
+        The same for the voxels whose original is at or above ``threshold``, and for the others.
+    threshold : float
+        Also the τ of ``accuracy``; NaN where all voxels have one value.
+    accuracy : float
+        Acc.τ, the share of voxels on the same side of the threshold as in the source.
     ssim : float
         Structural similarity within the chunk; NaN where it was not computed, or a voxel is not
         finite.
     raw_bytes, stored_bytes : int
-        Size of the region's voxels, and of the chunk's file. The latter is 0 for a chunk that zarr
-        left out because it holds only the fill value, and for chunks inside shards.
+        Size of the region's voxels, and of the chunk's payload. The latter is 0 for a chunk that
+        zarr left out because it holds only the fill value.
+    form : str
+        Of the payload, such as "tree"; "absent" if there is none, empty if it is not known.
+    seconds : float
+        Time that the work on the chunk took: encoding in convert, reading both sides in verify.
     """
 
     region: Region
     errors: Errors
+    foreground: Errors = _NOTHING
+    background: Errors = _NOTHING
+    threshold: float = math.nan
+    accuracy: float = math.nan
     ssim: float = math.nan
     raw_bytes: int
     stored_bytes: int
+    form: str = ""
+    seconds: float = math.nan
+
+    def to_record(self) -> dict[str, Any]:
+        """Return plain values, for a JSON line; Python's json keeps NaN and infinities."""
+        region = [[axis.start, axis.stop] for axis in self.region]
+        return {**asdict(self), "region": region}
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Self:
+        """Return the score that gave a record."""
+        parts = {name: Errors(**record[name]) for name in ("errors", "foreground", "background")}
+        region = tuple(slice(start, stop) for start, stop in record["region"])
+        return cls(**{**record, **parts, "region": region})
+
+
+def score_chunk(
+    original: NDArray[Any],
+    decoded: NDArray[Any],
+    *,
+    region: Region,
+    stored_bytes: int,
+    peak: float | None = None,
+    threshold: float | None = None,
+    structure: bool = True,
+    form: str = "",
+    seconds: float = math.nan,
+) -> ChunkScore:
+    """Score a chunk against its source.
+
+    Parameters
+    ----------
+    original, decoded : numpy.ndarray
+        Of one shape: that of the region.
+    region, stored_bytes, form, seconds
+        See :class:`ChunkScore`.
+    peak : float, optional
+        Of SSIM: the range of the archive's values; by default that of this chunk's.
+    threshold : float, optional
+        Between background and foreground; by default Otsu's, of this chunk.
+    structure : bool
+        Whether to compute SSIM, which takes longer than all else together.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+    """
+    tau = otsu(original) if threshold is None else threshold
+    bright = original >= tau
+    finite = structure and bool(np.isfinite(original).all() and np.isfinite(decoded).all())
+    return ChunkScore(
+        region=region,
+        errors=errors(original, decoded),
+        foreground=errors(original[bright], decoded[bright]),
+        background=errors(original[~bright], decoded[~bright]),
+        threshold=tau,
+        accuracy=math.nan if math.isnan(tau) else accuracy(original, decoded, tau),
+        ssim=ssim(original, decoded, peak) if finite else math.nan,
+        raw_bytes=original.nbytes,
+        stored_bytes=stored_bytes,
+        form=form,
+        seconds=seconds,
+    )
+
+
+def otsu(values: NDArray[Any]) -> float:
+    """Return the threshold that parts values into two classes of least variance (Otsu 1979).
+
+    Taken from a histogram of 256 bins, on the edge between two of them.
+
+    Returns
+    -------
+    float
+        NaN if all finite values are equal, or there are none.
+    """
+    finite = values[np.isfinite(values)].astype(np.float64) / 2  # differences stay finite
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+    if not high - low > 0:
+        return math.nan
+    bins = np.minimum((finite - low) / (high - low) * _BINS, _BINS - 1).astype(np.int64)
+    counts = np.bincount(bins, minlength=_BINS)
+    below = np.cumsum(counts)[:-1]
+    above = finite.size - below
+    sums = np.cumsum(counts * np.arange(_BINS))
+    between = below * above * (sums[:-1] / below - (sums[-1] - sums[:-1]) / above) ** 2
+    return float(2 * (low + (1 + np.argmax(between)) * ((high - low) / _BINS)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What an archive promises, or a user demands, of each chunk. None demands nothing.
+
+    Attributes
+    ----------
+    max_error : float or None
+        Largest absolute difference, in the data's unit.
+    psnr_db : float or None
+        Least PSNR against the range of the archive's values.
+    own_psnr_db : float or None
+        Least PSNR against the range of the chunk's own values.
+    """
+
+    max_error: float | None = None
+    psnr_db: float | None = None
+    own_psnr_db: float | None = None
+
+    def __str__(self) -> str:
+        said = (
+            ("maximum error at most {:g}", self.max_error),
+            ("PSNR at least {:g} dB", self.psnr_db),
+            ("PSNR against the chunk's own range at least {:g} dB", self.own_psnr_db),
+        )
+        return ", ".join(text.format(value) for text, value in said if value is not None)
+
+    def hold(self, chunk: ChunkScore, peak: float) -> bool:
+        """Whether a chunk keeps them, where the range of the archive's values is ``peak``."""
+        return not (
+            (self.max_error is not None and chunk.errors.max_error > self.max_error)
+            or (self.psnr_db is not None and chunk.errors.psnr(peak) < self.psnr_db)
+            or (self.own_psnr_db is not None and chunk.errors.psnr() < self.own_psnr_db)
+        )
+
+
+_UNBOUNDED = Bounds()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """Fidelity and size of an archive.
+    """Fidelity and size of an archive, or of a sample of its chunks.
 
     Attributes
     ----------
@@ -47,9 +193,13 @@ class Scores:
     errors : Errors
         Sum over the chunks.
     raw_bytes, stored_bytes : int
-        Of the whole array; metadata is not counted.
+        Of the whole array, or of the sample; metadata is not counted.
     seconds : float
         Wall time.
+    sampled_from : int or None
+        Chunks of the array, where only a sample of them was compared.
+    bounds : Bounds
+        What was demanded.
     """
 
     chunks: tuple[ChunkScore, ...]
@@ -57,6 +207,8 @@ class Scores:
     raw_bytes: int
     stored_bytes: int
     seconds: float
+    sampled_from: int | None = None
+    bounds: Bounds = _UNBOUNDED
 
     @property
     def ratio(self) -> float:
@@ -75,10 +227,31 @@ class Scores:
         weight = sum(chunk.raw_bytes for chunk in known)
         return sum(c.ssim * c.raw_bytes for c in known) / weight if weight else math.nan
 
+    @property
+    def broken(self) -> list[ChunkScore]:
+        """The chunks that break a bound, in C order."""
+        peak = self.errors.data_range
+        return [chunk for chunk in self.chunks if not self.bounds.hold(chunk, peak)]
+
+    def part(self, name: Literal["foreground", "background"]) -> Errors:
+        """Return the errors of the voxels at or above the chunks' thresholds, or below."""
+        return sum((getattr(chunk, name) for chunk in self.chunks), Errors())
+
     def worst(self, count: int) -> list[ChunkScore]:
         """Return the chunks of lowest PSNR, the worst first."""
         peak = self.errors.data_range
         return sorted(self.chunks, key=lambda chunk: chunk.errors.psnr(peak))[:count]
+
+    def quantiles(self, *shares: float) -> list[float]:
+        """Return quantiles of the chunks' PSNR in dB, against the range of the source's values."""
+        peak = self.errors.data_range
+        return quantiles([chunk.errors.psnr(peak) for chunk in self.chunks], *shares)
+
+
+def quantiles(values: Sequence[float], *shares: float) -> list[float]:
+    """Return quantiles, each one of the values (the lower one): infinities are no trouble."""
+    ordered = sorted(values)
+    return [ordered[int(share * (len(ordered) - 1))] for share in shares]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,27 +1,65 @@
-"""Scoring an archive against its source, from decoded bytes."""
+"""Scoring an archive against its source, from decoded bytes.
+
+Chunks are compared in threads: decoding and numpy let go of Python's lock, and threads share the
+open files and their caches, which processes would each open anew. A few chunks that lie side by
+side are one piece of work; no more pieces than workers are in memory.
+"""
 
 from __future__ import annotations
 
+import contextvars
 import math
-from collections.abc import Iterator
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 
-from tinc_codec.archive.layout import chunk_file, chunk_regions, file_size, stored_bytes
-from tinc_codec.archive.scores import ChunkScore, ProgressCallback, Scores, gather
+from tinc_codec.archive.info import codec_settings
+from tinc_codec.archive.layout import Position, Region, chunk_regions, grid_shape, region_of
+from tinc_codec.archive.payloads import form, index_bytes, is_plain, payloads
+from tinc_codec.archive.scores import (
+    Bounds,
+    ChunkScore,
+    ProgressCallback,
+    Scores,
+    gather,
+    otsu,
+    score_chunk,
+)
 from tinc_codec.archive.sources import Source, open_source, zarr_array
 from tinc_codec.errors import InvalidSetting
-from tinc_codec.metrics import errors, ssim
+from tinc_codec.runtime import current_runtime, runtime
+
+_GROUP_BYTES = 16 << 20  # voxels of one piece of work, at most, unless one chunk is more
+_VOXELS_FOR_THRESHOLD = 1 << 20  # of the whole, about
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+Group = list[tuple[Position, Region]]
 
 
-def verify(src: str | Path, dst: str | Path, *, progress: ProgressCallback | None = None) -> Scores:
-    """Compare an archive with its source: PSNR, SSIM, maximum error and ratio for each chunk.
+def verify(
+    src: str | Path,
+    dst: str | Path,
+    *,
+    bounds: Bounds | None = None,
+    sample: int | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: ProgressCallback | None = None,
+) -> Scores:
+    """Compare an archive with its source, chunk by chunk, as it is decoded.
 
-    The source is read twice: first for the range of its values, the peak of PSNR and SSIM.
+    The source is read twice: first for the range of its values, the peak of PSNR and SSIM, and for
+    the threshold (Otsu's) between background and foreground. Working memory: for each worker the
+    voxels of 16 MiB of the source, or of one chunk if that is more, about twelve times.
 
     Parameters
     ----------
@@ -29,6 +67,16 @@ def verify(src: str | Path, dst: str | Path, *, progress: ProgressCallback | Non
         The original; see :func:`tinc_codec.archive.open_source`.
     dst : str or Path
         A zarr array or group.
+    bounds : Bounds, optional
+        Demands beside those that the archive's own settings make (``max_error``, ``psnr``); see
+        :attr:`Scores.broken`.
+    sample : int, optional
+        Compare so many chunks, drawn at random, instead of all. Ranges and thresholds are theirs.
+    seed : int
+        Of the draw.
+    workers : int, optional
+        Threads that each work on chunks of their own; by default as many as the run-time settings
+        give to one chunk.
     progress : callable, optional
         Called with a :class:`tinc_codec.archive.Progress` after each chunk.
 
@@ -39,51 +87,169 @@ def verify(src: str | Path, dst: str | Path, *, progress: ProgressCallback | Non
     Raises
     ------
     InvalidSetting
-        If the shapes or dtypes differ, or a file is damaged or of an unknown kind.
+        If the shapes or dtypes differ, a file is damaged or of an unknown kind, or ``sample`` or
+        ``workers`` is below 1.
     CorruptPayload
         If a chunk's bytes are damaged.
     OSError
         If a file cannot be read.
     """
+    for name, value in (("sample", sample), ("workers", workers)):
+        if value is not None and value < 1:
+            raise InvalidSetting(f"{name}={value} must be at least 1")
     with open_source(src) as source, open_source(dst) as archive:
         array = zarr_array(archive)
-        # Byte order aside: archives hold the machine's.
-        kinds = [side.dtype.newbyteorder("=") for side in (source, archive)]
-        if source.shape != archive.shape or kinds[0] != kinds[1]:
-            raise InvalidSetting(
-                f"{src} has shape {source.shape} and dtype {source.dtype}, {dst} has "
-                f"{archive.shape} and {archive.dtype}: not the same volume"
-            )
-        scores = gather(_compared(source, archive), array.nchunks, progress)
-    return replace(scores, stored_bytes=stored_bytes(array))
+        _check_same_volume(source, archive)
+        at_once = workers or current_runtime().thread_count()
+        groups, count = _groups(array, sample, seed, at_once)
+        threads = max(1, current_runtime().thread_count() // at_once)
+        with runtime(threads=threads, cache_bytes=0):
+            scored = _scored(source, archive, groups, count, at_once)
+            scores = gather(scored, count, progress)
+    demanded = _with_stored(bounds or Bounds(), codec_settings(array) or {})
+    if count < array.nchunks:
+        return replace(scores, bounds=demanded, sampled_from=array.nchunks)
+    stored = scores.stored_bytes + _shards(array, scores) * index_bytes(array)
+    return replace(scores, bounds=demanded, stored_bytes=stored)
 
 
-def _compared(source: Source, archive: Source) -> Iterator[ChunkScore]:
-    array = zarr_array(archive)
-    peak = _data_range(source, array.chunks)
-    for position, region in chunk_regions(array.shape, array.chunks):
-        voxels, decoded = source.read(region), archive.read(region)
-        yield ChunkScore(
-            region=region,
-            errors=errors(voxels, decoded),
-            ssim=_finite_ssim(voxels, decoded, peak),
-            raw_bytes=voxels.nbytes,
-            # Inside a shard a chunk has no file of its own.
-            stored_bytes=0 if array.shards else file_size(chunk_file(array, position)),
+def _shards(array: zarr.Array[Any], scores: Scores) -> int:
+    """Return how many shards there are: those of which a chunk is not absent."""
+    edges = array.shards or array.chunks
+    there = (chunk.region for chunk in scores.chunks if chunk.stored_bytes)
+    return len({tuple(s.start // n for s, n in zip(at, edges, strict=True)) for at in there})
+
+
+def _check_same_volume(source: Source, archive: Source) -> None:
+    # Byte order aside: archives hold the machine's.
+    kinds = [side.dtype.newbyteorder("=") for side in (source, archive)]
+    if source.shape != archive.shape or kinds[0] != kinds[1]:
+        raise InvalidSetting(
+            f"{source.path} has shape {source.shape} and dtype {source.dtype}, {archive.path} has "
+            f"{archive.shape} and {archive.dtype}: not the same volume"
         )
 
 
-def _data_range(source: Source, chunks: tuple[int, ...]) -> float:
-    low, high = math.inf, -math.inf
-    for _, region in chunk_regions(source.shape, chunks):
-        voxels = source.read(region)
-        finite = voxels[np.isfinite(voxels)]
-        if finite.size:
-            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
-    return max(high - low, 0.0)
+def _with_stored(bounds: Bounds, settings: dict[str, Any]) -> Bounds:
+    """Add the promises of the codec's settings, which it makes for each chunk on its own."""
+    promised = settings.get("max_error")
+    limits = [limit for limit in (bounds.max_error, promised) if limit is not None]
+    own = bounds.own_psnr_db if settings.get("psnr") is None else float(settings["psnr"])
+    return replace(bounds, max_error=min(limits, default=None), own_psnr_db=own)
 
 
-def _finite_ssim(reference: NDArray[Any], test: NDArray[Any], peak: float) -> float:
-    if not (np.isfinite(reference).all() and np.isfinite(test).all()):
-        return math.nan
-    return ssim(reference, test, peak)
+def _groups(
+    array: zarr.Array[Any], sample: int | None, seed: int, workers: int
+) -> tuple[Iterable[Group], int]:
+    """Return pieces of work, which can be gone through twice, and the chunks in all of them."""
+    if sample is None or sample >= array.nchunks:
+        most = _GROUP_BYTES // (math.prod(array.chunks) * array.dtype.itemsize)
+        most = max(1, min(most, array.nchunks // (4 * workers)))  # work for every worker
+        return _Again(lambda: boxes(array.shape, array.chunks, most)), array.nchunks
+    drawn = np.random.default_rng(seed).choice(array.nchunks, sample, replace=False)
+    wanted = set(drawn.tolist())
+    found = [
+        [chunk] for k, chunk in enumerate(chunk_regions(array.shape, array.chunks)) if k in wanted
+    ]
+    return found, sample
+
+
+def boxes(shape: tuple[int, ...], chunks: tuple[int, ...], most: int) -> Iterator[Group]:
+    """Yield position and region of all chunks, in groups of so many at most that fill a box."""
+    grid = grid_shape(shape, chunks)
+    steps: list[int] = []
+    for n in reversed(grid):
+        steps.insert(0, max(1, min(n, most)))
+        most //= max(n, 1)
+    for corner in product(*(range(0, n, step) for n, step in zip(grid, steps, strict=True))):
+        sides = zip(corner, steps, grid, strict=True)
+        positions = product(*(range(k, min(k + step, n)) for k, step, n in sides))
+        yield [(position, region_of(position, shape, chunks)) for position in positions]
+
+
+class _Again(Iterable[_Item]):
+    """An iterable made anew each time: a million chunks need not be listed."""
+
+    def __init__(self, make: Callable[[], Iterator[_Item]]) -> None:
+        self._make = make
+
+    def __iter__(self) -> Iterator[_Item]:
+        return self._make()
+
+
+def _scored(
+    source: Source, archive: Source, groups: Iterable[Group], count: int, workers: int
+) -> Iterator[ChunkScore]:
+    array = zarr_array(archive)
+    plain = is_plain(array)
+    some = max(16, _VOXELS_FOR_THRESHOLD // count)  # of each chunk
+    looks = list(in_window(lambda group: _look(source, group, some), groups, workers))
+    low = min(found[0] for found in looks)
+    peak = max(max(found[1] for found in looks) - low, 0.0)
+    threshold = otsu(np.concatenate([found[2] for found in looks]))
+
+    def score(group: Group) -> list[ChunkScore]:
+        return _score_group(source, archive, group, peak, threshold, plain)
+
+    for scores in in_window(score, groups, workers):
+        yield from scores
+
+
+def in_window(
+    function: Callable[[_Item], _Result], items: Iterable[_Item], workers: int
+) -> Iterator[_Result]:
+    """Yield the results in order; threads are at most one item ahead of each worker."""
+    waiting: deque[Future[_Result]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(contextvars.copy_context().run, function, item))
+                if len(waiting) > workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _box(group: Group) -> Region:
+    """Return the region that the chunks of a group fill."""
+    ends = zip(group[0][1], group[-1][1], strict=True)
+    return tuple(slice(first.start, last.stop) for first, last in ends)
+
+
+def _look(source: Source, group: Group, some: int) -> tuple[float, float, NDArray[Any]]:
+    """Return lowest and highest value, and some values for the threshold."""
+    voxels = source.read(_box(group)).reshape(-1)
+    finite = voxels[np.isfinite(voxels)]
+    few = voxels[:: max(1, voxels.size // (some * len(group)))].copy()
+    if not finite.size:
+        return math.inf, -math.inf, few
+    return float(finite.min()), float(finite.max()), few
+
+
+def _score_group(
+    source: Source, archive: Source, group: Group, peak: float, threshold: float, plain: bool
+) -> list[ChunkScore]:
+    started = time.perf_counter()
+    box = _box(group)
+    voxels, decoded = source.read(box), archive.read(box)
+    stored = payloads(zarr_array(archive), [position for position, _ in group])
+    seconds = (time.perf_counter() - started) / len(group)
+    found = []
+    for (_, region), payload in zip(group, stored, strict=True):
+        sides: Sequence[tuple[slice, slice]] = list(zip(region, box, strict=True))
+        at = tuple(slice(a.start - b.start, a.stop - b.start) for a, b in sides)
+        found.append(
+            score_chunk(
+                voxels[at],
+                decoded[at],
+                region=region,
+                stored_bytes=len(payload or b""),
+                peak=peak,
+                threshold=threshold,
+                form=form(payload, plain),
+                seconds=seconds,
+            )
+        )
+    return found

@@ -31,9 +31,9 @@ _MOST_LEVELS = 7
 _CUT_FROM_BYTES, _CUT_FROM_VOXELS = 6000, 1 << 18
 _PLAN_GAIN = 0.004
 _PLAN_ROUNDS = 3
-_TURNS = 12
-# Octaves of size for an octave of step: guessed at first, and the limits of what is measured.
-_SLOPE, _STEEPEST, _FLATTEST = -1.3, -4.0, -0.1
+_TURNS = 14
+# By how much a size falls for a step, about, both in octaves.
+_SLOPE = 1.3
 # Magnitudes stay below 2**_MOST_BITS; steps below 2**_COARSEST.
 _MOST_BITS, _COARSEST = 22, 20
 
@@ -199,6 +199,19 @@ def _bias(transform: _Transform, coded: Quantized, step: float) -> float:
     return min(max(round(unit * total / max(count, 1)), 0), unit // 2 - 1) / unit
 
 
+def _next(low: tuple[float, float], high: tuple[float, float], wanted: float) -> float:
+    """Return the step to try between, or beyond, two sides of which (step, size) are known.
+
+    All are logarithms to the base 2.
+    """
+    if math.isinf(high[0]):
+        return low[0] + min(max((low[1] - wanted) / _SLOPE, 0.05), 4.0)
+    if math.isinf(low[0]):
+        return high[0] - min(max((wanted - high[1]) / _SLOPE, 0.05), 4.0)
+    share = (low[1] - wanted) / max(low[1] - high[1], 1e-9)
+    return low[0] + min(max(share, 0.1), 0.9) * (high[0] - low[0])
+
+
 def within_size(volume: Volume, size: int, *, plans: bool) -> Coding | None:
     """Return the coding with the finest step that takes at most ``size`` bytes.
 
@@ -224,28 +237,19 @@ def within_size(volume: Volume, size: int, *, plans: bool) -> Coding | None:
 
     def solve(start: float) -> Coding | None:
         best = None
-        low, high = -math.inf, math.inf  # too fine, coarse enough
-        at, slope = math.log2(start), _SLOPE
-        before = None
-        for turn in range(_TURNS):
+        wanted = math.log2(0.999 * size)
+        low, high = (-math.inf, math.inf), (math.inf, -math.inf)  # step and size of the two sides
+        at = math.log2(start)
+        for _ in range(_TURNS):
             found, coding = attempt(2.0**at)
-            # Size falls as the step grows: steeply where most is zeros, slowly at high rates.
-            if before is not None and coding is not None:
-                measured = math.log2(found / before[1]) / (at - before[0])
-                slope = min(max(measured, _STEEPEST), _FLATTEST)
-            before = None if coding is None else (at, found)
             if coding is not None and found <= size:
-                high, best = at, coding
+                high, best = (at, math.log2(found)), coding
                 if found >= 0.998 * size:
                     break
             else:
-                low = at
-            at += min(max(math.log2(0.999 * size / found) / slope, -4.0), 4.0)
-            # Halving now and then, since size has steps where few bytes are at hand.
-            if not low < at < high or (turn % 4 == 3 and math.isfinite(low + high)):
-                beyond = low + 1 if math.isfinite(low) else high - 1
-                at = (low + high) / 2 if math.isfinite(low + high) else beyond
-            if high - low < 1e-3 or at > _COARSEST:
+                low = at, math.log2(found)
+            at = _next(low, high, wanted)
+            if high[0] - low[0] < 1e-3 or at > _COARSEST:
                 break
         return best
 

@@ -15,11 +15,13 @@ Memory on the device: 4 bytes per voxel of the output, and per voxel of a slab (
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from tinc_codec.engines.gpu import fused
 from tinc_codec.engines.gpu.device import current_device, exact_products
 from tinc_codec.engines.gpu.memory import LANES
 from tinc_codec.engines.gpu.problem import Problem
@@ -99,17 +101,46 @@ def evaluate(
 
     index = [np.asarray(a, np.int64) for a in axes]
     lengths = [len(index[0])] if pointwise else [len(a) for a in index]
-    counts, locate = (_points if pointwise else _grid)(tree.geometry, index, device)
     stacks = Stacks(layout(tree), len(parameters), device)
     with exact_products(device):
-        layers = stacks.views(stacks.stack(torch.tensor(parameters, device=device)))
-        out = _evaluate(layers, counts, locate, len(parameters), device)
+        stacked = stacks.stack(torch.tensor(parameters, device=device))
+        voxels = (_points if pointwise else _grid)(tree.geometry, index, device)
+        if fused.wanted(stacks.layers, device):
+            paths = fused.Paths(stacks, device)
+            if _kernels_agree(paths, stacks, voxels, device):
+                out = fused.decode(paths, stacked, voxels.tables, voxels.counts, stacks.chunks)
+                return out.view(len(parameters), *lengths)
+        layers = stacks.views(stacked)
+        out = _evaluate(layers, voxels.counts, voxels.locate, len(parameters), device)
     return out.view(len(parameters), *lengths)
 
 
-def _points(
-    geometry: Geometry, points: Sequence[IntArray], device: torch.device
-) -> tuple[IntArray, Locate]:
+def _kernels_agree(
+    paths: fused.Paths, stacks: Stacks, voxels: Voxels, device: torch.device
+) -> bool:
+    """Tell whether Triton's kernel gives what the products give, at the first voxels it meets."""
+
+    def compare() -> tuple[torch.Tensor, torch.Tensor]:
+        stacked = fused.probe(stacks, device)
+        found = fused.decode(paths, stacked, voxels.tables, voxels.counts, stacks.chunks)
+        layers = stacks.views(stacked)
+        expected = _evaluate(layers, voxels.counts, voxels.locate, stacks.chunks, device)
+        return found, expected
+
+    kind = "points" if voxels.tables.points else "grid"
+    return not voxels.counts.any() or fused.agreed(kind, paths, device, compare)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Voxels:
+    """The voxels asked for: how many in each leaf, and where they are found, in two ways."""
+
+    counts: IntArray
+    locate: Locate
+    tables: fused.DecodeTables
+
+
+def _points(geometry: Geometry, points: Sequence[IntArray], device: torch.device) -> Voxels:
     """Return how many of the voxels lie in each leaf, and where they are found."""
     import torch
 
@@ -127,12 +158,21 @@ def _points(
         at = first[leaf] + j
         return x[at].transpose(1, 2).contiguous(), place[at]
 
-    return counts, locate
+    n_axes = len(points)
+    firsts = first + len(order) * torch.arange(n_axes, device=device)[:, None]
+    tables = fused.DecodeTables(
+        counts=torch.tensor(counts, device=device),
+        sides=firsts,
+        firsts=firsts,
+        places=torch.cat([place] + [torch.zeros_like(place)] * (n_axes - 1)),
+        coordinates=x.T.contiguous(),
+        strides=torch.ones(n_axes, dtype=torch.int64, device=device),
+        points=True,
+    )
+    return Voxels(counts=counts, locate=locate, tables=tables)
 
 
-def _grid(
-    geometry: Geometry, axes: Sequence[IntArray], device: torch.device
-) -> tuple[IntArray, Locate]:
+def _grid(geometry: Geometry, axes: Sequence[IntArray], device: torch.device) -> Voxels:
     """Return how many voxels of the outer product lie in each leaf, and where they are found."""
     import torch
 
@@ -156,7 +196,18 @@ def _grid(
             where += place[axis][at] * strides[axis]
         return torch.stack(x, dim=1), where
 
-    return counts.prod(axis=0), locate
+    lengths_before = np.cumsum([0, *lengths[:-1]]).tolist()
+    in_leaf = counts.prod(axis=0)
+    given = fused.DecodeTables(
+        counts=torch.tensor(in_leaf, device=device),
+        sides=torch.stack(count),
+        firsts=torch.stack([f + n for f, n in zip(first, lengths_before, strict=True)]),
+        places=torch.cat(place),
+        coordinates=torch.cat(coordinate),
+        strides=torch.tensor(strides, device=device),
+        points=False,
+    )
+    return Voxels(counts=in_leaf, locate=locate, tables=given)
 
 
 def _axis_table(

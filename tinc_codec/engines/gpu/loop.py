@@ -135,7 +135,28 @@ def _captured(step: Callable[[], None]) -> Any:
             for _ in range(_WARM_UP):
                 step()
         torch.cuda.current_stream().wait_stream(stream)
-        # Other threads may go on allocating memory.
-        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-            step()
+        try:
+            # Other threads may go on allocating memory.
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                step()
+        except RuntimeError as error:
+            if ran_out_of_memory(error):
+                raise torch.cuda.OutOfMemoryError(f"while a step was captured: {error}") from error
+            raise
     return graph
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Tell whether a failed capture is due to a full device.
+
+    The end of a capture that an allocation has spoiled raises an error of its own, which hides
+    the allocator's; the driver's has no type of its own.
+    """
+    import torch
+
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, torch.cuda.OutOfMemoryError) or "out of memory" in str(found):
+            return True
+        found = found.__cause__ or found.__context__
+    return False

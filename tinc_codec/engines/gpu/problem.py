@@ -78,6 +78,8 @@ class Problem:
         leaves = tree.geometry.node_counts[-1]
         tiles = leaf_samples(leaves, samples) // LANES
         self._gradient = products.Gradient(self._stacks, tree, tiles, device)
+        with exact_products(device):
+            self._gradient.check(self._targets, self._weights, self._keys(0, 1))
         self._loop: Loop | None = None
 
     def _keys(self, first: int, steps: int) -> torch.Tensor:

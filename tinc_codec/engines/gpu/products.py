@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tinc_codec.engines.gpu import fused
 from tinc_codec.engines.gpu.memory import LANES
 from tinc_codec.engines.gpu.stacks import Stacked, Stacks
 from tinc_codec.tree.geometry import boxes, coordinate_leaders, leaf_affine
@@ -56,6 +57,7 @@ class Gradient:
         )
         self._strides = torch.tensor(strides.copy(), device=device)
         self._share = torch.tensor(share.astype(np.float32), device=device)[:, None]
+        self._paths = fused.Paths(stacks, device) if fused.wanted(stacks.layers, device) else None
 
     def sample(self, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Draw the voxels of a step, with replacement, the same number in each leaf.
@@ -109,9 +111,51 @@ class Gradient:
         losses : (chunks,) float32 tensor
         gradient : (stacked size,) float32 tensor
         """
+        sample = self.sample(key)
+        if self._paths is not None and not squared:
+            return self._fused(self._paths, parameters, sample, targets, weights)
+        return self._products(parameters, sample, targets, weights, squared=squared)
+
+    def check(self, targets: torch.Tensor, weights: torch.Tensor | None, key: torch.Tensor) -> None:
+        """Go on without Triton's kernels if they do not agree here; waits for the device."""
+        paths = self._paths
+        if paths is None:
+            return
+
+        def compare() -> tuple[torch.Tensor, torch.Tensor]:
+            sample, parameters = self.sample(key), fused.probe(self._stacks, targets.device)
+            found = self._fused(paths, parameters, sample, targets, weights)[1]
+            return found, self._products(parameters, sample, targets, weights, squared=False)[1]
+
+        kind = "fit" if weights is None else "weighted fit"
+        if not fused.agreed(kind, paths, targets.device, compare):
+            self._paths = None
+
+    def _fused(
+        self,
+        paths: fused.Paths,
+        parameters: torch.Tensor,
+        sample: tuple[torch.Tensor, torch.Tensor],
+        targets: torch.Tensor,
+        weights: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return losses and gradients by Triton's kernels."""
+        views, shares = self._stacks.views, self._share[:, 0]
+        return fused.gradient(paths, parameters, sample, targets, weights, shares, views)
+
+    def _products(
+        self,
+        parameters: torch.Tensor,
+        sample: tuple[torch.Tensor, torch.Tensor],
+        targets: torch.Tensor,
+        weights: torch.Tensor | None,
+        *,
+        squared: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return losses and gradients, or mean squares, by torch's products."""
         import torch
 
-        x, where = self.sample(key)
+        x, where = sample
         size = (len(targets), *where.shape)
         target, factor = targets.index_select(1, where.view(-1)).view(size), self._share
         if weights is not None:

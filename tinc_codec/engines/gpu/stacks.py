@@ -94,13 +94,20 @@ class Stacks:
         How many.
     device : torch.device
         Where tensors are made.
+
+    Attributes
+    ----------
+    layers : tuple of LayerStack
+        One per layer of a path.
+    chunks, parameters : int
+        How many chunks; parameters of each, without padding.
     """
 
     def __init__(self, table: Layout, chunks: int, device: torch.device) -> None:
         import torch
 
         self.layers, source = layer_stacks(table)
-        self.chunks = chunks
+        self.chunks, self.parameters = chunks, table.size
         first = np.arange(chunks)[:, None] * (table.size + 1)
         parts = [
             part for s in self.layers for part in ((s.start, s.bias_start), (s.bias_start, s.stop))

@@ -1,0 +1,552 @@
+"""Plans, runs and what is left of them: shards, resume, refusals, workers, kills."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from volumes import QUICK, volume
+
+from tinc_codec import InvalidSetting, Settings
+from tinc_codec.archive import ShardsFailed, convert, plan, run, target, work
+from tinc_codec.archive.cluster import local_client, visible_gpus
+from tinc_codec.archive.layout import shard_shape
+from tinc_codec.archive.manifest import open_manifest
+from tinc_codec.archive.pyramid import downsample
+from tinc_codec.archive.shards import pack
+from tinc_codec.archive.target import Target
+from tinc_codec.archive.work import ShardRecord
+from tinc_codec.encode import encode_chunk
+
+SETTINGS = Settings(**QUICK)
+SMALL: dict[str, Any] = {"chunks": (16, 16, 16), "shards": (16, 32, 16)}
+
+
+@pytest.fixture
+def npy(tmp_path: Path) -> Path:
+    path = tmp_path / "source.npy"
+    np.save(path, volume((20, 40, 36)))
+    return path
+
+
+@pytest.fixture
+def dst(tmp_path: Path) -> Path:
+    return tmp_path / "a.zarr"
+
+
+@pytest.fixture(autouse=True)
+def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(target, "PAUSES", (0.01, 0.01))
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every chunk and shard of an archive by its path; no metadata, which has times."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "zarr.json")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+class Stop(Exception):
+    """Ends a run after some shards."""
+
+
+def run_some(made: Any, count: int, **options: Any) -> None:
+    seen: list[ShardRecord] = []
+
+    def stop(record: ShardRecord, earlier: bool) -> None:
+        seen.append(record)
+        if len(seen) == count:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(made, on_shard=stop, **options)
+
+
+# Plans.
+
+
+def test_a_plan_of_a_million_shards_holds_no_list(tmp_path: Path) -> None:
+    dask = pytest.importorskip("dask.array")
+    huge = dask.zeros((6400, 6400, 6400), chunks=(64, 6400, 6400), dtype=np.uint16)
+    made = plan(huge, tmp_path / "a.zarr", SETTINGS, chunks=(64, 64, 64), shards=(64, 64, 64))
+    assert len(made) == made.chunks == 1_000_000
+    assert made[999_999].region == np.s_[6336:6400, 6336:6400, 6336:6400]
+    assert made[123_456].position == (12, 34, 56)
+    with pytest.raises(IndexError):
+        made[1_000_000]
+    assert not list(tmp_path.iterdir())
+
+
+def test_regions_cover_every_voxel_once(npy: Path, dst: Path) -> None:
+    made = plan(npy, dst, SETTINGS, **SMALL)
+    count = np.zeros((20, 40, 36), int)
+    for index in range(len(made)):
+        count[made[index].region] += 1
+    assert (count == 1).all()
+    assert len(made) == 2 * 2 * 3
+
+
+@pytest.mark.parametrize(
+    ("shape", "chunks", "expected"),
+    [
+        ((600, 600, 600), (60, 60, 60), (240, 240, 240)),  # 10 chunks: 4 + 3 + 3
+        ((320, 64, 64), (64, 64, 64), (192, 64, 64)),  # 5 chunks: 3 + 2
+        ((2, 500, 64, 64), (1, 63, 64, 64), (1, 252, 64, 64)),
+    ],
+)
+def test_default_shards(shape: Any, chunks: Any, expected: Any) -> None:
+    assert shard_shape(shape, chunks, None) == expected
+
+
+@pytest.mark.parametrize("shards", [(24, 32, 16), (16, 32, 8), (), (1, 2, 3, 4), (0, 16, 16)])
+def test_misaligned_shards_are_refused(npy: Path, dst: Path, shards: Any) -> None:
+    with pytest.raises(InvalidSetting, match="shards="):
+        plan(npy, dst, SETTINGS, chunks=(16, 16, 16), shards=shards)
+
+
+def test_format_2_has_no_shards(npy: Path, dst: Path) -> None:
+    with pytest.raises(InvalidSetting, match="format 2 has no shards"):
+        plan(npy, dst, SETTINGS, zarr_format=2, shards=(16, 16, 16))
+
+
+def test_too_little_memory_is_refused_with_the_remedy(npy: Path, dst: Path) -> None:
+    made = plan(npy, dst, SETTINGS, **SMALL)
+    made.check_memory(made.bytes_per_worker)
+    with pytest.raises(InvalidSetting, match=r"shards of 16,32,16.*take smaller shards"):
+        made.check_memory(made.bytes_per_worker - 1)
+    larger = plan(npy, dst, SETTINGS, chunks=(20, 40, 36))
+    assert larger.bytes_per_worker > made.bytes_per_worker
+
+
+def test_a_ratio_that_chunks_are_too_small_for_is_refused_before_any_work(
+    npy: Path, dst: Path
+) -> None:
+    with pytest.raises(InvalidSetting, match="at least 96 are needed"):
+        plan(npy, dst, replace(SETTINGS, ratio=500), **SMALL)
+
+
+# Shards.
+
+
+def test_a_shard_is_read_by_zarr_as_if_zarr_had_written_it(npy: Path, dst: Path) -> None:
+    data = np.load(npy)
+    data[:16, :32, :16] = 0  # a whole shard of the fill value
+    data[16:, :16, 16:32] = 0  # and a chunk
+    np.save(npy, data)
+    convert(npy, dst, SETTINGS, **SMALL)
+    ours = zarr.open_group(dst, mode="r")["data"]
+    from tinc_codec import TINCSerializer
+
+    theirs = zarr.create_array(
+        {}, data=data, **SMALL, serializer=TINCSerializer(**QUICK), compressors=None
+    )
+    assert np.array_equal(ours[:], theirs[:])
+    assert ours.metadata.codecs == theirs.metadata.codecs
+    assert not (dst / "data/c/0/0/0").exists()
+
+
+def test_nothing_to_pack() -> None:
+    assert pack([None, None]) is None
+    assert pack([None, b"abc"]) is not None
+
+
+# Going on.
+
+
+def test_goes_on_where_it_stopped_with_the_same_result(npy: Path, dst: Path) -> None:
+    whole = dst.with_name("whole.zarr")
+    convert(npy, whole, SETTINGS, **SMALL)
+    made = plan(npy, dst, SETTINGS, **SMALL)
+    run_some(made, 5)
+    assert not dst.exists()
+    told: list[bool] = []
+    outcome = run(made, on_shard=lambda record, earlier: told.append(earlier))
+    assert told == [True] * 5 + [False] * 7
+    assert outcome.finished
+    assert outcome.shards == len(made)
+    assert tree(dst) == tree(whole)
+    assert sorted(p.name for p in dst.parent.iterdir()) == ["a.zarr", "source.npy", "whole.zarr"]
+
+
+def test_what_is_damaged_or_not_in_place_is_done_again(npy: Path, dst: Path) -> None:
+    made = plan(npy, dst, SETTINGS, **SMALL)
+    run_some(made, 6)
+    shards = sorted((dst.with_name("a.zarr.partial") / "data/c").rglob("0"))
+    files = [p for p in shards if p.is_file()][:2]
+    files[0].unlink()
+    files[1].write_bytes(bytes(files[1].stat().st_size))
+    records = next(dst.with_name("a.zarr.tinc-progress").glob("shards-*.jsonl"))
+    with records.open("ab") as file:
+        file.write(b'{"index":7,"torn')
+    told: list[bool] = []
+    run(made, on_shard=lambda record, earlier: told.append(earlier))
+    assert told == [True] * 4 + [False] * 8
+    whole = dst.with_name("whole.zarr")
+    convert(npy, whole, SETTINGS, **SMALL)
+    assert tree(dst) == tree(whole)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"settings": replace(SETTINGS, seed=1)}, r"seed 0 \(now 1\)"),
+        ({"chunks": (16, 16, 8)}, "data chunks"),
+        ({"min_psnr": 10.0}, "min_psnr None"),
+    ],
+)
+def test_other_settings_are_refused_and_overwrite_starts_over(
+    npy: Path, dst: Path, change: dict[str, Any], named: str
+) -> None:
+    given: dict[str, Any] = {"settings": SETTINGS, **SMALL}
+    run_some(plan(npy, dst, **given), 3)
+    before = tree(dst.with_name("a.zarr.partial"))
+    with pytest.raises(InvalidSetting, match=rf"begun with other {named}.*--overwrite"):
+        run(plan(npy, dst, **{**given, **change}))
+    assert tree(dst.with_name("a.zarr.partial")) == before
+    told: list[bool] = []
+    made = plan(npy, dst, **{**given, "settings": replace(SETTINGS, seed=2)})
+    run(made, overwrite=True, on_shard=lambda record, earlier: told.append(earlier))
+    assert not any(told)
+
+
+def test_a_changed_source_is_refused(npy: Path, dst: Path) -> None:
+    run_some(plan(npy, dst, SETTINGS, **SMALL), 3)
+    np.save(npy, volume((20, 40, 36)) + 1)
+    with pytest.raises(InvalidSetting, match="begun with other the source"):
+        run(plan(npy, dst, SETTINGS, **SMALL))
+
+
+def test_a_copy_of_the_source_elsewhere_is_the_same_source(npy: Path, dst: Path) -> None:
+    run_some(plan(npy, dst, SETTINGS, **SMALL), 3)
+    there = npy.parent / "elsewhere"
+    there.mkdir()
+    os.rename(npy, there / npy.name)
+    assert run(plan(there / npy.name, dst, SETTINGS, **SMALL)).finished
+
+
+def test_two_writers_are_refused(npy: Path, dst: Path) -> None:
+    made = plan(npy, dst, SETTINGS, **SMALL)
+    options: dict[str, Any] = {"overwrite": False}
+    with (
+        open_manifest(made, Target(dst), **options),
+        pytest.raises(BlockingIOError, match="another process is converting"),
+    ):
+        run(made)
+    assert run(made).finished
+
+
+def test_partitions_share_the_work_and_the_last_one_finishes(npy: Path, dst: Path) -> None:
+    made = plan(npy, dst, SETTINGS, **SMALL)
+    assert not run(made, partition=(1, 3)).finished
+    assert not run(made, partition=(0, 3)).finished
+    assert not dst.exists()
+    last = run(made, partition=(2, 3))
+    assert last.finished
+    assert last.shards == len(made)
+    whole = dst.with_name("whole.zarr")
+    convert(npy, whole, SETTINGS, **SMALL)
+    assert tree(dst) == tree(whole)
+    for wrong in ((3, 3), (-1, 2)):
+        with pytest.raises(InvalidSetting, match="partition"):
+            run(made, partition=wrong)
+
+
+# Failures.
+
+
+def test_a_shard_that_cannot_be_read_fails_alone(
+    npy: Path, dst: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = work._read_level
+    tries: list[Any] = []
+
+    def fails(made: Any, level: Any, region: Any) -> Any:
+        if region[1].start == 32 and region[2].start == 16:
+            tries.append(region)
+            raise OSError(f"the disk has a scratch at {region[0].start}")
+        return original(made, level, region)
+
+    monkeypatch.setattr(work, "_read_level", fails)
+    made = plan(npy, dst, SETTINGS, **SMALL)
+    with pytest.raises(ShardsFailed, match=r"2 of 12 shards failed \(data .*scratch") as failure:
+        run(made)
+    assert len(failure.value.failed) == 2
+    assert len(tries) == 2 * 3  # again after a pause, twice
+    assert not dst.exists()
+    monkeypatch.setattr(work, "_read_level", original)
+    told: list[bool] = []
+    assert run(made, on_shard=lambda record, earlier: told.append(earlier)).finished
+    assert told.count(False) == 2
+
+
+def test_an_error_that_passes_is_not_noticed(
+    npy: Path, dst: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = work._read_level
+    failing = [True, True, False]
+
+    def fails(*arguments: Any) -> Any:
+        if failing and failing.pop(0):
+            raise OSError("the network is down")
+        return original(*arguments)
+
+    monkeypatch.setattr(work, "_read_level", fails)
+    assert run(plan(npy, dst, SETTINGS, **SMALL)).finished
+
+
+def test_many_failures_in_a_row_end_the_run(
+    tmp_path: Path, dst: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "s.npy", volume((16, 16, 16 * 15)))
+
+    def fails(*arguments: Any) -> Any:
+        raise OSError("the source is gone")
+
+    monkeypatch.setattr(work, "_read_level", fails)
+    made = plan(tmp_path / "s.npy", dst, SETTINGS, chunks=(16, 16, 16), shards=(16, 16, 16))
+    with pytest.raises(ShardsFailed, match="10 of 15 shards failed"):
+        run(made)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_target_that_takes_no_more_ends_the_run_and_can_be_gone_on_from(
+    npy: Path, dst: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    original = Target.put
+    written: list[str] = []
+
+    def put(self: Target, key: str, data: bytes, scratch: Path) -> None:
+        if len(written) == 4:
+            raise OSError(code, os.strerror(code), str(self.partial / key))
+        written.append(key)
+        original(self, key, data, scratch)
+
+    monkeypatch.setattr(Target, "put", put)
+    made = plan(npy, dst, SETTINGS, **SMALL)
+    with pytest.raises(OSError, match=os.strerror(code)):
+        run(made)
+    assert not dst.exists()
+    monkeypatch.setattr(Target, "put", original)
+    told: list[bool] = []
+    assert run(made, on_shard=lambda record, earlier: told.append(earlier)).finished
+    assert told.count(True) == 4
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(folder)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small disk is not permitted")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=False)
+
+
+def test_a_full_disk(npy: Path, small_disk: Path) -> None:
+    dst = small_disk / "a.zarr"
+    (small_disk / "ballast").write_bytes(bytes(100_000))
+    made = plan(npy, dst, SETTINGS, **SMALL)
+    with pytest.raises(OSError, match="No space left"):
+        run(made)
+    assert not dst.exists()
+    (small_disk / "ballast").unlink()
+    assert run(made).finished
+    whole = npy.with_name("whole.zarr")
+    convert(npy, whole, SETTINGS, **SMALL)
+    assert tree(dst) == tree(whole)
+
+
+def test_a_disk_that_is_read_only(npy: Path, small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(OSError, match="Read-only"):
+        convert(npy, small_disk / "a.zarr", SETTINGS, **SMALL)
+    assert not list(small_disk.iterdir())
+
+
+# Pyramids and labels.
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_a_pyramid_is_made_from_the_source(npy: Path, dst: Path, zarr_format: Any) -> None:
+    made = plan(npy, dst, SETTINGS, chunks=(16, 16, 16), levels=4, zarr_format=zarr_format)
+    assert [level.lossless for level in made.levels] == [False, False, True, True]
+    assert run(made).finished
+    group, data = zarr.open_group(dst, mode="r"), np.load(npy)
+    assert [group[str(k)].shape for k in range(4)] == [
+        (20, 40, 36), (10, 20, 18), (5, 10, 9), (3, 5, 5),
+    ]  # fmt: skip
+    for k in (2, 3):
+        assert np.array_equal(group[str(k)][:], downsample(data, (2**k,) * 3))
+    assert np.abs(group["1"][:].astype(int) - downsample(data, (2, 2, 2))).max() < 60
+    attributes = dict(group.attrs)
+    block = attributes["ome"] if zarr_format == 3 else attributes
+    assert [d["path"] for d in block["multiscales"][0]["datasets"]] == ["0", "1", "2", "3"]
+
+
+def test_pieces_of_a_coarse_level_are_as_if_read_at_once(
+    npy: Path, dst: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work, "PIECE_BYTES", 1000)
+    run(plan(npy, dst, SETTINGS, chunks=(16, 16, 16), levels=3))
+    coarse = zarr.open_group(dst, mode="r")["2"][:]
+    assert np.array_equal(coarse, downsample(np.load(npy), (4, 4, 4)))
+
+
+def test_labels_are_lossless_and_coarse_ones_are_picked(tmp_path: Path, dst: Path) -> None:
+    labels = np.random.default_rng(0).integers(0, 9000, (20, 22, 24)).astype(np.int64)
+    np.save(tmp_path / "labels.npy", labels)
+    run(plan(tmp_path / "labels.npy", dst, SETTINGS, labels=True, levels=2))
+    group = zarr.open_group(dst, mode="r")
+    assert np.array_equal(group["0"][:], labels)
+    assert np.array_equal(group["1"][:], labels[::2, ::2, ::2])
+
+
+# Chunks that are not fitted well enough.
+
+
+@pytest.fixture
+def exact() -> None:
+    """Skip while the encoder has no form without loss."""
+    made = Settings(max_error=0, effort=1, iterations=10)
+    try:
+        encode_chunk(volume((8, 8, 8)), made)
+    except AssertionError:
+        pytest.skip("the encoder takes no max_error=0 yet")
+
+
+@pytest.mark.usefixtures("exact")
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_a_chunk_below_the_floor_is_stored_losslessly_and_listed(
+    npy: Path, dst: Path, zarr_format: Any
+) -> None:
+    data = np.load(npy)
+    data[:16, :16, :16] = np.random.default_rng(0).integers(0, 60000, (16, 16, 16))
+    np.save(npy, data)
+    options = {"chunks": (16, 16, 16)} if zarr_format == 2 else SMALL
+    found: dict[str, tuple[int, ...]] = {}
+    outcome = run(
+        plan(npy, dst, SETTINGS, **options, min_psnr=14, zarr_format=zarr_format),
+        on_shard=lambda record, _: found.update({record.key: record.lossless}),
+    )
+    decoded = zarr.open_group(dst, mode="r")["data"][:]
+    assert np.array_equal(decoded[:16, :16, :16], data[:16, :16, :16])
+    assert not np.array_equal(decoded, data)
+    assert outcome.lossless == 1
+    assert [key for key, chunks in found.items() if chunks] == [
+        "data/0/0/0" if zarr_format == 2 else "data/c/0/0/0"
+    ]
+
+
+@pytest.mark.usefixtures("exact")
+def test_chunks_whose_fit_fails_are_stored_losslessly(
+    npy: Path, dst: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = work._encode_batch
+    tried: list[int] = []
+
+    def fails(shard: Any, batch: Any) -> Any:
+        tried.append(len(batch))
+        if shard.task.index == 0 and 1 in batch:
+            raise InvalidSetting("this chunk cannot be fitted")
+        return original(shard, batch)
+
+    monkeypatch.setattr(work, "_encode_batch", fails)
+    outcome = run(plan(npy, dst, SETTINGS, **SMALL))
+    assert outcome.lossless == 1
+    assert tried[:3] == [2, 1, 1]
+    decoded = zarr.open_group(dst, mode="r")["data"][:]
+    assert np.array_equal(decoded[:16, 16:32, :16], np.load(npy)[:16, 16:32, :16])
+
+
+def test_a_chunk_that_can_be_stored_neither_way_fails_its_shard_alone(
+    npy: Path, dst: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = work._encode_batch
+
+    def fails(shard: Any, batch: Any) -> Any:
+        if shard.task.index == 3:
+            raise InvalidSetting("this chunk cannot be fitted")
+        return original(shard, batch)
+
+    def no_exact_form(*arguments: Any) -> Any:
+        raise InvalidSetting("no exact form")
+
+    monkeypatch.setattr(work, "_encode_batch", fails)
+    monkeypatch.setattr(work, "encode_chunk", no_exact_form)
+    with pytest.raises(ShardsFailed, match=r"1 of 12 shards failed.*chunk 0:16,32:40,0:16 of"):
+        run(plan(npy, dst, SETTINGS, **SMALL))
+
+
+# Workers.
+
+
+def test_two_processes_give_what_one_gives(npy: Path, dst: Path) -> None:
+    whole = dst.with_name("whole.zarr")
+    one = convert(npy, whole, SETTINGS, **SMALL)
+    two = convert(npy, dst, SETTINGS, **SMALL, workers=2)
+    assert tree(dst) == tree(whole)
+    assert two.errors == pytest.approx(one.errors) or two.psnr_db == pytest.approx(one.psnr_db)
+    assert [c.region for c in two.chunks] == [c.region for c in one.chunks]
+
+
+def test_a_worker_whose_gpu_is_lost_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = ["CUDA error: an illegal memory access was encountered", "shapes differ"]
+    ended: list[int] = []
+
+    def fails(job: Any, index: int) -> Any:
+        raise RuntimeError(said[index])
+
+    monkeypatch.setattr(work, "convert_task", fails)
+    monkeypatch.setattr(os, "_exit", ended.append)
+    for index in (0, 1):
+        with pytest.raises(RuntimeError):
+            work.convert_on_worker(None, index)  # type: ignore[arg-type]
+    assert len(ended) == 1
+
+
+def test_workers_below_one_are_refused() -> None:
+    with pytest.raises(InvalidSetting, match="workers=0"), local_client(0):
+        pass
+
+
+def test_gpus_are_those_that_the_environment_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,GPU-abc")
+    assert visible_gpus() == ["1", "GPU-abc"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert visible_gpus() == []
+
+
+def test_records_survive_json(npy: Path, dst: Path) -> None:
+    found: list[ShardRecord] = []
+    run(plan(npy, dst, SETTINGS, **SMALL), on_shard=lambda record, _: found.append(record))
+    for record in found:
+        again = ShardRecord.from_json(json.loads(json.dumps(record.to_json())))
+        assert again.key == record.key
+        assert again.errors == record.errors
+        assert math.isnan(again.chunks[0].ssim)
+
+
+# Kills. `python -m benchmarks.kill --count 50` does more of them.
+
+
+@pytest.mark.parametrize("kind", ["worker", "scheduler", "command"])
+def test_what_is_killed_goes_on_to_the_same_archive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])
+    from benchmarks.kill import disturb, prepare
+
+    whole = prepare(tmp_path)
+    found = disturb(tmp_path, whole, kind, shards=2)
+    assert found.hit
+    assert found.wrong == ""

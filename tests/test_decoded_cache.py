@@ -1,0 +1,189 @@
+"""Decoded chunks kept for zarr v3: never stale, never beyond the limit, safe among threads."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from volumes import QUICK, count_evaluations, volume
+
+import tinc_codec
+from tinc_codec import InvalidSetting, decoded_cache, runtime
+from tinc_codec.decoded_cache import DecodedCache, current_cache, decode_remembered
+
+zarr = pytest.importorskip("zarr", minversion="3.1")
+
+LARGE = 1 << 20
+EDGE = 16
+
+
+@pytest.fixture(autouse=True)
+def empty_cache() -> None:
+    decoded_cache._start_afresh()
+
+
+@pytest.fixture
+def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    return count_evaluations(monkeypatch)
+
+
+def payload(seed: int = 0) -> bytes:
+    return tinc_codec.encode(np.roll(volume((EDGE,) * 3), seed, 0), **QUICK)
+
+
+def archive(path: Path, **options: Any) -> Any:
+    codec = tinc_codec.TINCSerializer(**QUICK)
+    array = zarr.create_array(
+        path, shape=(32, 32, 32), chunks=(EDGE,) * 3, dtype="uint16", serializer=codec,
+        compressors=None, **options,
+    )  # fmt: skip
+    array[:] = volume((32, 32, 32))
+    return array
+
+
+def test_off_by_default(tmp_path: Path, evaluated: list[int]) -> None:
+    array = archive(tmp_path / "a.zarr")
+    evaluated.clear()
+    for _ in range(2):
+        assert array[3].shape == (32, 32)
+    assert sum(evaluated) == 2 * 32 * 32
+    assert current_cache().nbytes == 0
+
+
+@pytest.mark.parametrize("options", [{}, {"shards": (32, 32, 32)}], ids=["chunks", "shards"])
+def test_a_plane_read_again_is_not_evaluated_again(
+    tmp_path: Path, evaluated: list[int], options: dict[str, Any]
+) -> None:
+    array = archive(tmp_path / "a.zarr", **options)
+    whole = array[:]
+    evaluated.clear()
+    with runtime(cache_bytes=LARGE):
+        first, again = array[3, :, ::2], array[3, :, ::2]
+    assert sum(evaluated) == 32 * 16
+    np.testing.assert_array_equal(first, whole[3, :, ::2])
+    np.testing.assert_array_equal(again, first)
+
+
+def test_plane_after_plane_costs_one_and_a_half_chunks(evaluated: list[int]) -> None:
+    data = payload()
+    whole = tinc_codec.decode(data)
+    evaluated.clear()
+    with runtime(cache_bytes=LARGE):
+        for z in range(EDGE):
+            (plane,) = decode_remembered([data], [np.s_[z]])
+            np.testing.assert_array_equal(plane, whole[z])
+        assert sum(evaluated) == 1.5 * whole.size
+        (rest,) = decode_remembered([data], [np.s_[:, [1, 5], ::4]])
+    np.testing.assert_array_equal(rest, whole[:, [1, 5], ::4])
+    assert sum(evaluated) == 1.5 * whole.size
+
+
+def test_a_chunk_written_anew_is_never_served_from_the_old_one(tmp_path: Path) -> None:
+    array = archive(tmp_path / "a.zarr")
+    with runtime(cache_bytes=LARGE):
+        before = array[:]
+        array[:EDGE, :EDGE, :EDGE] = np.full((EDGE,) * 3, 7, np.uint16)
+        after = array[:]
+        plane = array[2]
+    assert (after[:EDGE, :EDGE, :EDGE] == 7).all()
+    assert (plane[:EDGE, :EDGE] == 7).all()
+    np.testing.assert_array_equal(after[EDGE:], before[EDGE:])
+
+
+def test_engines_do_not_share(evaluated: list[int]) -> None:
+    data = payload()
+    evaluated.clear()
+    for device in ("cpu", "reference", "auto"):
+        with runtime(cache_bytes=LARGE, device=device):
+            decode_remembered([data], [None])
+    assert len(evaluated) == 2
+
+
+def test_the_limit_holds_and_the_ones_read_last_stay(evaluated: list[int]) -> None:
+    payloads = [payload(seed) for seed in range(4)]
+    one = 2 * EDGE**3 + decoded_cache._PER_ENTRY
+    with runtime(cache_bytes=2 * one):
+        for data in payloads[:2] + payloads[:1] + payloads[2:3]:
+            decode_remembered([data], [None])
+            assert current_cache().nbytes <= 2 * one
+        evaluated.clear()
+        decode_remembered(payloads[:1] + payloads[2:3], [None, None])
+        assert evaluated == []
+        decode_remembered(payloads[1:2], [None])
+        assert len(evaluated) == 1
+    with runtime(cache_bytes=one):
+        decode_remembered(payloads[3:], [None])
+        assert current_cache().nbytes == one
+
+
+def test_many_tiny_entries_count_for_what_they_take() -> None:
+    cache = DecodedCache()
+    for k in range(1000):
+        cache.put((b"payload", "cpu"), np.s_[k, 0, 0], np.zeros((), np.uint8), 10_000)
+    assert len(cache._arrays) < 20
+    assert cache.nbytes <= 10_000
+
+
+def test_what_is_larger_than_the_limit_is_not_kept() -> None:
+    with runtime(cache_bytes=100):
+        decode_remembered([payload()], [None])
+    assert current_cache().nbytes == 0
+
+
+@pytest.mark.parametrize("part", [None, np.s_[2:4], np.s_[:, [1, 5]]])
+def test_callers_cannot_spoil_what_is_kept(part: Any) -> None:
+    data = payload()
+    expected = tinc_codec.decode(data, part)
+    with runtime(cache_bytes=LARGE):
+        decode_remembered([data], [None])
+        for _ in range(3):
+            (array,) = decode_remembered([data], [part])
+            np.testing.assert_array_equal(array, expected)
+            array[:] = 0
+
+
+def test_threads_share_it() -> None:
+    payloads = [payload(seed) for seed in range(4)]
+    whole = [tinc_codec.decode(data) for data in payloads]
+    limit = 2 * (2 * EDGE**3 + decoded_cache._PER_ENTRY)
+
+    def read(seed: int) -> int:
+        rng = np.random.default_rng(seed)
+        for _ in range(60):
+            k, z = int(rng.integers(4)), int(rng.integers(EDGE))
+            part = None if rng.random() < 0.2 else np.s_[z, ::2]
+            with runtime(cache_bytes=limit, threads=1):
+                (array,) = decode_remembered([payloads[k]], [part])
+            np.testing.assert_array_equal(array, whole[k] if part is None else whole[k][part])
+            assert current_cache().nbytes <= limit
+        return seed
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(read, range(8))) == list(range(8))
+    cache = current_cache()
+    held = sum(array.nbytes + decoded_cache._PER_ENTRY for array in cache._arrays.values())
+    assert held == cache.nbytes
+
+
+def test_damaged_payloads_are_refused_before_and_after() -> None:
+    data = payload()
+    damaged = data[:-1] + bytes([data[-1] ^ 1])
+    with runtime(cache_bytes=LARGE):
+        decode_remembered([data], [None])
+        with pytest.raises(tinc_codec.TincError):
+            decode_remembered([damaged], [None])
+
+
+def test_the_environment_sets_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TINC_CACHE", str(LARGE))
+    decode_remembered([payload()], [None])
+    assert current_cache().nbytes > 0
+    monkeypatch.setenv("TINC_CACHE", "64 MB")
+    with pytest.raises(InvalidSetting, match="TINC_CACHE='64 MB'"):
+        decode_remembered([payload()], [None])
+    monkeypatch.delenv("TINC_CACHE")
+    with pytest.raises(InvalidSetting, match="cache_bytes=-1"), runtime(cache_bytes=-1):
+        pass

@@ -1,0 +1,280 @@
+"""Triton's kernels against the other engines: in the interpreter on the CPU, compiled on a GPU."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from trees import output_size, parameters_of, trees
+
+from tinc_codec import InvalidSetting, runtime
+from tinc_codec.engines import current_engine, reference
+from tinc_codec.tree.geometry import Geometry
+from tinc_codec.tree.network import Tree
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+ON_GPU = torch.cuda.is_available()
+if not ON_GPU:
+    os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
+pytest.importorskip("triton", reason="triton is not installed")
+
+Float32Array = npt.NDArray[np.float32]
+DEVICE = "cuda" if ON_GPU else "torch"
+
+
+@pytest.fixture(autouse=True)
+def _few_programs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The interpreter takes milliseconds for an operation, whatever its size: large tiles."""
+    from tinc_codec.engines.gpu import fused
+
+    if not ON_GPU:
+        monkeypatch.setattr(fused, "FIT_BLOCK", 128)
+        monkeypatch.setattr(fused, "_PROGRAMS", 1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def tree_of(
+    shape: tuple[int, ...],
+    splits: Any = (),
+    depths: tuple[int, ...] = (2,),
+    widest: int = 9,
+    coordinates: Literal["global", "block"] = "global",
+) -> Tree:
+    geometry = Geometry(shape=shape, splits=splits, coordinates=coordinates)
+    rng = np.random.default_rng(5)
+    widths = tuple(
+        rng.integers(1, widest, (nodes, depth), endpoint=True)
+        for nodes, depth in zip(geometry.node_counts, depths, strict=True)
+    )
+    return Tree(geometry=geometry, widths=widths)
+
+
+TREES = {
+    "line": tree_of((300,), depths=(1,)),
+    "plane of two levels": tree_of((23, 9), ((1,),), (2, 1), 19),
+    "uneven": tree_of((9, 7, 5), ((0,), (2,)), (1, 2, 1), 12),
+    "blocks": tree_of((9, 8, 5), ((0,),), (1, 2), 17, "block"),
+    "4-D": tree_of((5, 4, 6, 3), ((3,),), (1, 1), 6),
+}
+
+
+@pytest.fixture(params=TREES)
+def tree(request: pytest.FixtureRequest) -> Tree:
+    return TREES[request.param]
+
+
+def grid(tree: Tree, parameters: Float32Array, axes: Any, *, triton: bool = True) -> Float32Array:
+    with runtime(device=DEVICE, triton=triton):
+        return current_engine().evaluate_grid(tree, parameters, axes)
+
+
+def points(tree: Tree, parameters: Float32Array, where: Any) -> Float32Array:
+    with runtime(device=DEVICE, triton=True):
+        return current_engine().evaluate_points(tree, parameters, where)
+
+
+def whole(tree: Tree) -> Any:
+    return [np.arange(n) for n in tree.geometry.shape]
+
+
+def assert_decodes(tree: Tree, parameters: Float32Array) -> None:
+    """Assert FORMAT.md's tolerance, in units of the output; and the same bits in every part."""
+    expected = reference.evaluate_grid(tree, parameters, whole(tree))
+    values = grid(tree, parameters, whole(tree))
+    tolerance = 1e-5 * (1 + output_size(tree, parameters))
+    np.testing.assert_allclose(values, expected, rtol=0, atol=tolerance, strict=True)
+    part = [np.arange(n)[n // 2 :: -2] for n in tree.geometry.shape]
+    np.testing.assert_array_equal(grid(tree, parameters, part), values[np.ix_(*part)])
+    rng = np.random.default_rng(0)
+    where = [rng.integers(0, n, 150) for n in tree.geometry.shape]
+    np.testing.assert_array_equal(points(tree, parameters, where), values[tuple(where)])
+    assert points(tree, parameters, [w[:0] for w in where]).shape == (0,)
+
+
+def test_decodes_as_the_reference(tree: Tree) -> None:
+    assert_decodes(tree, parameters_of(tree))
+
+
+@settings(max_examples=4, deadline=None)
+@given(tree=trees().filter(lambda tree: tree.geometry.node_counts[-1] <= 4))
+def test_decodes_any_tree_as_the_reference(tree: Tree) -> None:
+    assert_decodes(tree, parameters_of(tree))
+
+
+def test_sines_of_large_arguments() -> None:
+    """One sine, of arguments up to 2,000: its error is that of the argument in float32."""
+    tree = Tree(
+        geometry=Geometry(shape=(256,), splits=(), coordinates="global"),
+        widths=(np.array([[1]]),),
+    )
+    for size in (1.0, 50.0, 2000.0):
+        values = grid(tree, np.array([size, 0.3, 1, 0], np.float32), whole(tree))
+        x = np.linspace(-1, 1, 256).astype(np.float32)
+        z = (np.float32(size) * x + np.float32(0.3)).astype(np.float64)
+        np.testing.assert_allclose(values, np.sin(z), rtol=0, atol=1e-6 + size * 1e-7)
+
+
+def problem_of(tree: Tree, weighted: bool, *, triton: bool) -> Any:
+    from tinc_codec.engines.gpu.engine import Problem
+
+    rng = np.random.default_rng(1)
+    targets = rng.standard_normal((2, *tree.geometry.shape), np.float32)
+    weights = np.maximum(rng.uniform(-1, 2, targets.shape), 0).astype(np.float32)
+    with runtime(device=DEVICE, triton=triton):
+        return Problem(tree, targets, weights if weighted else None, 500, seed=3)
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_gradients_are_those_of_the_products(name: str) -> None:
+    """Of two chunks; tests/test_gradients.py holds the products to autograd."""
+    tree, weighted = TREES[name], name in ("uneven", "line")
+    parameters = np.stack([parameters_of(tree, seed) for seed in (0, 1)])
+    found = []
+    for triton in (True, False):
+        problem = problem_of(tree, weighted, triton=triton)
+        assert (problem._gradient._paths is not None) == triton
+        losses, rows = problem.gradient(problem.start(parameters), 4)
+        found.append((losses.cpu().numpy(), rows[0].cpu().numpy()))
+    (losses, gradient), (expected_losses, expected) = found
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
+    np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    assert np.abs(gradient).max() > 0.01
+
+
+@pytest.mark.parametrize(("block", "programs"), [(128, 1000), (64, 3), (512, 1)])
+def test_tiles_and_programs_share_the_sample(
+    monkeypatch: pytest.MonkeyPatch, block: int, programs: int
+) -> None:
+    """Also where tiles do not divide it: what is over the edge is masked."""
+    from tinc_codec.engines.gpu import fused
+
+    tree = TREES["plane of two levels"]
+    parameters = np.stack([parameters_of(tree, seed) for seed in (0, 1)])
+    plain = problem_of(tree, True, triton=False)
+    expected_losses, expected = plain.gradient(plain.start(parameters), 4)
+    monkeypatch.setattr(fused, "FIT_BLOCK", block)
+    monkeypatch.setattr(fused, "_PROGRAMS", programs)
+    problem = problem_of(tree, True, triton=True)
+    losses, rows = problem.gradient(problem.start(parameters), 4)
+    again = problem.gradient(problem.start(parameters), 4)[1]
+    assert torch.equal(rows, again)
+    torch.testing.assert_close(losses, expected_losses, rtol=1e-5, atol=0)
+    torch.testing.assert_close(rows, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_what_is_too_wide_or_too_long_goes_through_the_products() -> None:
+    wide = tree_of((300,), depths=(1,))
+    wide.widths[0][:] = 65
+    long = tree_of((300,), depths=(9,))
+    for tree in (wide, long):
+        assert problem_of(tree, False, triton=True)._gradient._paths is None
+        parameters = parameters_of(tree)
+        plain = grid(tree, parameters, whole(tree), triton=False)
+        np.testing.assert_array_equal(grid(tree, parameters, whole(tree)), plain)
+
+
+def test_kernels_that_fail_or_disagree_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tinc_codec.engines.gpu import fused, kernels
+
+    tree = TREES["line"]
+    parameters = parameters_of(tree)
+    expected = grid(tree, parameters, whole(tree), triton=False)
+
+    def broken(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("no such instruction")
+
+    def idle(*args: Any, **kwargs: Any) -> None:
+        args[10].zero_()
+
+    for kernel, message in ((broken, "RuntimeError: no such instruction"), (idle, "off by")):
+        monkeypatch.setattr(fused, "_agreed", {})
+        monkeypatch.setattr(kernels, "decode_tiles", {(3, 1): kernel})
+        with pytest.warns(UserWarning, match=f"kernels are not used on .*: {message}"):
+            values = grid(tree, parameters, whole(tree))
+        np.testing.assert_array_equal(values, expected)
+        np.testing.assert_array_equal(grid(tree, parameters, whole(tree)), expected)  # no warning
+
+
+def test_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tinc_codec.engines.gpu import fused
+
+    layers = [SimpleNamespace(n_out=8), SimpleNamespace(n_out=1)]
+
+    def wanted(device: str, **chosen: Any) -> bool:
+        with runtime(**chosen):
+            return fused.wanted(layers, torch.device(device))
+
+    monkeypatch.delenv("TINC_TRITON", raising=False)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert not wanted("cpu")
+    assert wanted("cpu", triton=True)
+    monkeypatch.setattr(fused, "_capable", lambda device: True)
+    assert not wanted("cuda")
+    monkeypatch.setenv("TINC_TRITON", "1")
+    assert wanted("cuda")
+    assert not wanted("cuda", triton=False)
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    with pytest.raises(InvalidSetting, match=r"CUDA device, not cpu: .*TRITON_INTERPRET=1"):
+        wanted("cpu", triton=True)
+    monkeypatch.setattr(fused.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InvalidSetting, match="triton, which is not installed: pip install triton"):
+        wanted("cuda", triton=True)
+
+
+_COMPILE = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from tinc_codec.engines.gpu import kernels
+
+POINTERS = dict.fromkeys(("table", "where", "tile_leaf", "tile_first", "counts", "sides",
+                          "firsts", "places", "strides"), "*i64")
+INTEGERS = dict.fromkeys(("leaves", "n", "voxels", "tiles", "size"), "i32")
+CONSTANTS = {"AXES": 3, "WIDTHS": (16, 16), "BLOCK": 16, "WEIGHTED": True, "POINTS": False}
+for kernel, capability in ((kernels.decode_tiles, 80), (kernels.fit_tiles, 90)):
+    names = kernel.arg_names
+    kinds = {name: "*fp32" for name in names} | POINTERS | INTEGERS
+    kinds |= dict.fromkeys(CONSTANTS, "constexpr")
+    source = ASTSource(
+        kernel,
+        signature={name: kinds[name] for name in names},
+        constexprs={(names.index(k),): v for k, v in CONSTANTS.items() if k in names},
+    )
+    options = {"num_warps": 4, "enable_fp_fusion": True}
+    made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    print(kernel.__name__, capability, len(made.asm["cubin"]) > 1000)
+"""
+
+
+def test_the_kernels_compile_for_gpus(tmp_path: Path) -> None:
+    """To machine code of two GPU generations, with no GPU: triton brings the assembler."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path)
+    command = [sys.executable, "-c", _COMPILE]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["decode_tiles 80 True", "fit_tiles 90 True"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", TREES)
+def test_the_kernels_agree_on_the_gpu(name: str) -> None:
+    """With the tiles and programs that fits use."""
+    from tinc_codec.engines.gpu import fused
+
+    assert_decodes(TREES[name], parameters_of(TREES[name]))
+    test_gradients_are_those_of_the_products(name)
+    assert fused._agreed
+    assert all(fused._agreed.values())

@@ -1,0 +1,358 @@
+"""Dask's part: clusters of pinned worker processes, and a window of tasks on them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Generator, Iterator
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tinc_codec.errors import InvalidSetting
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+_Job = TypeVar("_Job")
+_Result = TypeVar("_Result")
+
+_WINDOW = 4  # tasks under way for each worker
+_REFRESH_SECONDS = 5.0
+_ALLOWED_FAILURES = 10  # of the worker a task is on; under preemption tasks are rarely to blame
+# One shard at a time in a process: libraries that would start threads of their own are kept to one.
+_OTHERS_THREADS = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "BLOSC_NTHREADS",
+)
+_ONE_THREAD = dict.fromkeys(_OTHERS_THREADS, "1")
+_QUIET = 40  # logging.ERROR
+_HERE = "127.0.0.1"
+
+
+def available_memory() -> int:
+    """Return the bytes of memory that this process may use, limits of its container included."""
+    from distributed.system import MEMORY_LIMIT
+
+    return int(MEMORY_LIMIT)
+
+
+def worker_memory(client: Client | None) -> int:
+    """Return the bytes that each worker may use: the least of the client's, or this process's."""
+    if client is None:
+        return available_memory()
+    limits = [
+        worker["memory_limit"]
+        for worker in client.scheduler_info(n_workers=-1)["workers"].values()
+        if worker["memory_limit"]
+    ]
+    return min(limits, default=available_memory())
+
+
+def processors() -> int:
+    """Return how many processors this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def default_workers(tasks: int, *, torch: bool) -> int:
+    """Return how many processes to start: one for each processor, if there are tasks for it."""
+    return 1 if torch else max(1, min(processors(), tasks))
+
+
+@contextlib.contextmanager
+def cluster_client(
+    workers: int, *, scheduler: str | None = None, cluster: str = "local"
+) -> Iterator[Client | None]:
+    """Give a client of the workers that were asked for; None for one worker: this process.
+
+    Parameters
+    ----------
+    workers : int
+        Processes, or jobs.
+    scheduler : str, optional
+        Address of a scheduler that runs already.
+    cluster : str
+        "local", "cuda" or "slurm".
+
+    Raises
+    ------
+    InvalidSetting
+        If the cluster is of another kind, or cannot be had here.
+    OSError
+        If there is no scheduler at the address.
+    """
+    if scheduler is not None:
+        chosen = scheduler_client(scheduler)
+    elif cluster == "cuda":
+        chosen = gpu_client()
+    elif cluster == "slurm":
+        chosen = slurm_client(workers)
+    elif cluster != "local":
+        raise InvalidSetting(f"cluster={cluster!r} must be local, cuda or slurm")
+    elif workers == 1:
+        yield None
+        return
+    else:
+        chosen = local_client(workers)
+    with chosen as client:
+        yield client
+
+
+@contextlib.contextmanager
+def local_client(workers: int, *, threads: int | None = None) -> Iterator[Client]:
+    """Start worker processes on this machine.
+
+    Parameters
+    ----------
+    workers : int
+        Processes.
+    threads : int, optional
+        That one chunk may use in each; by default an equal share of the processors.
+
+    Raises
+    ------
+    InvalidSetting
+        If workers is below 1.
+    """
+    if workers < 1:
+        raise InvalidSetting(f"workers={workers} must be at least 1")
+    share = threads or max(1, processors() // workers)
+    environment = {**_ONE_THREAD, "TINC_THREADS": str(share)}
+    with _nannies([environment] * workers, {}) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def gpu_client() -> Iterator[Client]:
+    """Start a worker process for each GPU of this machine, by dask-cuda where it is installed.
+
+    ``CUDA_VISIBLE_DEVICES`` chooses the GPUs.
+
+    Raises
+    ------
+    InvalidSetting
+        If there is no GPU.
+    """
+    chosen = visible_gpus()
+    if not chosen:
+        raise InvalidSetting(
+            "there is no GPU on this machine (nvidia-smi -L, CUDA_VISIBLE_DEVICES); take "
+            "--cluster local"
+        )
+    threads = str(max(1, processors() // len(chosen)))
+    environment = {**_ONE_THREAD, "TINC_DEVICE": "cuda", "TINC_THREADS": threads}
+    try:
+        from dask_cuda import LocalCUDACluster  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        each = [
+            # The others stay visible, behind its own, as dask-cuda has it.
+            {**environment, "CUDA_VISIBLE_DEVICES": ",".join(chosen[k:] + chosen[:k])}
+            for k in range(len(chosen))
+        ]
+        with _nannies(each, {"GPU": 1}) as client:
+            yield client
+        return
+    from distributed import Client
+
+    os.environ.update(environment)
+    with (
+        _configured(),
+        LocalCUDACluster(
+            CUDA_VISIBLE_DEVICES=",".join(chosen), threads_per_worker=1, resources={"GPU": 1}
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+def visible_gpus() -> list[str]:
+    """Return the numbers or names of the GPUs that this process may use."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name for name in named.split(",") if name]
+    if not shutil.which("nvidia-smi"):
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    lines = [line for line in listed.stdout.splitlines() if line.startswith("GPU ")]
+    return [str(k) for k in range(len(lines))]
+
+
+@contextlib.contextmanager
+def slurm_client(workers: int) -> Iterator[Client]:
+    """Start workers as SLURM jobs, by dask-jobqueue, as its configuration says.
+
+    Queue, walltime, memory and account come from ``~/.config/dask/jobqueue.yaml``. Give each job
+    one process and one thread, and workers a lifetime below the walltime, such as
+    ``worker-extra-args: ["--lifetime", "55m", "--lifetime-stagger", "4m"]``.
+
+    Parameters
+    ----------
+    workers : int
+        Most jobs at a time; there are fewer where the queue gives fewer.
+
+    Raises
+    ------
+    InvalidSetting
+        If dask-jobqueue is not installed.
+    """
+    try:
+        from dask_jobqueue import SLURMCluster  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        raise InvalidSetting(
+            "--cluster slurm needs dask-jobqueue: pip install dask-jobqueue; or start a job array "
+            "with --partition i/n, which needs nothing"
+        ) from None
+    from distributed import Client
+
+    with _configured(), SLURMCluster() as cluster, Client(cluster) as client:
+        cluster.adapt(minimum=1, maximum=workers)
+        client.wait_for_workers(1)
+        yield client
+
+
+@contextlib.contextmanager
+def scheduler_client(address: str) -> Iterator[Client]:
+    """Connect to a scheduler that runs already, and has at least one worker.
+
+    Raises
+    ------
+    OSError
+        If there is none at the address, or no worker comes within half a minute.
+    """
+    from distributed import Client
+
+    try:
+        with Client(address, timeout=10) as client:
+            client.wait_for_workers(1, timeout=30)
+            yield client
+    except TimeoutError as error:
+        raise OSError(f"no scheduler with workers at {address}: {error}") from error
+
+
+@contextlib.contextmanager
+def _nannies(environments: list[dict[str, str]], resources: dict[str, float]) -> Iterator[Client]:
+    """Start a scheduler here and a process for each environment, each started anew if it dies."""
+    from distributed import Client, Nanny, Scheduler, SpecCluster
+
+    limit = available_memory() // len(environments)
+    workers: dict[int, Any] = {
+        k: {
+            "cls": Nanny,
+            "options": {
+                "nthreads": 1,
+                "memory_limit": limit,
+                "env": environment,
+                "resources": resources,
+                "host": _HERE,
+                "dashboard": False,
+                "silence_logs": _QUIET,
+            },
+        }
+        for k, environment in enumerate(environments)
+    }
+    scheduler = {"cls": Scheduler, "options": {"host": _HERE, "dashboard_address": f"{_HERE}:0"}}
+    with (
+        _configured(),
+        SpecCluster(workers=workers, scheduler=scheduler, silence_logs=_QUIET) as cluster,
+        Client(cluster) as client,
+    ):
+        client.wait_for_workers(len(environments))
+        yield client
+
+
+@contextlib.contextmanager
+def _configured() -> Iterator[None]:
+    import dask
+
+    options = {
+        "distributed.scheduler.allowed-failures": _ALLOWED_FAILURES,
+        # Shards are no intermediate results: workers hold nothing to spill.
+        "distributed.worker.memory.spill": False,
+        "distributed.worker.memory.target": False,
+    }
+    with dask.config.set(options):
+        yield
+
+
+def on_client(
+    work: Callable[[_Job, int], _Result],
+    job: _Job,
+    tasks: Iterator[int],
+    client: Client,
+    *,
+    name: str,
+) -> Generator[tuple[int, _Result | Exception]]:
+    """Do tasks on dask's workers, a few for each under way: memory stays flat at any number.
+
+    Parameters
+    ----------
+    work : callable
+        What a worker calls, with a job and the number of a task.
+    job : object
+        Its first argument, small: it goes along with each task.
+    tasks : iterator of int
+        Numbers of tasks.
+    client : distributed.Client
+        Of the workers.
+    name : str
+        Of the run, to tell its tasks from those of others.
+
+    Yields
+    ------
+    (int, result or Exception)
+        Of each task, as they end.
+
+    Raises
+    ------
+    OSError
+        If the scheduler is gone.
+    """
+    import cloudpickle
+    from distributed import as_completed
+
+    packed = cloudpickle.dumps((work, job))  # once, not with each task
+    under_way: dict[Any, tuple[int, Future[Any]]] = {}
+    window = as_completed()
+    most, asked = 0, -_REFRESH_SECONDS
+    try:
+        for index in tasks:
+            future = client.submit(_do, packed, index, key=f"shard-{index}-{name}", pure=False)
+            under_way[future.key] = index, future
+            window.add(future)
+            if time.monotonic() - asked > _REFRESH_SECONDS:
+                workers = client.scheduler_info(n_workers=-1)["workers"]
+                most, asked = _WINDOW * max(1, len(workers)), time.monotonic()
+            while len(under_way) >= most:
+                yield _ended(next(window), under_way)
+        while under_way:
+            yield _ended(next(window), under_way)
+    finally:
+        if client.status == "running":
+            client.cancel([future for _, future in under_way.values()])
+
+
+def _do(packed: bytes, index: int) -> Any:
+    work, job = _unpacked(packed)
+    return work(job, index)
+
+
+@lru_cache(maxsize=1)
+def _unpacked(packed: bytes) -> Any:
+    return pickle.loads(packed)
+
+
+def _ended(future: Future[Any], under_way: dict[Any, tuple[int, Future[Any]]]) -> tuple[int, Any]:
+    index, _ = under_way.pop(future.key)
+    if future.status == "finished":
+        return index, future.result()
+    if future.status == "error":
+        return index, future.exception()
+    raise OSError("the scheduler is gone; start it again, and run the same command to go on")

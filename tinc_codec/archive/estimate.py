@@ -1,0 +1,382 @@
+"""What a conversion would cost and keep, from fits of a few chunks.
+
+The few are a stratified sample (double sampling, Cochran, *Sampling Techniques*, 1977, ch. 12): of
+some hundred chunks drawn at random one plane is read; chunks whose planes are alike in mean and
+spread form strata, empty ones a stratum of their own; from each, as many chunks are fitted as its
+size deserves, but at least two, for their difference tells how sure the estimate is.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinc_codec.archive.layout import Region, chunk_shape, grid_shape, region_of
+from tinc_codec.archive.scores import ChunkScore, Progress, ProgressCallback, score_chunk
+from tinc_codec.archive.sources import Source, open_source
+from tinc_codec.archive.verify import in_window
+from tinc_codec.decode import decode_chunk
+from tinc_codec.encode import encode_chunk
+from tinc_codec.errors import InvalidSetting
+from tinc_codec.metrics import Errors
+from tinc_codec.runtime import current_runtime, runtime
+from tinc_codec.settings import Settings
+from tinc_codec.stream.normalize import check_array
+
+_LOOKS = 10  # planes looked at for each chunk fitted
+_MEAN_CLASSES, _SPREAD_CLASSES = 2, 3  # of the chunks that are not empty, at most
+_Z = 1.96  # standard errors within which 95 % of a normal distribution lie
+_SHARES = (0.05, 0.5, 0.95)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RatioEstimate:
+    """What to expect at one ratio.
+
+    Attributes
+    ----------
+    ratio : float
+        Asked for.
+    stored_bytes, stored_margin : float
+        Of all payloads, and half the width of its 95 % confidence interval. Metadata and the
+        indices of shards (16 bytes a chunk) come on top.
+    seconds, seconds_margin : float
+        Sum over all chunks of reading, fitting, decoding and scoring, each fit timed while as many
+        ran as there are workers; and half the width of its 95 % confidence interval.
+    psnr_db : tuple of float
+        5th percentile, median and 95th percentile of the chunks, against the range of the values
+        seen. With 20 chunks fitted the outer two are hardly more than the extremes of these.
+    ssim : float
+        Median of the chunks; NaN if voxels are not finite.
+    """
+
+    ratio: float
+    stored_bytes: float
+    stored_margin: float
+    seconds: float
+    seconds_margin: float
+    psnr_db: tuple[float, float, float]
+    ssim: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What a conversion would cost and keep.
+
+    Attributes
+    ----------
+    shape, chunks : tuple of int
+        Of the array, in voxels.
+    dtype : numpy.dtype
+        Of a voxel.
+    chunk_count, looked_at, fitted, strata : int
+        Chunks of the array, those of which a plane was read, those fitted, and the number of
+        strata.
+    empty_share : float
+        Share of the chunks looked at whose plane holds one value.
+    raw_bytes : int
+        Of the array.
+    workers, threads : int
+        Fits at once, and threads of each.
+    effort : int
+        Of the encoder.
+    ratios : tuple of RatioEstimate
+        In the order asked for.
+    """
+
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+    dtype: np.dtype[Any]
+    chunk_count: int
+    looked_at: int
+    fitted: int
+    strata: int
+    empty_share: float
+    raw_bytes: int
+    workers: int
+    threads: int
+    effort: int
+    ratios: tuple[RatioEstimate, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sample:
+    """Chunks to fit: regions, strata, and each stratum's share of the archive."""
+
+    regions: tuple[Region, ...]
+    strata: NDArray[np.int64]
+    shares: NDArray[np.float64]
+    looked_at: int
+    empty_share: float
+    chunk_count: int
+
+    def mean(self, values: Sequence[float]) -> tuple[float, float]:
+        """Return the mean over all chunks, and half the width of its 95 % interval.
+
+        The latter is NaN where one chunk of each stratum is all there is to judge by.
+        """
+        measured = np.asarray(values, np.float64)
+        groups = [measured[self.strata == h] for h in range(len(self.shares))]
+        means = np.array([group.mean() for group in groups])
+        sizes = np.array([group.size for group in groups])
+        mean = float(self.shares @ means)
+        # A stratum with one chunk tells nothing of its spread: it takes that of the others.
+        squares = np.array([((g - g.mean()) ** 2).sum() for g in groups])
+        freedom = measured.size - len(groups)
+        pooled = squares.sum() / freedom if freedom else math.nan
+        spread = np.where(sizes > 1, squares / np.maximum(sizes - 1, 1), pooled)
+        left = 1 - sizes / (self.shares * self.chunk_count)
+        spread[left <= 0] = 0  # all of it fitted
+        within = float((self.shares**2 * spread / sizes * np.maximum(0, left)).sum())
+        seen = 1 - self.looked_at / self.chunk_count
+        between = float(self.shares @ (means - mean) ** 2) / self.looked_at * seen
+        return mean, _Z * math.sqrt(within + between)
+
+    def quantiles(self, values: Sequence[float]) -> list[float]:
+        """Return the quantiles over all chunks at the shares above."""
+        counts = np.bincount(self.strata, minlength=len(self.shares))
+        weights = (self.shares / counts)[self.strata]
+        order = np.argsort(values, kind="stable")
+        reached = np.cumsum(weights[order]) / weights.sum()
+        at = np.minimum(np.searchsorted(reached, _SHARES), len(order) - 1)
+        return [float(np.asarray(values)[order[k]]) for k in at]
+
+
+def estimate(
+    src: str | Path,
+    ratios: Sequence[float],
+    settings: Settings | None = None,
+    *,
+    chunks: Sequence[int] | None = None,
+    sample: int = 20,
+    workers: int | None = None,
+    progress: ProgressCallback | None = None,
+) -> Estimate:
+    """Fit a sample of chunks at several ratios, and tell what all chunks would cost and keep.
+
+    Of the source only a plane of ten times ``sample`` chunks, and ``sample`` whole chunks are read.
+
+    Parameters
+    ----------
+    src : str or Path
+        See :func:`tinc_codec.archive.open_source`.
+    ratios : sequence of float
+        To try.
+    settings : Settings, optional
+        Of the encoder, besides the ratio; its seed is also that of the draw.
+    chunks : sequence of int, optional
+        As for :func:`tinc_codec.archive.convert`.
+    sample : int
+        Chunks to fit.
+    workers : int, optional
+        Fits to run, and to be timed, at once, which share the threads of the run-time settings; by
+        default one on each thread. On a GPU it is 1.
+    progress : callable, optional
+        Called with a :class:`tinc_codec.archive.Progress` after each fit.
+
+    Raises
+    ------
+    InvalidSetting
+        If a setting, the chunk shape, ``sample`` or ``workers`` is out of range.
+    UnsupportedData
+        If the codec does not take the source's dtype.
+    OSError
+        If the source cannot be read.
+    """
+    base = settings or Settings()
+    tried = [replace(base, ratio=ratio) for ratio in ratios]
+    for name, value in (("sample", sample), ("workers", workers), ("ratios", len(tried))):
+        if value is not None and value < 1:
+            raise InvalidSetting(f"{name}={value} must be at least 1")
+    machine = current_runtime()
+    at_once = 1 if machine.uses_torch else workers or machine.thread_count()
+    threads = max(1, machine.thread_count() // at_once)
+    with open_source(src) as source, runtime(threads=threads, cache_bytes=0):
+        check_array(np.empty((1,) * len(source.shape), source.dtype))
+        edges = chunk_shape(source.shape, chunks)
+        drawn = _draw(source, edges, sample, base.seed)
+        found = _fitted(source, edges, drawn, tried, at_once, progress)
+        return Estimate(
+            shape=source.shape,
+            chunks=edges,
+            dtype=source.dtype,
+            chunk_count=drawn.chunk_count,
+            looked_at=drawn.looked_at,
+            fitted=len(drawn.regions),
+            strata=len(drawn.shares),
+            empty_share=drawn.empty_share,
+            raw_bytes=math.prod(source.shape) * source.dtype.itemsize,
+            workers=at_once,
+            threads=threads,
+            effort=base.effort,
+            ratios=tuple(
+                _at_ratio(ratio, drawn, scores) for ratio, scores in zip(ratios, found, strict=True)
+            ),
+        )
+
+
+def _draw(source: Source, edges: tuple[int, ...], sample: int, seed: int) -> _Sample:
+    """Choose the chunks to fit, from planes of more of them."""
+    rng = np.random.default_rng(seed)
+    grid = grid_shape(source.shape, edges)
+    count = math.prod(grid)
+    looked_at = min(count, _LOOKS * sample)
+    chosen = np.sort(rng.choice(count, looked_at, replace=False))
+    positions = np.stack(np.unravel_index(chosen, grid), axis=1).tolist()
+    regions = [region_of(tuple(position), source.shape, edges) for position in positions]
+    looks = np.array([_look(source, region) for region in regions])
+    strata = _strata(looks, sample)
+    counts = np.bincount(strata)
+    # Proportional to the strata, rounded, and at least two of each.
+    wanted = np.round(counts * min(sample, looked_at) / looked_at).astype(int)
+    wanted = np.maximum(min(sample, 2), wanted)
+    picked = np.concatenate(
+        [
+            rng.permutation(np.flatnonzero(strata == h))[: min(wanted[h], counts[h])]
+            for h in range(len(counts))
+        ]
+    )
+    return _Sample(
+        regions=tuple(regions[k] for k in picked),
+        strata=strata[picked],
+        shares=counts / looked_at,
+        looked_at=looked_at,
+        empty_share=float((looks[:, 1] == 0).mean()),
+        chunk_count=count,
+    )
+
+
+def _look(source: Source, region: Region) -> tuple[float, float]:
+    """Return mean and standard deviation of the middle plane of a chunk."""
+    plane = list(region)
+    for axis, side in enumerate(plane[:-2]):
+        middle = (side.start + side.stop) // 2
+        plane[axis] = slice(middle, middle + 1)
+    voxels = source.read(tuple(plane)).astype(np.float64)
+    voxels = voxels[np.isfinite(voxels)]
+    return (float(voxels.mean()), float(voxels.std())) if voxels.size else (0.0, 0.0)
+
+
+def _strata(looks: NDArray[np.float64], sample: int) -> NDArray[np.int64]:
+    """Return the stratum of each chunk, numbered from 0 without gaps.
+
+    There are few enough of them for two chunks each in a sample of 4 or more.
+    """
+    means, spreads = looks.T
+    many = sample >= 2 * (1 + _MEAN_CLASSES * _SPREAD_CLASSES)
+    mean_classes = _MEAN_CLASSES if many else 1
+    spread_classes = max(1, min(_SPREAD_CLASSES, sample // 2 - 1))
+    filled = spreads > 0
+    classes = np.zeros(len(looks), np.int64)  # 0: empty
+    if filled.any():
+        bright = _quantile_class(means[filled], mean_classes)
+        rough = _quantile_class(spreads[filled], spread_classes)
+        classes[filled] = 1 + spread_classes * bright + rough
+    return np.unique(classes, return_inverse=True)[1].astype(np.int64)
+
+
+def _quantile_class(values: NDArray[np.float64], classes: int) -> NDArray[np.int64]:
+    cuts = np.quantile(values, np.arange(1, classes) / classes)
+    return np.searchsorted(cuts, values, side="left").astype(np.int64)
+
+
+def _fitted(
+    source: Source,
+    edges: tuple[int, ...],
+    drawn: _Sample,
+    tried: Sequence[Settings],
+    workers: int,
+    progress: ProgressCallback | None,
+) -> list[list[ChunkScore]]:
+    """Return the scores of the chunks for each setting."""
+    warm = np.arange(16**3).reshape(16, 16, 16).astype(source.dtype)
+    encode_chunk(warm, Settings(ratio=8, effort=1, iterations=2))  # compiles what is timed below
+    scores: list[list[ChunkScore]] = [[] for _ in tried]
+    jobs = [(k, region) for k in range(len(tried)) for region in drawn.regions]
+    errors, raw, stored = Errors(), 0, 0
+
+    def fit(job: tuple[int, Region]) -> ChunkScore:
+        return _fit(source, job[1], edges, tried[job[0]])
+
+    for done, ((k, _), score) in enumerate(zip(jobs, in_window(fit, jobs, workers), strict=True)):
+        scores[k].append(score)
+        errors += score.errors
+        raw, stored = raw + score.raw_bytes, stored + score.stored_bytes
+        if progress:
+            sums = {"errors": errors, "raw_bytes": raw, "stored_bytes": stored}
+            progress(Progress(done=done + 1, total=len(jobs), **sums))  # type: ignore[arg-type]
+    return scores
+
+
+def _fit(source: Source, region: Region, edges: tuple[int, ...], settings: Settings) -> ChunkScore:
+    """Encode a chunk as zarr would hand it over, padded; decode and score it."""
+    started = time.perf_counter()
+    voxels = source.read(region).astype(source.dtype.newbyteorder("="), order="C", copy=False)
+    padding = [(0, c - n) for c, n in zip(edges, voxels.shape, strict=True)]
+    payload = encode_chunk(np.pad(voxels, padding), settings)
+    decoded = decode_chunk(payload, tuple(slice(0, n) for n in voxels.shape))
+    score = score_chunk(voxels, decoded, region=region, stored_bytes=len(payload))
+    return replace(score, seconds=time.perf_counter() - started)
+
+
+def _at_ratio(ratio: float, drawn: _Sample, scores: Sequence[ChunkScore]) -> RatioEstimate:
+    peak = sum((score.errors for score in scores), Errors()).data_range
+    size, size_margin = drawn.mean([score.stored_bytes for score in scores])
+    seconds, seconds_margin = drawn.mean([score.seconds for score in scores])
+    low, middle, high = drawn.quantiles([score.errors.psnr(peak) for score in scores])
+    known = [score.ssim for score in scores]
+    return RatioEstimate(
+        ratio=ratio,
+        stored_bytes=size * drawn.chunk_count,
+        stored_margin=size_margin * drawn.chunk_count,
+        seconds=seconds * drawn.chunk_count,
+        seconds_margin=seconds_margin * drawn.chunk_count,
+        psnr_db=(low, middle, high),
+        ssim=math.nan if any(map(math.isnan, known)) else drawn.quantiles(known)[1],
+    )
+
+
+def plot_estimate(found: Estimate, path: str | Path) -> None:
+    """Draw quality and time over size, and save the figure.
+
+    Parameters
+    ----------
+    found : Estimate
+        To draw.
+    path : str or Path
+        Of the file; its suffix tells the format, such as .png or .svg.
+
+    Raises
+    ------
+    InvalidSetting
+        If matplotlib is missing, or the file's folder.
+    """
+    from tinc_codec.archive.report import check_figure_can_be_written
+
+    check_figure_can_be_written(Path(path))
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    quality, effort = figure.subplots(1, 2)
+    sizes = [at.stored_bytes / 1e9 for at in found.ratios]
+    psnr = np.clip([at.psnr_db for at in found.ratios], 0, 150)
+    quality.errorbar(sizes, psnr[:, 1], (psnr[:, 1] - psnr[:, 0], psnr[:, 2] - psnr[:, 1]), fmt="o")
+    quality.set_ylabel("PSNR of chunks, dB (median, 5 to 95 %)")
+    hours = [at.seconds / found.workers / 3600 for at in found.ratios]
+    margins = [at.seconds_margin / found.workers / 3600 for at in found.ratios]
+    effort.errorbar(sizes, hours, margins, fmt="o")
+    effort.set_ylabel(f"hours with {found.workers} workers (95 % interval)")
+    effort.set_ylim(bottom=0)
+    for ax in (quality, effort):
+        ax.set_xlabel("size, GB")
+        ax.set_xscale("log")
+    for at, x, y in zip(found.ratios, sizes, psnr[:, 1], strict=True):
+        quality.annotate(f" {at.ratio:g}×", (x, y))
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,267 @@
+"""What is known of an unfinished conversion: which shards are in place, and who is at work.
+
+A folder beside the archive holds ``plan.json``, the digest of source and settings with what they
+are in words; files of lines, each the record of a shard that is in place; and locks, which the
+system releases when their process ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import google_crc32c
+import numpy as np
+
+from tinc_codec.archive.plan import Plan
+from tinc_codec.archive.target import Target
+from tinc_codec.archive.work import ShardRecord
+from tinc_codec.errors import InvalidSetting
+
+Partition = tuple[int, int]
+_WHOLE: Partition = (0, 1)
+_INDEX = re.compile(rb'\{"index":(\d+),')
+
+
+@dataclass(slots=True)
+class Manifest:
+    """The records of a conversion, of which one part is being written by this process.
+
+    Attributes
+    ----------
+    folder : Path
+        Beside the archive.
+    scratch : Path
+        Folder of this process for unfinished files.
+    done : bytearray
+        1 for each task that is in place, by its index.
+    """
+
+    folder: Path
+    scratch: Path
+    done: bytearray
+    _file: IO[bytes]
+    _locks: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+    def add(self, record: ShardRecord) -> None:
+        """Record a shard that is in place."""
+        line = json.dumps(record.to_json(), separators=(",", ":")).encode() + b"\n"
+        self._file.write(line)
+        self._file.flush()
+        self.done[record.index] = 1
+
+    def sync(self) -> None:
+        """Bring the records to the disk."""
+        os.fsync(self._file.fileno())
+
+    def records(self) -> Iterator[ShardRecord]:
+        """Yield all records, of other processes, too, each task once."""
+        yield from _last_records(self.folder, len(self.done))
+
+
+@contextlib.contextmanager
+def open_manifest(
+    plan: Plan,
+    target: Target,
+    *,
+    overwrite: bool,
+    partition: Partition = _WHOLE,
+) -> Iterator[Manifest]:
+    """Open the records of a conversion, or begin them, for one writer.
+
+    Records of shards that are not in place as recorded do not count.
+
+    Parameters
+    ----------
+    plan : Plan
+        Has to be the one that the records belong to.
+    target : Target
+        The archive.
+    overwrite : bool
+        Throw away what another plan left unfinished.
+    partition : (int, int)
+        Which part of how many this process works on.
+
+    Raises
+    ------
+    InvalidSetting
+        If another source or other settings began the conversion.
+    BlockingIOError
+        If another process is at work on it.
+    OSError
+        If the folder cannot be written.
+    """
+    folder = target.progress
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"{partition[0] + 1}-of-{partition[1]}"
+    with contextlib.ExitStack() as stack:
+        shared = partition[1] > 1
+        _lock(stack, folder, "whole.lock", target, shared=shared)
+        _lock(stack, folder, f"{name}.lock", target)
+        _begin(plan, target, overwrite, shared)
+        for old in folder.glob(f"scratch-{name}-*"):
+            shutil.rmtree(old)
+        scratch = folder / f"scratch-{name}-{uuid.uuid4().hex}"
+        scratch.mkdir()
+        file = stack.enter_context(_append(folder / f"shards-{name}.jsonl"))
+        done = _in_place(folder, target, len(plan))
+        yield Manifest(folder=folder, scratch=scratch, done=done, _file=file)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def finishing(target: Target) -> Iterator[bool]:
+    """Give the turn to finish an archive, to one process after the other.
+
+    Yields
+    ------
+    bool
+        Whether it is still to be finished.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            _lock(stack, target.progress, "finish.lock", target, wait=True)
+        except FileNotFoundError:
+            yield False
+            return
+        yield target.is_unfinished()
+
+
+def _lock(
+    stack: contextlib.ExitStack,
+    folder: Path,
+    name: str,
+    target: Target,
+    *,
+    shared: bool = False,
+    wait: bool = False,
+) -> None:
+    path = folder / name
+    file = stack.enter_context(path.open("ab"))
+    mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    try:
+        fcntl.flock(file, mode if wait else mode | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BlockingIOError(
+            f"another process is converting to {target.dst}; wait for it, or end it. "
+            "What it has done is not lost"
+        ) from None
+    # Whoever held it may just have finished, and removed it.
+    if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+        raise FileNotFoundError(f"{target.dst} has just been finished by another process")
+
+
+def _begin(plan: Plan, target: Target, overwrite: bool, shared: bool) -> None:
+    """Check that the folder belongs to the plan; note the plan in a new one."""
+    path = target.progress / "plan.json"
+    said = {"fingerprint": plan.fingerprint, "plan": plan.summary()}
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        found = None
+    except ValueError:
+        found = {}
+    if found is not None and found.get("fingerprint") != plan.fingerprint:
+        if not overwrite or shared:
+            raise InvalidSetting(_differences(found.get("plan", {}), plan, target))
+        for old in target.progress.glob("shards-*.jsonl"):
+            old.unlink()
+        found = None
+    if found is None:
+        target.begin(fresh=not shared)
+        new = path.with_suffix(f".{os.getpid()}")
+        new.write_text(json.dumps(said, indent=1))
+        os.replace(new, path)
+    target.begin(fresh=False)
+
+
+def _differences(before: dict[str, Any], plan: Plan, target: Target) -> str:
+    now = plan.summary()
+    changed = [
+        "the source (its voxels, metadata or time of change)"
+        if name == "source"
+        else f"{name} {before.get(name)} (now {value})"
+        for name, value in now.items()
+        if before.get(name) != value
+    ]
+    return (
+        f"{target.where} was begun with other {', '.join(changed) or 'levels'}. Go on with what "
+        "it was begun with, give another name, or start over with --overwrite (overwrite=True)"
+    )
+
+
+@contextlib.contextmanager
+def _append(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file of lines to add to; a last line that was cut off goes."""
+    with path.open("a+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        while size:
+            start = max(0, size - 65536)
+            file.seek(start)
+            end = file.read(size - start).rfind(b"\n")
+            if end >= 0:
+                size = start + end + 1
+                break
+            size = start
+        file.truncate(size)
+        yield file
+
+
+def _lines(folder: Path) -> Iterator[bytes]:
+    for path in sorted(folder.glob("shards-*.jsonl")):
+        with path.open("rb") as file:
+            # A last line without its end is being written, or was cut off.
+            yield from (line for line in file if line.endswith(b"\n"))
+
+
+def _records(folder: Path) -> Iterator[ShardRecord]:
+    return (ShardRecord.from_json(json.loads(line)) for line in _lines(folder))
+
+
+def _last_records(folder: Path, count: int) -> Iterator[ShardRecord]:
+    """Yield the last record of each task: a shard that was found damaged has several."""
+    last = np.full(count, -1, np.int64)
+    for number, line in enumerate(_lines(folder)):
+        match = _INDEX.match(line)
+        if match:
+            last[int(match[1])] = number
+    for number, record in enumerate(_records(folder)):
+        if last[record.index] == number:
+            yield record
+
+
+def _in_place(folder: Path, target: Target, count: int) -> bytearray:
+    """Return which tasks are recorded and in place: each file is read, and its checksum taken."""
+    done = bytearray(count)
+    with ThreadPoolExecutor() as pool:
+        for index, good in _in_order(pool, lambda r: _is_good(target, r), _records(folder)):
+            done[index] |= good
+    return done
+
+
+def _in_order(
+    pool: ThreadPoolExecutor,
+    check: Callable[[ShardRecord], bool],
+    records: Iterator[ShardRecord],
+) -> Iterator[tuple[int, bool]]:
+    """Check records in threads, a few at a time."""
+    while batch := [record for _, record in zip(range(256), records, strict=False)]:
+        for record, good in zip(batch, pool.map(check, batch), strict=True):
+            yield record.index, good
+
+
+def _is_good(target: Target, record: ShardRecord) -> bool:
+    data = target.read(record.key)
+    if data is None:
+        return record.size == 0
+    return len(data) == record.size and int(google_crc32c.value(data)) == record.checksum

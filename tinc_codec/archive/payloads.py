@@ -1,0 +1,151 @@
+"""The payloads of an array's chunks as they are stored, those inside shards too."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import zarr
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+
+from tinc_codec.archive.layout import Position, grid_shape
+from tinc_codec.decode import inspect
+from tinc_codec.errors import CorruptPayload, InvalidSetting
+
+CODEC_IDS = ("tinc", "tinc_codec.tinc")
+_ABSENT = np.uint64(2**64 - 1)  # offset and size, in the index of a shard, of an absent chunk
+
+
+def payloads(array: zarr.Array[Any], positions: Sequence[Position]) -> list[bytes | None]:
+    """Read the stored bytes of chunks; each file is read once.
+
+    Parameters
+    ----------
+    array : zarr.Array
+        In any store.
+    positions : sequence of tuple of int
+        In the grid of chunks (of inner ones, if there are shards).
+
+    Returns
+    -------
+    list of bytes or None
+        None for chunks that zarr left out because they hold only the fill value.
+
+    Raises
+    ------
+    CorruptPayload
+        If the index of a shard is damaged.
+    InvalidSetting
+        If shards have an index that this version does not read.
+    OSError
+        If a file cannot be read.
+    """
+    per_shard = chunks_per_shard(array)
+    files: dict[Position, dict[Position, bytes] | None] = {}
+    found: list[bytes | None] = []
+    for position in positions:
+        at = tuple(k // n for k, n in zip(position, per_shard, strict=True))
+        if at not in files:
+            stored = read_file(array, at)
+            files[at] = None if stored is None else _parts(array, stored, per_shard)
+        inner = tuple(k % n for k, n in zip(position, per_shard, strict=True))
+        found.append((files[at] or {}).get(inner))
+    return found
+
+
+def positions_by_file(array: zarr.Array[Any]) -> Iterator[list[Position]]:
+    """Yield for each file, which is a shard or a chunk, the grid positions of the chunks in it."""
+    per_shard = chunks_per_shard(array)
+    grid = grid_shape(array.shape, array.chunks)
+    for corner in product(*(range(0, n, step) for n, step in zip(grid, per_shard, strict=True))):
+        sides = zip(corner, per_shard, grid, strict=True)
+        yield list(product(*(range(k, min(k + step, n)) for k, step, n in sides)))
+
+
+def chunks_per_shard(array: zarr.Array[Any]) -> tuple[int, ...]:
+    """Return how many chunks a file holds along each axis: 1 without shards."""
+    if array.shards is None:
+        return (1,) * array.ndim
+    return tuple(s // c for s, c in zip(array.shards, array.chunks, strict=True))
+
+
+def index_bytes(array: zarr.Array[Any]) -> int:
+    """Return the bytes of a shard's index; 0 without shards.
+
+    Raises
+    ------
+    InvalidSetting
+        If this version does not read such an index.
+    """
+    if array.shards is None:
+        return 0
+    codecs: Any = array.metadata.to_dict()["codecs"]
+    index = codecs[0]["configuration"]["index_codecs"]
+    names = [codec["name"] for codec in index]
+    endian = index[0].get("configuration", {}).get("endian", "little")
+    if len(codecs) != 1 or names not in (["bytes"], ["bytes", "crc32c"]) or endian != "little":
+        raise InvalidSetting(f"{array.name}: shards with index codecs {names} are not read here")
+    return 16 * math.prod(chunks_per_shard(array)) + 4 * (len(names) - 1)
+
+
+def read_file(array: zarr.Array[Any], position: Position) -> bytes | None:
+    """Return the bytes of a chunk's file, or of a shard's; None if it is absent."""
+    key = array.metadata.encode_chunk_key(position)
+    path = f"{array.path}/{key}" if array.path else key
+    stored = sync(array.store.get(path, default_buffer_prototype()))
+    return None if stored is None else stored.to_bytes()
+
+
+def form(payload: bytes | None, plain: bool = True) -> str:
+    """Return the form of a payload, such as "tree"; "absent" for None, "" for other codecs'.
+
+    Parameters
+    ----------
+    payload : bytes or None
+        As :func:`payloads` gave it.
+    plain : bool
+        Whether the array's payloads are TINC's own; see :func:`is_plain`.
+    """
+    if payload is None:
+        return "absent"
+    return inspect(payload).form if plain else ""
+
+
+def is_plain(array: zarr.Array[Any]) -> bool:
+    """Whether what is stored of a chunk is a payload of TINC, with no codec before or after it."""
+    metadata = array.metadata.to_dict()
+    if array.metadata.zarr_format == 2:
+        compressor: Any = metadata.get("compressor") or {}
+        return compressor.get("id") in CODEC_IDS and not metadata.get("filters")
+    codecs: Any = metadata["codecs"]
+    if array.shards is not None:
+        codecs = codecs[0]["configuration"]["codecs"]
+    return len(codecs) == 1 and codecs[0]["name"] in CODEC_IDS
+
+
+def _parts(
+    array: zarr.Array[Any], stored: bytes, per_shard: tuple[int, ...]
+) -> dict[Position, bytes]:
+    """Take a shard apart by its index, as the zarr specification of sharding lays it out."""
+    if array.shards is None:
+        return {(0,) * array.ndim: stored}
+    size = 16 * math.prod(per_shard)
+    length = index_bytes(array)
+    sharding: Any = array.metadata.to_dict()["codecs"]
+    at_end = sharding[0]["configuration"].get("index_location", "end") == "end"
+    coded = stored[-length:] if at_end else stored[:length]
+    index, checksum = coded[:size], coded[size:]
+    sums = google_crc32c.value(index).to_bytes(4, "little")
+    if len(coded) != length or (checksum and checksum != sums):
+        raise CorruptPayload(f"{array.name}: the index of a shard is damaged; restore it")
+    table = np.frombuffer(index, "<u8").reshape(-1, 2)
+    return {
+        position: stored[int(offset) : int(offset + count)]
+        for position, (offset, count) in zip(product(*map(range, per_shard)), table, strict=True)
+        if offset != _ABSENT
+    }

@@ -1,0 +1,350 @@
+"""What a conversion will do, decided and checked before any work; regions come one by one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from tinc_codec import __version__
+from tinc_codec.archive.arrays import Level, check_encoder, new_array
+from tinc_codec.archive.layout import Position, Region, chunk_shape, region_of, shard_shape
+from tinc_codec.archive.pyramid import level_factors, level_shape
+from tinc_codec.archive.sources import Source, open_source
+from tinc_codec.errors import InvalidSetting
+from tinc_codec.runtime import current_runtime
+from tinc_codec.settings import Settings
+
+# Measured bounds of tests/test_memory.py: what encoding takes per voxel of a chunk, beside it.
+_SMALL_INTEGERS, _OTHERS = 20, 40
+_ENCODER = 16 << 20
+_PROCESS = 400 << 20  # interpreter, compiled kernels, zarr and dask
+_TORCH = 8  # bytes a voxel that a batch holds in float32, with a mask
+PIECE_BYTES = 64 << 20  # bytes of the source that are read at once for a voxel of a coarse level
+_SLAB = 1 << 28  # bytes that staging a slab takes
+_STAGED_FROM = 4  # times what is asked for that the source has to be read for it
+_LOSSLESS_FROM = 3  # level of the pyramid: coarser ones are small, and overviews want to be quick
+_SENTINEL_ATTRIBUTES = ("_FillValue", "missing_value")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One shard to write (one chunk, where there are no shards).
+
+    Attributes
+    ----------
+    index : int
+        Of the task in its plan.
+    level : int
+        Of the pyramid.
+    position : tuple of int
+        Of the shard in the level's grid.
+    region : tuple of slice
+        Voxels of the level, clipped to its shape.
+    """
+
+    index: int
+    level: int
+    position: Position
+    region: Region
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A conversion: ``plan[k]`` is its k-th task, ``len(plan)`` says how many there are.
+
+    Attributes
+    ----------
+    src : str
+        Where the source is.
+    dst : str
+        Where the archive will be.
+    kind, source_dtype : str
+        Of the source.
+    settings : Settings
+        Of the encoder, with the values that the source declares as missing.
+    zarr_format : int
+        2 or 3.
+    levels : tuple of Level
+        Of the pyramid, the full resolution first; then those of label images.
+    min_psnr : float or None
+        Chunks of less are stored losslessly, in dB against the chunk's own range.
+    source_id : dict
+        What the sources are known by again.
+    torch : bool
+        Whether torch is to fit.
+    """
+
+    src: str
+    dst: str
+    kind: str
+    source_dtype: str
+    settings: Settings
+    zarr_format: Literal[2, 3]
+    levels: tuple[Level, ...]
+    min_psnr: float | None
+    source_id: str
+    torch: bool
+
+    def __len__(self) -> int:
+        return sum(level.tasks for level in self.levels)
+
+    def __getitem__(self, index: int) -> Task:
+        rest = index
+        for number, level in enumerate(self.levels):
+            if 0 <= rest < level.tasks:
+                where = tuple(int(k) for k in np.unravel_index(rest, level.grid))
+                region = region_of(where, level.shape, level.shards)
+                return Task(index=index, level=number, position=where, region=region)
+            rest -= level.tasks
+        raise IndexError(f"task {index} of a plan of {len(self)}")
+
+    @property
+    def chunks(self) -> int:
+        """Chunks of all levels, those beyond the edges left out."""
+        return sum(level.chunk_count for level in self.levels)
+
+    @property
+    def raw_bytes(self) -> int:
+        """Bytes of the voxels of all levels."""
+        return sum(level.raw_bytes for level in self.levels)
+
+    @property
+    def bytes_per_worker(self) -> int:
+        """Peak memory of a process that works on one task, in bytes."""
+        return max(self._peak(level) for level in self.levels)
+
+    def _peak(self, level: Level) -> int:
+        dtype = np.dtype(level.dtype)
+        voxels, chunk = math.prod(level.clipped), math.prod(level.chunks)
+        # Held twice, as a box and as chunks, then decoded again.
+        held = 3 * voxels * dtype.itemsize + level.held
+        if level.lossless:
+            return _PROCESS + held
+        small = dtype.kind in "iu" and dtype.itemsize <= 2
+        work = chunk * (_SMALL_INTEGERS if small else _OTHERS) + _ENCODER
+        return _PROCESS + held + (max(work, voxels * _TORCH) if self.torch else work)
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of all that decides which bytes are written."""
+        return _digest([self.summary(), self.source_id])
+
+    def summary(self) -> dict[str, Any]:
+        """Return what decides the bytes, in words: two plans that differ differ here."""
+        arrays = {
+            f"{level.path} {name}": list(value) if isinstance(value, tuple) else value
+            for level in self.levels
+            for name, value in ((f.name, getattr(level, f.name)) for f in fields(level))
+            if name in ("shape", "dtype", "chunks", "shards", "factors", "lossless", "labels")
+        }
+        return {
+            "source": self.source_id,
+            "tinc_codec": __version__,
+            **self.settings.to_json(),
+            "zarr_format": self.zarr_format,
+            "min_psnr": self.min_psnr,
+            **arrays,
+        }
+
+    def check_memory(self, limit: int) -> None:
+        """Refuse a plan whose workers would need more than so many bytes each.
+
+        Raises
+        ------
+        InvalidSetting
+            If they would.
+        """
+        if self.bytes_per_worker > limit:
+            first = self.levels[0]
+            raise InvalidSetting(
+                f"a worker needs {_mib(self.bytes_per_worker)} for shards of "
+                f"{_edges(first.shards)}, and has {_mib(limit)}: take smaller shards "
+                f"(--shards, at least the chunks' {_edges(first.chunks)}), fewer workers, or "
+                "smaller chunks"
+            )
+
+
+def plan(
+    src: Any,
+    dst: str | Path,
+    settings: Settings | None = None,
+    *,
+    chunks: Sequence[int] | None = None,
+    shards: Sequence[int] | None = None,
+    zarr_format: Literal[2, 3] = 3,
+    levels: int = 1,
+    labels: bool = False,
+    min_psnr: float | None = None,
+) -> Plan:
+    """Plan a conversion; nothing is written.
+
+    Parameters
+    ----------
+    src : str, Path, SourceSpec or array
+        See :func:`tinc_codec.archive.open_source`.
+    dst : str or Path
+        Folder of the new archive.
+    settings : Settings, optional
+        Of the encoder.
+    chunks : sequence of int, optional
+        Chunk edges of the last axes; axes before them get 1. By default the last three axes are
+        cut in equal parts of at most 64 voxels.
+    shards : sequence of int, optional
+        Shard edges of the last axes, multiples of the chunks'. By default at most 4 chunks along
+        each of the last three axes. Format 2 has no shards.
+    zarr_format : int
+        2 or 3.
+    levels : int
+        Of the pyramid, the full resolution counted. Each is made from the source, by means of
+        blocks. From the fourth on, and where a chunk leaves the encoder too few bytes, they are
+        stored losslessly.
+    labels : bool
+        The source is a segmentation: all of it is stored losslessly.
+    min_psnr : float, optional
+        Chunks that would decode with less, in dB against the chunk's own range, are stored
+        losslessly.
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    InvalidSetting
+        If a setting, the chunks, the shards or the format are out of range, or the source is
+        damaged.
+    UnsupportedData
+        If the codec does not take the source's dtype.
+    OSError
+        If the source cannot be read.
+    """
+    if zarr_format not in (2, 3):
+        raise InvalidSetting(f"zarr_format={zarr_format} must be 2 or 3")
+    if zarr_format == 2 and shards is not None:
+        raise InvalidSetting("zarr format 2 has no shards; leave shards out, or take format 3")
+    if min_psnr is not None and not math.isfinite(min_psnr):
+        raise InvalidSetting(f"min_psnr={min_psnr} must be a finite number of dB")
+    with open_source(src) as source:
+        chosen = with_sentinels(settings or Settings(), source.attributes)
+        arrays = _pyramid(source, chosen, levels, chunks, shards, zarr_format, labels=labels)
+        made = Plan(
+            src=source.spec.location,
+            dst=str(dst),
+            kind=source.kind,
+            source_dtype=source.dtype.str,
+            settings=chosen,
+            zarr_format=zarr_format,
+            levels=arrays,
+            min_psnr=min_psnr,
+            source_id=_identity(source),
+            torch=current_runtime().uses_torch,
+        )
+    for level in made.levels:  # zarr's own checks, in memory
+        new_array({}, level, chosen, zarr_format)
+    return made
+
+
+def _pyramid(
+    source: Source,
+    settings: Settings,
+    levels: int,
+    chunks: Sequence[int] | None,
+    shards: Sequence[int] | None,
+    zarr_format: Literal[2, 3],
+    *,
+    labels: bool,
+) -> tuple[Level, ...]:
+    """Lay out the levels of a pyramid."""
+    dtype = source.dtype.newbyteorder("=")
+    sentinels = _sentinels(source.attributes)
+    spec = replace(source.spec, checked=True)
+    found: list[Level] = []
+    for number, factors in enumerate(level_factors(source.grid, source.shape, levels)):
+        shape = level_shape(source.shape, factors)
+        edges = chunk_shape(shape, chunks)
+        fits = not labels and _fits(edges, dtype, settings, number)
+        level = Level(
+            source=spec,
+            path=source.name if levels == 1 else str(number),
+            dtype=dtype.str,
+            factors=factors,
+            shape=shape,
+            chunks=edges,
+            shards=edges if zarr_format == 2 else shard_shape(shape, edges, shards),
+            lossless=number >= _LOSSLESS_FROM or not fits,
+            labels=labels,
+            missing=sentinels[0] if sentinels else None,
+        )
+        found.append(_with_reading(level, source))
+    return tuple(found)
+
+
+def _fits(chunks: tuple[int, ...], dtype: np.dtype[Any], settings: Settings, number: int) -> bool:
+    """Tell whether the encoder takes such chunks; at full resolution it has to."""
+    try:
+        check_encoder(chunks, dtype, settings)
+    except InvalidSetting:
+        if number == 0:
+            raise
+        return False
+    return True
+
+
+def _with_reading(level: Level, source: Source) -> Level:
+    """Return the level with how its source is read."""
+    itemsize = source.dtype.itemsize
+    middle = tuple(
+        slice(n // 2, min(n // 2 + s, n)) for n, s in zip(source.shape, level.clipped, strict=True)
+    )
+    asked, needed = (
+        math.prod(s.stop - s.start for s in region)
+        for region in (middle, source.preferred_region(middle))
+    )
+    staged = needed >= _STAGED_FROM * asked
+    held = source.resident_bytes + (_SLAB if staged else 0)
+    if source.chunks and not staged:
+        held += math.prod(source.chunks) * itemsize
+    if math.prod(level.factors) > 1:
+        held += 2 * PIECE_BYTES
+    return replace(level, staged=staged, held=held)
+
+
+def with_sentinels(settings: Settings, attributes: Mapping[str, Any]) -> Settings:
+    """Return settings that preserve the values which attributes declare as missing, too."""
+    new = (value for value in _sentinels(attributes) if value not in settings.preserve)
+    return replace(settings, preserve=(*settings.preserve, *dict.fromkeys(new)))
+
+
+def _sentinels(attributes: Mapping[str, Any]) -> list[int | float]:
+    declared = [attributes.get(name) for name in _SENTINEL_ATTRIBUTES]
+    return [v for v in declared if isinstance(v, int | float) and math.isfinite(v)]
+
+
+def _identity(source: Source) -> str:
+    """Return a digest of what the source is known by again.
+
+    Its location does not count, so that a conversion may go on from a copy of its source.
+    """
+    found = {name: v for name, v in source.fingerprint().items() if name != "location"}
+    attributes = [source.attributes, source.group_attributes, source.ome, asdict(source.grid)]
+    return _digest([found, attributes])
+
+
+def _digest(values: Any) -> str:
+    text = json.dumps(values, sort_keys=True, default=repr)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _edges(shape: Sequence[int]) -> str:
+    return ",".join(map(str, shape))
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:.0f} MiB"

@@ -1,0 +1,180 @@
+"""Opening an archive in xarray: lazily, chunk by chunk, with the coordinates that it knows."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+from zarr.errors import ContainsArrayError, GroupNotFoundError, NodeNotFoundError
+
+from tinc_codec.archive import ome
+from tinc_codec.archive.layout import grid_shape
+from tinc_codec.archive.sources import default_dimension_names
+from tinc_codec.errors import InvalidSetting
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+_TASK_BYTES = 32 << 20  # of a dask chunk, at most, unless one zarr chunk is more
+_VARIABLE = "data"  # of each level in a tree; levels are called by their paths
+
+
+def open_archive(path: str | Path) -> xr.DataArray | xr.DataTree:
+    """Open a zarr archive in xarray; offered as :func:`tinc_codec.open`.
+
+    Nothing is decoded until it is asked for. Values come as dask arrays, whose chunks are whole
+    zarr chunks. A selection by integers and slices reaches the codec: in zarr v3 only the voxels
+    selected are evaluated, so ``data[100]`` decodes a plane, and ``data[::8, ::8, ::8]`` is a quick
+    preview of every eighth voxel along each axis (aliased; for lasting overviews write a pyramid).
+
+    Parameters
+    ----------
+    path : str or Path
+        A zarr array or group (v2 or v3, sharded or not, OME-Zarr or not), local or a URL that
+        fsspec knows.
+
+    Returns
+    -------
+    xarray.DataArray or xarray.DataTree
+        The array, where there is one. A pyramid gives a tree with a node for each level, called by
+        its path as in ``tree["0/data"]``; a group of several arrays the tree that xarray makes of
+        it. Axes with a scale in OME-Zarr metadata have coordinates, the centres of voxels, whose
+        unit is in their attribute ``units``; channels with labels have those.
+
+    Raises
+    ------
+    FileNotFoundError
+        If nothing is there.
+    InvalidSetting
+        If it is not zarr.
+    """
+    node = _open_node(path)
+    if isinstance(node, zarr.Array):
+        return _lazy(node, None, dict(node.attrs))
+    block, attributes = ome.split(node.attrs.asdict())
+    if ome.level_zero_path(block) is not None:
+        return _multiscale(path, node, block, attributes)
+    return _as_xarray_has_it(path, node)
+
+
+def _open_node(path: str | Path) -> zarr.Array[Any] | zarr.Group:
+    location = str(path)
+    local = "://" not in location
+    if local and not Path(location).exists():
+        raise FileNotFoundError(2, "No such file or directory", location)
+    try:
+        return zarr.open(location, mode="r")
+    except (GroupNotFoundError, NodeNotFoundError, ContainsArrayError, FileNotFoundError) as error:
+        raise InvalidSetting(f"{path} is neither a zarr array nor a zarr group: {error}") from error
+
+
+def _multiscale(
+    path: str | Path, group: zarr.Group, block: dict[str, Any], attributes: dict[str, Any]
+) -> xr.DataArray | xr.DataTree:
+    import xarray as xr
+
+    levels: dict[str, xr.DataArray] = {}
+    for level in block["multiscales"][0]["datasets"]:
+        array = group.get(str(level["path"]))
+        if not isinstance(array, zarr.Array):
+            raise InvalidSetting(
+                f"{path}: its OME metadata name the level {level['path']}, which is no array"
+            )
+        own = {**block, "multiscales": [{**block["multiscales"][0], "datasets": [level]}]}
+        levels[str(level["path"])] = _lazy(array, own, {**attributes, **array.attrs.asdict()})
+    if len(levels) == 1:
+        return next(iter(levels.values()))
+    nodes = {
+        level: xr.Dataset({_VARIABLE: array.rename(_VARIABLE)}) for level, array in levels.items()
+    }
+    return xr.DataTree.from_dict({"/": xr.Dataset(attrs={"ome": block, **attributes}), **nodes})
+
+
+def _lazy(
+    array: zarr.Array[Any], block: dict[str, Any] | None, attributes: dict[str, Any]
+) -> xr.DataArray:
+    import dask.array as da
+    import xarray as xr
+
+    # Slicing is fused into reading: a graph that holds the array itself lets dask do so.
+    values = da.from_array(  # type: ignore[no-untyped-call]
+        array, chunks=task_chunks(array), inline_array=True
+    )
+    grid = ome.grid_of(block, array.ndim) if block else None
+    names = attributes.pop("_ARRAY_DIMENSIONS", None) or getattr(
+        array.metadata, "dimension_names", None
+    )
+    if grid:
+        names = grid.names
+    if not names or None in names or len(set(names)) != array.ndim:
+        names = default_dimension_names(array.ndim)
+    coordinates = _coordinates(grid, array.shape, block or {}) if grid else {}
+    return xr.DataArray(
+        values, dims=names, coords=coordinates, name=array.basename or _VARIABLE, attrs=attributes
+    )
+
+
+def task_chunks(array: zarr.Array[Any]) -> tuple[int, ...]:
+    """Return the shape of the dask chunks: whole zarr chunks, within a shard, up to 32 MiB."""
+    per_file = grid_shape(array.shards or array.shape, array.chunks)
+    counts = [1] * array.ndim
+    size = math.prod(array.chunks) * array.dtype.itemsize
+    while True:
+        # The axis along which the task is shortest grows first; within a shard, by a divisor.
+        for axis in sorted(range(array.ndim), key=lambda k: counts[k] * array.chunks[k]):
+            more = (n for n in range(counts[axis] + 1, per_file[axis] + 1))
+            grown = next((n for n in more if not array.shards or per_file[axis] % n == 0), None)
+            if grown and size // counts[axis] * grown <= _TASK_BYTES:
+                size = size // counts[axis] * grown
+                counts[axis] = grown
+                break
+        else:
+            return tuple(n * c for n, c in zip(counts, array.chunks, strict=True))
+
+
+def _coordinates(grid: ome.Grid, shape: tuple[int, ...], block: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for k, (name, kind) in enumerate(zip(grid.names, grid.types, strict=True)):
+        scale, unit = grid.scale[k], grid.units[k]
+        if kind == "channel":
+            labels = _channel_labels(block)
+            if len(labels) == shape[k] == len(set(labels)):
+                found[name] = (name, labels)
+        elif scale is not None and (unit is not None or scale != 1):
+            # A scale of 1 without a unit is what OME-Zarr demands where none is known.
+            centres = (grid.translation[k] or 0.0) + scale * np.arange(shape[k])
+            found[name] = (name, centres, {} if unit is None else {"units": unit})
+    return found
+
+
+def _channel_labels(block: dict[str, Any]) -> list[str]:
+    channels = (block.get("omero") or {}).get("channels") or []
+    return [str(channel.get("label", "")) for channel in channels]
+
+
+def _as_xarray_has_it(path: str | Path, group: zarr.Group) -> xr.DataArray | xr.DataTree:
+    import xarray as xr
+
+    # In v2 xarray takes any fill value for "missing", and would turn the zeros of an image into
+    # NaN. Only where values are packed, which xarray itself writes so, does it mean that.
+    arrays = dict(group.arrays())
+    packed = any({"scale_factor", "add_offset"} & set(array.attrs) for array in arrays.values())
+    masked = packed or group.metadata.zarr_format == 3
+    tree: xr.DataTree = xr.open_datatree(
+        str(path),
+        engine="zarr",
+        chunks={},
+        mask_and_scale=masked,
+        consolidated=None if group.metadata.consolidated_metadata else False,
+    )
+    if not masked:
+        for name in tree.data_vars:
+            if arrays[str(name)].fill_value is not None:
+                del tree[str(name)].attrs["_FillValue"]
+    if tree.children or len(tree.data_vars) != 1:
+        return tree
+    variable: xr.DataArray = next(iter(tree.data_vars.values()))
+    return variable.assign_attrs({**tree.attrs, **variable.attrs})

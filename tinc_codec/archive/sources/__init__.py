@@ -1,0 +1,22 @@
+"""Opening what users have, read by region: one module for each format."""
+
+from tinc_codec.archive.sources.opening import open_source
+from tinc_codec.archive.sources.source import (
+    Readable,
+    Source,
+    SourceSpec,
+    default_dimension_names,
+)
+from tinc_codec.archive.sources.staging import Staging
+from tinc_codec.archive.sources.zarrs import is_zarr, zarr_array
+
+__all__ = [
+    "Readable",
+    "Source",
+    "SourceSpec",
+    "Staging",
+    "default_dimension_names",
+    "is_zarr",
+    "open_source",
+    "zarr_array",
+]

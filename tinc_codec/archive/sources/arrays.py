@@ -1,0 +1,119 @@
+"""Arrays that a program already has: of xarray, dask, zarr or numpy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from tinc_codec.archive import ome
+from tinc_codec.archive.layout import Region
+from tinc_codec.archive.ome import Grid
+from tinc_codec.archive.sources.source import (
+    Source,
+    SourceSpec,
+    default_dimension_names,
+    plain,
+)
+from tinc_codec.errors import InvalidSetting
+
+
+class Computed:
+    """A dask array, of which regions are computed in the thread that asks for them.
+
+    A worker has its share of the cores already; dask's own threads would come on top.
+    """
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+        self.shape: tuple[int, ...] = tuple(map(int, array.shape))
+        self.dtype = np.dtype(array.dtype)
+
+    def __getitem__(self, region: Region, /) -> NDArray[Any]:
+        return np.asarray(self._array[region].compute(scheduler="synchronous"))
+
+
+def open_array(spec: SourceSpec) -> Source:
+    """Make a source of an array.
+
+    Raises
+    ------
+    InvalidSetting
+        If it is none of those known here, or a dataset of several variables.
+    """
+    import xarray as xr
+
+    array = spec.array
+    if isinstance(array, xr.Dataset):
+        if len(array.data_vars) != 1:
+            names = ", ".join(map(str, array.data_vars)) or "nothing"
+            raise InvalidSetting(f"the dataset holds {names}; give one of its variables")
+        array = next(iter(array.data_vars.values()))
+    if isinstance(array, xr.DataArray):
+        return _of_xarray(spec, array)
+    return _of_plain(spec, array)
+
+
+def _of_xarray(spec: SourceSpec, array: Any) -> Source:
+    return Source(
+        spec=spec,
+        kind="xarray",
+        # Computed one by one, as xarray's own loading is; numpy inside needs no computing.
+        array=Computed(array.data) if hasattr(array.data, "dask") else array.variable,
+        grid=_coordinates(array),
+        name=str(array.name or "data"),
+        chunks=_chunks(array.data),
+        attributes=plain(array.attrs),
+    )
+
+
+def _of_plain(spec: SourceSpec, array: Any) -> Source:
+    import dask.array
+
+    grid = ome.grid(default_dimension_names(getattr(array, "ndim", 0)))
+    if isinstance(array, dask.array.Array):
+        if any(np.isnan(n) for n in array.shape):
+            raise InvalidSetting(
+                f"the dask array has unknown lengths {array.shape}; call compute_chunk_sizes()"
+            )
+        return Source(
+            spec=spec, kind="dask", array=Computed(array), grid=grid, chunks=_chunks(array)
+        )
+    if isinstance(array, zarr.Array):
+        chunks = array.shards or array.chunks
+        return Source(spec=spec, kind="zarr array", array=array, grid=grid, chunks=chunks)
+    if isinstance(array, np.ndarray):
+        return Source(spec=spec, kind="numpy", array=array, grid=grid)
+    raise InvalidSetting(
+        f"{spec.location} is no source; give a path, a URL, or an array of dask, xarray, zarr or "
+        "numpy"
+    )
+
+
+def _chunks(data: Any) -> tuple[int, ...] | None:
+    return tuple(map(int, data.chunksize)) if hasattr(data, "dask") else None
+
+
+def _coordinates(array: Any) -> Grid:
+    """Return the grid that evenly spaced coordinates tell."""
+    scale: list[float | None] = []
+    units: list[str | None] = []
+    first: list[float | None] = []
+    for name in array.dims:
+        values = np.asarray(array.coords[name]) if name in array.coords else np.zeros(0)
+        step = _spacing(values)
+        scale.append(step)
+        first.append(None if step is None else float(values[0]))
+        units.append(None if step is None else ome.unit_name(array.coords[name].attrs.get("units")))
+    return ome.grid([str(name) for name in array.dims], scale=scale, units=units, translation=first)
+
+
+def _spacing(values: NDArray[Any]) -> float | None:
+    if values.ndim != 1 or values.size < 2 or values.dtype.kind not in "iuf":
+        return None
+    steps = np.diff(values.astype(np.float64))
+    step = float(values[-1] - values[0]) / (values.size - 1)
+    even = step > 0 and bool(np.allclose(steps, step, rtol=1e-4, atol=0))
+    return step if even else None

@@ -1,0 +1,110 @@
+"""Slabs on a local disk, for sources whose chunks or planes cross the regions that are wanted."""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinc_codec.archive.layout import Region
+from tinc_codec.archive.sources.source import Source
+from tinc_codec.errors import InvalidSetting
+
+_KEPT = 2  # slabs on the disk besides the one being written
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Staging:
+    """Reads regions of a source so that each plane or chunk is read once a slab, not once a region.
+
+    A slab is the source's ``preferred_region`` of what is asked for: of a stack of planes, all of
+    the planes that a shard touches. It is written to a file in ``folder``, from which all regions
+    within it are read, by every process that uses the folder; one writes, the others wait. The two
+    last slabs are kept. Remove the folder afterwards.
+
+    Attributes
+    ----------
+    source : Source
+        Read region by region.
+    folder : Path
+        Of this source alone, on a local disk with room for three slabs; made if absent.
+    memory : int
+        Bytes that reading a slab may take at once.
+    """
+
+    source: Source
+    folder: Path
+    memory: int = 2**28
+
+    def read(self, region: Region) -> NDArray[Any]:
+        """Return a region, as :meth:`Source.read` does.
+
+        Raises
+        ------
+        InvalidSetting
+            If even the smallest part of a slab that the source can give exceeds ``memory``.
+        OSError
+            If the source cannot be read, or the folder not be written.
+        """
+        slab = self.source.preferred_region(region)
+        if slab == region:
+            return self.source.read(region)
+        inside = tuple(
+            slice(r.start - s.start, r.stop - s.start) for r, s in zip(region, slab, strict=True)
+        )
+        return np.array(self._slab(slab)[inside])
+
+    def _slab(self, slab: Region) -> NDArray[Any]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file = self.folder / ("_".join(f"{s.start}-{s.stop}" for s in slab) + ".npy")
+        with open(self.folder / ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # let go by the system if this process dies
+            if not file.exists():
+                self._write(slab, file)
+                self._forget(file)
+            voxels: NDArray[Any] = np.load(file, mmap_mode="r")
+            return voxels  # also when the file is removed
+
+    def _write(self, slab: Region, file: Path) -> None:
+        shape = tuple(s.stop - s.start for s in slab)
+        partial = file.with_suffix(".partial")
+        voxels = np.lib.format.open_memmap(partial, "w+", self.source.dtype, shape)
+        try:
+            for part in self._parts(slab):
+                columns = zip(part, slab, strict=True)
+                inside = tuple(slice(p.start - s.start, p.stop - s.start) for p, s in columns)
+                voxels[inside] = self.source.read(part)
+            voxels.flush()
+            os.replace(partial, file)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _parts(self, slab: Region) -> Iterator[Region]:
+        """Cut a slab, along its first axis that has several chunks, into parts that fit."""
+        chunks = self.source.chunks or (1,) * len(slab)
+        lengths = [s.stop - s.start for s in slab]
+        several = (k for k, (n, c) in enumerate(zip(lengths, chunks, strict=True)) if n > c)
+        axis = next(several, 0)
+        layer = math.prod(lengths) // lengths[axis] * min(chunks[axis], lengths[axis])
+        layer *= self.source.dtype.itemsize
+        if layer > self.memory:
+            raise InvalidSetting(
+                f"{self.source.spec.location} gives {layer} bytes at once, more than memory="
+                f"{self.memory}; allow that many"
+            )
+        step = self.memory // layer * chunks[axis]
+        for start in range(slab[axis].start, slab[axis].stop, step):
+            stop = min(start + step, slab[axis].stop)
+            yield (*slab[:axis], slice(start, stop), *slab[axis + 1 :])
+
+    def _forget(self, newest: Path) -> None:
+        others = sorted(self.folder.glob("*.npy"), key=lambda p: p.stat().st_mtime_ns)
+        for old in [p for p in others if p != newest][: -(_KEPT - 1)]:
+            old.unlink(missing_ok=True)

@@ -1,0 +1,172 @@
+"""TIFF, BigTIFF, OME-TIFF and ImageJ's: axes in the order of OME-Zarr, voxel sizes where told."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import zarr
+
+from tinc_codec.archive import ome
+from tinc_codec.archive.sources.source import (
+    Readable,
+    Source,
+    SourceSpec,
+    Transposed,
+    default_dimension_names,
+    ome_order,
+)
+from tinc_codec.errors import InvalidSetting, TincError
+
+SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".lsm")
+
+Told = dict[str, tuple[float, str | None]]  # scale and unit by axis
+
+
+def open_tiff(spec: SourceSpec) -> Source:
+    """Open the first series of a file, at full resolution."""
+    import tifffile
+
+    path = spec.location
+    tiff = None
+    try:
+        with whole_file(path):
+            tiff = tifffile.TiffFile(path)
+            series = tiff.series[0]
+            axes, description = tuple(series.axes.lower()), tiff.pages.first.description
+            told = voxel_sizes(tiff)
+            if series.keyframe.is_memmappable and series.dataoffset is not None:
+                array: Readable = tifffile.memmap(path, series=0, mode="r")
+                chunks = None
+            else:
+                _check_last(path, series)
+                array, chunks = _pages(path, series)
+    except Exception as error:  # tifffile lets through much of what damaged bytes raise
+        if tiff:
+            tiff.close()
+        if isinstance(error, TincError | OSError):
+            raise
+        raise InvalidSetting(f"{path} cannot be read as a TIFF: {error}") from error
+    names = _names(axes, len(array.shape))
+    order = ome_order(names)
+    if order != tuple(range(len(order))):
+        array, names = Transposed(array, order), tuple(names[k] for k in order)
+        chunks = chunks and tuple(chunks[k] for k in order)
+    # The descriptions that tifffile itself adds only repeat the shape.
+    own = not description or description.startswith('{"shape"')
+    return Source(
+        spec=spec,
+        kind="tiff",
+        array=array,
+        grid=ome.grid(
+            names,
+            scale=[told.get(name, (None, None))[0] for name in names],
+            units=[told.get(name, (None, None))[1] for name in names],
+        ),
+        chunks=chunks,
+        files=(path,),
+        attributes={} if own else {"image_description": description},
+        close=tiff.close,
+    )
+
+
+@contextlib.contextmanager
+def whole_file(path: str | Path) -> Iterator[None]:
+    """Refuse what tifffile only logs: that pages are missing, as in a file that is cut short.
+
+    It would go on with those that are left, as if they were all.
+    """
+    said: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record.getMessage())
+
+    listener = Listener(logging.ERROR)
+    logger = logging.getLogger("tifffile")
+    logger.addHandler(listener)
+    try:
+        yield
+    finally:
+        logger.removeHandler(listener)
+    lost = [text for text in said if "TiffPages" in text or "series" in text]
+    if lost:
+        raise InvalidSetting(f"{path} is damaged or cut short, pages may be missing: {lost[0]}")
+
+
+def voxel_sizes(tiff: Any) -> Told:
+    """Return what OME-XML or ImageJ say of distances.
+
+    The resolution of plain TIFF is left alone: it is mostly a printer's default, and says nothing
+    of z.
+    """
+    if tiff.is_ome:
+        return _of_ome(tiff.ome_metadata)
+    if tiff.is_imagej:
+        return _of_imagej(tiff)
+    return {}
+
+
+def _names(axes: tuple[str, ...], ndim: int) -> tuple[str, ...]:
+    if len(axes) != ndim or len(set(axes)) != ndim or set(axes) & set("qi"):
+        return default_dimension_names(ndim)
+    if "s" in axes and "c" not in axes:  # samples of a pixel, red, green and blue
+        return tuple("c" if axis == "s" else axis for axis in axes)
+    return axes
+
+
+def _pages(path: str, series: Any) -> tuple[Readable, tuple[int, ...]]:
+    """View a series of compressed pages as an array that decodes a page or tile at a time."""
+    opened = zarr.open(series.aszarr(level=0), mode="r")
+    if not isinstance(opened, zarr.Array):
+        raise InvalidSetting(f"{path} holds several arrays; save the wanted one on its own")
+    return opened, opened.chunks
+
+
+def _check_last(path: str, series: Any) -> None:
+    page = series.pages[-1]
+    if page is None:  # a plane that OME-XML tells was never written
+        return
+    ends = [o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
+    size = page.parent.filehandle.size
+    if max(ends) > size:
+        raise InvalidSetting(
+            f"{path} is cut short: {size} bytes of {max(ends)}; copy it there again"
+        )
+
+
+def _of_ome(xml: str) -> Told:
+    import tifffile
+
+    image = tifffile.xml2dict(xml).get("OME", {}).get("Image", {})
+    pixels = (image[0] if isinstance(image, list) else image).get("Pixels", {})
+    told: Told = {}
+    for axis in "zyx":
+        size = pixels.get(f"PhysicalSize{axis.upper()}")
+        if size is not None:  # micrometers are the schema's default
+            unit = ome.unit_name(pixels.get(f"PhysicalSize{axis.upper()}Unit", "µm"))
+            told[axis] = float(size), unit
+    if pixels.get("TimeIncrement") is not None:
+        unit = ome.unit_name(pixels.get("TimeIncrementUnit", "s"))
+        told["t"] = float(pixels["TimeIncrement"]), unit
+    return told
+
+
+def _of_imagej(tiff: Any) -> Told:
+    described = tiff.imagej_metadata or {}
+    told: Told = {}
+    unit = ome.unit_name(str(described.get("unit") or "").replace("\\u00B5", "µ"))
+    if unit is not None:
+        tags = tiff.pages.first.tags
+        for axis, tag in (("y", "YResolution"), ("x", "XResolution")):
+            pixels, units = tags[tag].value if tag in tags else (0, 0)
+            if pixels and units:
+                told[axis] = units / pixels, unit
+        if described.get("spacing"):
+            told["z"] = abs(float(described["spacing"])), unit
+    if described.get("finterval"):
+        told["t"] = float(described["finterval"]), "second"
+    return told

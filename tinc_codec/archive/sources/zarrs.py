@@ -1,0 +1,140 @@
+"""Zarr v2 and v3, arrays and groups, local or behind a URL; OME-Zarr 0.4 and 0.5."""
+
+from __future__ import annotations
+
+import math
+import posixpath
+from pathlib import Path
+from typing import Any
+
+import zarr
+
+from tinc_codec.archive import ome
+from tinc_codec.archive.sources.source import Source, SourceSpec, default_dimension_names
+from tinc_codec.errors import InvalidSetting, UnsupportedData
+
+_ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
+
+
+def zarr_array(source: Source) -> zarr.Array[Any]:
+    """Return the array of an archive.
+
+    Raises
+    ------
+    InvalidSetting
+        If the source is not zarr.
+    """
+    if not isinstance(source.array, zarr.Array) or not source.kind.startswith("zarr"):
+        raise InvalidSetting(f"{source.spec.location} is {source.kind}, not a zarr archive")
+    return source.array
+
+
+def is_zarr(path: Path) -> bool:
+    """Whether a folder is a zarr array or group."""
+    return any((path / name).is_file() for name in _ZARR_FILES)
+
+
+def open_zarr(spec: SourceSpec) -> Source:
+    """Open an array, or the one array, or level 0 of the one image, of a group."""
+    where = spec.location
+    if spec.component:
+        where = posixpath.join(where, spec.component)
+    # zarr's own store for paths renames its files into place; a URL of a file would not.
+    options = dict(spec.storage_options) if spec.is_url else None
+    try:
+        opened = zarr.open(where, mode="r", storage_options=options)
+        if isinstance(opened, zarr.Array):
+            return _from_array(spec, where, opened)
+        return _from_group(spec, where, opened)
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, InvalidSetting | UnsupportedData):
+            raise
+        if "NotFound" in type(error).__name__:  # zarr's, which has changed its parents
+            raise FileNotFoundError(f"{where} is not there, or no zarr array or group") from error
+        raise InvalidSetting(f"{where} cannot be opened as zarr: {error}") from error
+
+
+def _from_array(spec: SourceSpec, where: str, array: zarr.Array[Any]) -> Source:
+    attributes = dict(array.attrs)
+    names: Any = attributes.pop("_ARRAY_DIMENSIONS", None) or getattr(
+        array.metadata, "dimension_names", None
+    )
+    if not names or None in names or len(set(names)) != array.ndim:
+        names = default_dimension_names(array.ndim)
+    return Source(
+        spec=spec,
+        kind=f"zarr v{array.metadata.zarr_format}",
+        array=array,
+        grid=ome.grid(tuple(map(str, names))),
+        name=array.basename or "data",
+        chunks=array.shards or array.chunks,
+        files=_files(where, array),
+        attributes=attributes,
+    )
+
+
+def _from_group(spec: SourceSpec, where: str, group: zarr.Group) -> Source:
+    block, rest = ome.split(group.attrs.asdict())
+    if "bioformats2raw.layout" in block:
+        series = _only_series(where, group, block)
+        return _from_group(spec, posixpath.join(where, series), _group(where, group, series))
+    name = ome.level_zero_path(block) or _only_volume(spec, where, group)
+    array = group[name]
+    if not isinstance(array, zarr.Array):
+        raise InvalidSetting(f"{where}/{name} is a group; give the path of one array in it")
+    inner = _from_array(spec, posixpath.join(where, name), array)
+    return Source(
+        spec=spec,
+        kind=inner.kind,
+        array=array,
+        grid=ome.grid_of(block, array.ndim) or inner.grid,
+        name=inner.name,
+        chunks=inner.chunks,
+        files=inner.files,
+        attributes=inner.attributes,
+        group_attributes=rest,
+        ome=block,
+    )
+
+
+def _group(where: str, parent: zarr.Group, name: str) -> zarr.Group:
+    found = parent[name]
+    if not isinstance(found, zarr.Group):
+        raise InvalidSetting(f"{where}/{name} is an array, not an image of several levels")
+    return found
+
+
+def _only_series(where: str, group: zarr.Group, block: dict[str, Any]) -> str:
+    """Return the only image of what bioformats2raw wrote: one group for each."""
+    listed = block.get("series") or sorted(k for k in group.group_keys() if k.isdigit())
+    if len(listed) != 1:
+        raise InvalidSetting(
+            f"{where} holds {len(listed)} images: {', '.join(listed) or 'none'}; give {where}/NAME"
+        )
+    return str(listed[0])
+
+
+def _only_volume(spec: SourceSpec, where: str, group: zarr.Group) -> str:
+    arrays = dict(group.arrays())
+    # Coordinates, as xarray writes them, are named after their only dimension.
+    volumes = [
+        name
+        for name, array in arrays.items()
+        if array.ndim != 1 or _from_array(spec, where, array).dimension_names != (name,)
+    ]
+    if len(volumes) != 1:
+        inside = sorted(arrays) + sorted(f"{name}/" for name in group.group_keys())
+        raise InvalidSetting(
+            f"{where} leaves open which array is meant: it holds "
+            f"{', '.join(inside) or 'nothing'}; give {where}/NAME"
+        )
+    return volumes[0]
+
+
+def _files(where: str, array: zarr.Array[Any]) -> tuple[str, ...]:
+    """Return where the metadata, and the first and last chunk are, or would be."""
+    edges = array.shards or array.chunks
+    last = tuple(max(math.ceil(n / c) - 1, 0) for n, c in zip(array.shape, edges, strict=True))
+    keys = [array.metadata.encode_chunk_key(at) for at in ((0,) * array.ndim, last)]
+    metadata = ["zarr.json"] if array.metadata.zarr_format == 3 else [".zarray", ".zattrs"]
+    return tuple(posixpath.join(where, key) for key in [*metadata, *keys])

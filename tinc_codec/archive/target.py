@@ -1,0 +1,207 @@
+"""Where an archive comes into being: shards put in place whole or not at all, metadata last.
+
+While it is unfinished an archive is called ``DST.partial`` and holds no zarr metadata, so that
+nothing opens it. What is known of it lies beside it, in ``DST.tinc-progress``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tinc_codec.archive.sources import SourceSpec, is_zarr
+from tinc_codec.errors import InvalidSetting
+
+_Result = TypeVar("_Result")
+
+# Trying again does not help: no room, no permission, nothing there.
+_LASTING = frozenset(
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EROFS,
+        errno.EACCES,
+        errno.EPERM,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EFBIG,
+    }
+)
+# Of the target, which every other shard would meet as well.
+FATAL = _LASTING - {errno.ENOENT}
+PAUSES = (0.5, 2.0, 8.0)  # seconds before the second, third and fourth attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A local folder that becomes an archive.
+
+    Attributes
+    ----------
+    dst : Path
+        Its final name.
+    """
+
+    dst: Path
+
+    @property
+    def partial(self) -> Path:
+        """Folder of what is there so far."""
+        return self.dst.with_name(f"{self.dst.name}.partial")
+
+    @property
+    def progress(self) -> Path:
+        """Folder of what is known of it."""
+        return self.dst.with_name(f"{self.dst.name}.tinc-progress")
+
+    @property
+    def where(self) -> str:
+        """Name of what is there so far, for messages."""
+        return str(self.partial)
+
+    def begin(self, fresh: bool) -> None:
+        """Make the folder of an unfinished archive, an empty one if it is to be new."""
+        if fresh:
+            shutil.rmtree(self.partial, ignore_errors=True)
+        self.partial.mkdir(parents=True, exist_ok=True)
+
+    def is_unfinished(self) -> bool:
+        """Whether the archive is still to get its name."""
+        return self.partial.exists()
+
+    def check(self, sources: Sequence[SourceSpec], overwrite: bool) -> None:
+        """Refuse a destination that is in use for something else.
+
+        Raises
+        ------
+        InvalidSetting
+            If source and destination overlap.
+        FileExistsError
+            If there is something that is not to be replaced, or cannot be.
+        """
+        for spec in sources:
+            if spec.array is not None or spec.is_url:
+                continue
+            here, there = self.dst.resolve(), Path(spec.location).resolve()
+            if here == there or here in there.parents or there in here.parents:
+                raise InvalidSetting(
+                    f"{self.dst} and the source {spec.location} overlap; give another destination"
+                )
+        if self.dst.exists():
+            if not overwrite:
+                raise FileExistsError(
+                    f"{self.dst} exists; give another name, or --overwrite (overwrite=True)"
+                )
+            if not is_zarr(self.dst):
+                raise FileExistsError(
+                    f"{self.dst} is not a zarr folder and is not overwritten; remove it"
+                )
+        if self.partial.exists() and not self.progress.exists() and not overwrite:
+            raise FileExistsError(
+                f"{self.partial} is there, left by something else: there is no {self.progress} "
+                "to go on from. Remove it, or --overwrite (overwrite=True)"
+            )
+
+    def put(self, key: str, data: bytes, scratch: Path) -> None:
+        """Put bytes in place: whole, on the disk, and under their name only then.
+
+        Parameters
+        ----------
+        key : str
+            Path within the archive.
+        data : bytes
+            All of them.
+        scratch : Path
+            Folder of this run for unfinished files. A run that takes over removes it, and with it
+            what processes of an earlier run, should some still live, have not put in place.
+        """
+        path = self.partial / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = scratch / uuid.uuid4().hex
+        try:
+            with unfinished.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(unfinished, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                unfinished.unlink()
+            raise
+        sync_folder(path.parent)
+
+    def remove(self, key: str) -> None:
+        """Remove what is under a key, if anything is."""
+        with contextlib.suppress(FileNotFoundError):
+            (self.partial / key).unlink()
+
+    def read(self, key: str) -> bytes | None:
+        """Return the bytes under a key, None if there are none."""
+        try:
+            return (self.partial / key).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def finish(self, documents: Mapping[str, bytes]) -> None:
+        """Write the metadata and give the archive its name; one that has it is replaced."""
+        for key, data in documents.items():
+            path = self.partial / key
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        old = self.dst.with_name(f"{self.dst.name}.replaced-{os.getpid()}")
+        if self.dst.exists():
+            self.dst.rename(old)
+        try:
+            self.partial.rename(self.dst)
+        except BaseException:
+            if old.exists():
+                old.rename(self.dst)
+            raise
+        sync_folder(self.dst.parent)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems have no such thing
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def attempts() -> Iterator[float | None]:
+    """Yield the pause before each further attempt, then None: no more."""
+    yield from PAUSES
+    yield None
+
+
+def with_retries(function: Callable[..., _Result], *arguments: Any) -> _Result:
+    """Call a function that reads or writes, again after a pause where that may help.
+
+    Raises
+    ------
+    OSError
+        The last one.
+    """
+    import time
+
+    for pause in attempts():
+        try:
+            return function(*arguments)
+        except OSError as error:
+            if pause is None or error.errno in _LASTING:
+                raise
+            time.sleep(pause)
+    raise AssertionError("attempts() ends with None")

@@ -1,0 +1,148 @@
+"""Decoded chunks and regions kept for further reads: zarr v3 keeps none, and decodes them again.
+
+An entry is found by the digest of its payload and by the engine, so that a chunk written anew is
+never served from the old one. A part of a chunk is kept as it is; once the parts decoded of a chunk
+add up to half of it, the next miss decodes it whole, and all later parts are slices of that. To
+step through a chunk plane by plane thus costs little more than to decode it once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinc_codec.decode import open_chunk
+from tinc_codec.decode_together import decode_chunks
+from tinc_codec.runtime import current_runtime
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+_PER_ENTRY = 512  # bytes that an entry takes besides its voxels, about
+_MOST_COUNTED = 4096  # chunks of which the parts decoded are counted
+_Key = tuple[bytes, str]  # digest of the payload, engine
+
+
+class DecodedCache:
+    """The arrays read last, bounded in bytes. Threads may share it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._arrays: OrderedDict[tuple[_Key, Any], NDArray[Any]] = OrderedDict()
+        self._decoded: OrderedDict[_Key, int] = OrderedDict()  # voxels, as parts
+        self._size = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, with what the entries themselves take."""
+        return self._size
+
+    def get(self, key: _Key, part: Any) -> NDArray[Any] | None:
+        """Return a copy of a part of a chunk (of all of it for None), or None if it is not kept."""
+        with self._lock:
+            for name in (None, _name(part)):
+                array = self._arrays.get((key, name))
+                if array is not None:
+                    self._arrays.move_to_end((key, name))
+                    break
+        if array is None:
+            return None
+        return array.copy("K") if part is None or name is not None else np.array(array[part])
+
+    def put(self, key: _Key, part: Any, array: NDArray[Any], most: int) -> None:
+        """Keep a copy of a part of a chunk, and at most so many bytes of all that is kept."""
+        name = _name(part)
+        fits = array.nbytes + _PER_ENTRY <= most and (part is None or name is not None)
+        kept = array.copy("K") if fits else None
+        with self._lock:
+            if part is not None:
+                self._decoded[key] = self._decoded.pop(key, 0) + array.size
+                if len(self._decoded) > _MOST_COUNTED:
+                    self._decoded.popitem(last=False)
+            if kept is not None and (key, name) not in self._arrays:
+                self._arrays[key, name] = kept
+                self._size += kept.nbytes + _PER_ENTRY
+            while self._size > most:
+                _, dropped = self._arrays.popitem(last=False)
+                self._size -= dropped.nbytes + _PER_ENTRY
+
+    def decoded_voxels(self, key: _Key) -> int:
+        """Return how many voxels of a chunk have been decoded as parts."""
+        with self._lock:
+            return self._decoded.get(key, 0)
+
+
+def _name(part: Any) -> Any:
+    """Return a name for a part made of slices and integers; None for others and for the whole."""
+    items = part if isinstance(part, tuple) else (part,)
+    if any(isinstance(i, bool) or not isinstance(i, slice | int | np.integer) for i in items):
+        return None
+    return tuple(
+        (s.start, s.stop, s.step) if isinstance(s, slice) else int(s)  # slices hash from 3.12 on
+        for s in items
+    )
+
+
+_cache = DecodedCache()
+
+
+def _start_afresh() -> None:
+    """Give a forked child a cache of its own: a thread that it lacks may hold the lock."""
+    global _cache
+    _cache = DecodedCache()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_afresh)
+
+
+def current_cache() -> DecodedCache:
+    """Return the cache of this process."""
+    return _cache
+
+
+def decode_remembered(payloads: Sequence[Buffer], parts: Sequence[Any]) -> list[NDArray[Any]]:
+    """Decode payloads, whole or in part, unless they are kept from an earlier call.
+
+    What is kept takes at most ``cache_bytes`` of :func:`tinc_codec.runtime`; with 0 nothing is.
+
+    Parameters
+    ----------
+    payloads, parts
+        See :func:`tinc_codec.decode_together.decode_chunks`, whose errors this raises.
+
+    Returns
+    -------
+    list of numpy.ndarray
+        The caller's own.
+    """
+    settings = current_runtime()
+    most = settings.cache_bytes
+    if not most:
+        return decode_chunks(payloads, parts)
+    engine = "cpu" if settings.device == "auto" else settings.device
+    keys = [(hashlib.blake2b(payload, digest_size=16).digest(), engine) for payload in payloads]
+    cache = _cache
+    found = [cache.get(key, part) for key, part in zip(keys, parts, strict=True)]
+    missing = [k for k, array in enumerate(found) if array is None]
+    wanted = [_worth_decoding(cache, keys[k], payloads[k], parts[k], most) for k in missing]
+    decoded = decode_chunks([payloads[k] for k in missing], wanted)
+    for k, part, array in zip(missing, wanted, decoded, strict=True):
+        cache.put(keys[k], part, array, most)
+        found[k] = array if part is parts[k] else np.array(array[parts[k]])
+    return [array for array in found if array is not None]
+
+
+def _worth_decoding(cache: DecodedCache, key: _Key, payload: Buffer, part: Any, most: int) -> Any:
+    """Return the part, or None for the whole chunk if half of it has been decoded as parts."""
+    info = open_chunk(payload).info
+    fits = info.nbytes + _PER_ENTRY <= most
+    worn = 2 * cache.decoded_voxels(key) * info.dtype.itemsize >= info.nbytes
+    return None if fits and worn else part
