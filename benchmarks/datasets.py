@@ -1,7 +1,7 @@
 """The volumes that benchmarks run on: real ones where there are any, and always a phantom.
 
-Real volumes are .npy files in the folder that ``TINC_DATA`` names, by default ``../shared/data``
-beside the repository. Axes z, y, x, or channel, z, y, x.
+Real volumes are .npy and .tif files in the folder that ``TINC_DATA`` names, by default
+``../shared/data`` beside the repository. Axes z, y, x, or channel, z, y, x.
 """
 
 from __future__ import annotations
@@ -17,6 +17,15 @@ from numpy.typing import NDArray
 from tinc_codec.phantom import phantom
 
 PHANTOM = "phantom"
+# Parts that published figures are of (benchmarks.experiments.peers); channel 0.
+_CROPS = {
+    "lsfm_axons_dense_trailmap": (100, 120, 120),
+    "nuclei_embryo_qcanet_16cell": (50, 120, 122),
+    "ct_tooth": (128, 94, 102),
+    "cells2ch_cellfinder_a": (26, 128, 128),
+}
+SIDE = 128
+_SUFFIXES = (".npy", ".tif", ".tiff")
 _PHANTOM_SHAPE = (128, 128, 128)
 _BESIDE_THE_REPOSITORY = Path(__file__).parents[2] / "shared" / "data"
 
@@ -29,7 +38,13 @@ def folder() -> Path:
 
 def names() -> list[str]:
     """Return the names of all volumes at hand, the phantom last."""
-    return [*sorted(path.stem for path in folder().glob("*.npy")), PHANTOM]
+    return [*sorted(_files()), PHANTOM]
+
+
+def _files() -> dict[str, Path]:
+    there = folder()
+    found = sorted(there.iterdir()) if there.is_dir() else []
+    return {path.stem: path for path in found if path.suffix in _SUFFIXES}
 
 
 def select(wanted: Sequence[str] | None) -> list[str]:
@@ -54,7 +69,12 @@ def load(name: str) -> NDArray[Any]:
     select([name])
     if name == PHANTOM:
         return phantom(_PHANTOM_SHAPE)
-    volume: NDArray[Any] = np.load(folder() / f"{name}.npy", mmap_mode="r")
+    path = _files()[name]
+    if path.suffix != ".npy":
+        from tifffile import imread
+
+        return np.asarray(imread(path))
+    volume: NDArray[Any] = np.load(path, mmap_mode="r")
     return volume
 
 
@@ -63,3 +83,14 @@ def first_block(volume: NDArray[Any], side: int) -> NDArray[Any]:
     if volume.ndim == 4:
         volume = volume[0]
     return np.ascontiguousarray(volume[tuple(slice(0, side) for _ in volume.shape)])
+
+
+def block(name: str, side: int = SIDE) -> NDArray[Any]:
+    """Return the part of a volume that experiments run on.
+
+    The first corner of up to ``side`` voxels along each axis, of channel 0, or less where
+    figures to compare with are of less.
+    """
+    corner = first_block(load(name), side)
+    limits = _CROPS.get(name, corner.shape)
+    return np.ascontiguousarray(corner[tuple(slice(0, limit) for limit in limits)])

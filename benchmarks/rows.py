@@ -28,7 +28,8 @@ def write(path: Path, rows: Iterable[Row]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_suffix(".new")
     with new.open("w", newline="") as file:
-        writer = csv.DictWriter(file, table[0].keys(), lineterminator="\n")
+        columns = dict.fromkeys(name for row in table for name in row)
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(table)
     os.replace(new, path)
@@ -43,12 +44,15 @@ class Store:
         The file.
     constants : mapping of str to object
         Columns that every row gets, after those measured.
+    known : Path, optional
+        Another file, whose cases are not measured again either. It is not changed.
     """
 
-    def __init__(self, path: Path, constants: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, constants: Mapping[str, Any], known: Path | None = None) -> None:
         self._path = path
         self._constants = {name: str(value) for name, value in constants.items()}
         self._rows = read(path)
+        self._known = read(known) if known else []
 
     def rows(self, case: Any, measure: Callable[[], list[dict[str, Any]]]) -> list[Row]:
         """Return the rows of a case, from the file or else measured and added to it.
@@ -61,7 +65,7 @@ class Store:
             Gives the other columns of each row of the case, at least one row.
         """
         key = {name: str(value) for name, value in asdict(case).items()}
-        found = [row for row in self._rows if key.items() <= row.items()]
+        found = [row for row in self._known + self._rows if key.items() <= row.items()]
         if not found:
             started = time.perf_counter()
             found = [

@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 
 from tinc_codec import metrics
-from tinc_codec.metrics import Errors, accuracy, errors, max_error, psnr, ssim
+from tinc_codec.metrics import (
+    PAPER_PEAK,
+    Errors,
+    accuracy,
+    block_jump,
+    errors,
+    max_error,
+    otsu_threshold,
+    psnr,
+    psnr_by_region,
+    ssim,
+)
 
 
 def volume(shape, dtype=np.uint16, seed=0, high=60_000):
@@ -104,7 +115,66 @@ def test_accuracy_counts_voxels_on_the_same_side_of_the_threshold():
     assert accuracy(reference, np.array([10, 199, 300, 0]), 200) == 0.75  # at the threshold is set
 
 
-@pytest.mark.parametrize("measure", [psnr, max_error, ssim, lambda a, b: accuracy(a, b, 1)])
+# Regions and faces.
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_otsu_equals_that_of_scikit_image(dtype):
+    threshold_otsu = pytest.importorskip("skimage.filters").threshold_otsu
+    rng = np.random.default_rng(0)
+    classes = np.where(rng.random((9, 20, 30)) < 0.2, 150, 40)
+    values = np.clip(rng.normal(classes, 12), 0, 250).astype(dtype)
+    expected = threshold_otsu(values.ravel() if dtype == np.float32 else values.astype(float))
+    assert otsu_threshold(values) == pytest.approx(expected, rel=1e-6)
+    assert otsu_threshold(np.full(5, 7)) == 7
+    with pytest.raises(ValueError, match="finite"):
+        otsu_threshold(np.array([np.nan]))
+
+
+def test_regions_are_measured_apart_against_one_peak():
+    reference = np.array([0, 0, 0, 0, 100, 100], np.uint8)
+    test = np.array([1, 1, 1, 1, 90, 90], np.uint8)
+    assert psnr_by_region(reference, test) == pytest.approx((20.0, 40.0))
+    assert psnr_by_region(reference, test, 1000)[1] == pytest.approx(psnr(reference, test))
+    assert math.isnan(psnr_by_region(reference, test, 1000)[0])
+    shifted = psnr_by_region(reference, test, data_range=PAPER_PEAK)
+    assert shifted[0] == pytest.approx(20 + 20 * math.log10(PAPER_PEAK / 100))
+
+
+def test_regions_add_up_to_the_whole():
+    a, b = volume((9, 10, 11)), volume((9, 10, 11), seed=1)
+    share = (a > 20_000).mean()
+    bright, dark = (10 ** (-x / 10) for x in psnr_by_region(a, b, 20_000))
+    assert -10 * math.log10(share * bright + (1 - share) * dark) == pytest.approx(psnr(a, b))
+
+
+def test_a_step_at_a_face_is_a_jump():
+    z, y, x = np.indices((16, 12, 12))
+    smooth = (10 * z + 7 * y + 3 * x).astype(np.uint16)
+    faces = ([8], [], [])
+    assert block_jump(smooth, smooth, faces) == 1
+    stepped = smooth + np.where(z >= 8, 30, 0).astype(np.uint16)
+    assert block_jump(smooth, stepped, faces) == pytest.approx(4)  # 40 where it was 10
+    assert block_jump(smooth, stepped, ([4], [6], [])) == pytest.approx(1)
+    assert block_jump(stepped, stepped, faces) == 1
+    assert math.isnan(block_jump(smooth, stepped, ([], [], [])))
+
+
+def test_faces_lie_inside():
+    flat = np.zeros((8, 8))
+    with pytest.raises(ValueError, match="face 7 on axis 1 must be from 2 to 6"):
+        block_jump(flat, flat, ([4], [7]))
+    with pytest.raises(ValueError, match="1 axes were given for 2"):
+        block_jump(flat, flat, ([4],))
+
+
+MEASURES = [
+    *(psnr, max_error, ssim, psnr_by_region),
+    *(lambda a, b: accuracy(a, b, 1), lambda a, b: block_jump(a, b, ([], []))),
+]
+
+
+@pytest.mark.parametrize("measure", MEASURES)
 def test_shapes_must_agree(measure):
     with pytest.raises(ValueError, match=r"\(2, 3\).*\(3, 2\)"):
         measure(np.zeros((2, 3)), np.zeros((3, 2)))

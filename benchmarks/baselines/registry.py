@@ -8,7 +8,7 @@ from benchmarks.baselines.protocol import Baseline
 
 # Module of this package: the names of the codecs in its tuple BASELINES.
 _MODULES: dict[str, tuple[str, ...]] = {
-    "own": ("TINC", "TINC paper"),
+    "own": ("TINC", "TINC tree", "TINC paper"),
     "video": ("HEVC", "HEVC 10 bit", "H.264", "AV1"),
     "images": ("JPEG", "JPEG 12 bit", "JPEG 2000", "HTJ2K", "JPEG XL", "AVIF"),
     "sperr": ("SPERR", "SPERR bpp", "SPERR tolerance", "SPERR PSNR"),
@@ -21,13 +21,12 @@ _MODULES: dict[str, tuple[str, ...]] = {
 }
 
 NAMES = tuple(name for names in _MODULES.values() for name in names)
-_NO_DEFAULT = ("SPERR bpp", "SPERR tolerance", "SPERR PSNR", "Blosc-Zstd")
-CLASSICAL = tuple(
-    name
-    for module in ("video", "images", "sperr", "scientific", "lossless")
-    for name in _MODULES[module]
-    if name not in _NO_DEFAULT
-)
+OWN = _MODULES["own"]
+# Single modes of a codec whose best is there, and what has no knob, are run only when named.
+_ON_REQUEST = ("SPERR bpp", "SPERR tolerance", "SPERR PSNR", "Blosc-Zstd")
+DEFAULT = tuple(name for name in NAMES if name not in _ON_REQUEST)
+_CLASSICAL_MODULES = ("video", "images", "sperr", "scientific", "lossless")
+CLASSICAL = tuple(n for m in _CLASSICAL_MODULES for n in _MODULES[m] if n in DEFAULT)
 
 
 def get(name: str) -> Baseline:

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import datasets
-from benchmarks.baselines.rivals import RIVALS, Coded, encode
+from benchmarks.baselines import registry
+from benchmarks.baselines.protocol import Coded, Target
 from benchmarks.rows import Row, markdown
 from benchmarks.speed.common import Options, interleaved, timed, warm_up
 from tinc_codec import Settings, decode, inspect
@@ -31,6 +32,7 @@ from tinc_codec.metrics import psnr
 _OWN = "TINC"
 _WHOLE = "whole"
 _LOSSLESS = "Blosc-Zstd"
+_RIVALS = ("HEVC", "H.264", "SPERR bpp", "SZ3", "ZFP", "JPEG XL", "JPEG 2000", _LOSSLESS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +62,8 @@ def measure(array: NDArray[Any], case: Case, rounds: int) -> list[dict[str, Any]
         lambda: encode_chunk(array, Settings(ratio=case.ratio, effort=case.effort))
     )
     coded = {
-        name: encode(rival, array, 1 if name == _LOSSLESS else case.ratio)
-        for name, rival in RIVALS.items()
+        name: registry.get(name).encode(array, Target(ratio=1 if name == _LOSSLESS else case.ratio))
+        for name in _RIVALS
     }
     parts = {_WHOLE: None, **selections(array.shape)}
     own: dict[tuple[str, str], Callable[[], Any]] = {
@@ -141,7 +143,7 @@ def _rival_row(
 
 # The tables.
 
-_CODECS = (_OWN, *RIVALS)
+_CODECS = (_OWN, *_RIVALS)
 
 
 def lines(rows: list[Row]) -> list[list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -236,7 +237,8 @@ def plan(
         arrays = _pyramid(source, chosen, levels, chunks, shards, zarr_format, labels=labels)
         made = Plan(
             src=source.spec.location,
-            dst=str(dst),
+            # Workers may have another working directory.
+            dst=str(dst) if "://" in str(dst) else os.path.abspath(dst),
             kind=source.kind,
             source_dtype=source.dtype.str,
             settings=chosen,
@@ -265,6 +267,8 @@ def _pyramid(
     dtype = source.dtype.newbyteorder("=")
     sentinels = _sentinels(source.attributes)
     spec = replace(source.spec, checked=True)
+    if spec.array is None and not spec.is_url:
+        spec = replace(spec, location=os.path.abspath(spec.location))
     found: list[Level] = []
     for number, factors in enumerate(level_factors(source.grid, source.shape, levels)):
         shape = level_shape(source.shape, factors)

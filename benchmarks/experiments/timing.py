@@ -1,0 +1,53 @@
+"""Seconds of encoding and decoding, as the paper's supplementary tables 1 and 2.
+
+Encoding is one call at the setting found before, or one fit; decoding the median of nine calls.
+"""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from benchmarks.baselines import registry
+from benchmarks.baselines.protocol import Target, timed
+from benchmarks.experiments.common import Blocks, Options, measured, run_cases
+from benchmarks.experiments.rd import Case, cases
+from benchmarks.rows import markdown
+
+_DECODES = 9
+
+
+def run(options: Options) -> str:
+    """Measure what is missing; return the table."""
+    blocks = Blocks(options.side)
+
+    def measure(case: Case) -> list[dict[str, Any]]:
+        block = blocks(case.volume)
+        codec = registry.get(case.codec)
+        target = Target(ratio=case.ratio, effort=int(case.effort or 1))
+        coded = codec.encode(block, target)
+        row = measured(block, coded)
+        if coded is not None:
+            seconds = statistics.median(timed(coded.decode)[1] for _ in range(_DECODES))
+            row |= {"decode_s": round(seconds, 5)}
+        return [row]
+
+    rows = run_cases(options, "time", cases(options), measure)
+    if options.plots:
+        from benchmarks import plots
+
+        plots.times(rows, options.plots)
+    lines = []
+    for row in rows:
+        if row["psnr_db"]:
+            voxels = 1.0
+            for side in row["shape"].split("x"):
+                voxels *= float(side)
+            speed = voxels / float(row["decode_s"]) / 1e6
+            took = [f"{float(row[name]):.3g}" for name in ("encode_s", "decode_s")]
+        else:
+            speed, took = 0.0, ["-", "-"]
+        shown = f"{speed:.1f}" if speed else "-"
+        lines.append([row["volume"], row["ratio"], row["codec"], *took, shown])
+    head = ("volume", "ratio", "codec", "encode, s", "decode, s", "decode, Mvoxel/s")
+    return markdown(head, lines)

@@ -1,0 +1,238 @@
+"""The experiments run, at the tiniest size; parts, curves and comparisons are right."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tinc_codec.phantom import phantom
+
+pytest.importorskip("av", reason="the rivals need the bench extra")
+
+
+@pytest.fixture(autouse=True)
+def _volume(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])
+    np.save(tmp_path / "small.npy", phantom((20, 24, 26)))
+    monkeypatch.setenv("TINC_DATA", str(tmp_path))
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def test_quick_is_all_experiments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from benchmarks.run import main
+
+    out, pictures = tmp_path / "results", tmp_path / "plots"
+    options = ["--quick", "--volumes", "small", "--side", "20", "--ratios", "16"]
+    options += ["--codecs", "TINC,SPERR,SZ3,JPEG 2000", "--out", str(out), "--plots", str(pictures)]
+    assert main(options) == 0
+    told = capsys.readouterr().out
+    for experiment in ("rd", "visual", "levels", "allocation", "time"):
+        assert f"## {experiment}\n" in told
+        rows = table(out / "quick" / f"{experiment}.csv")
+        assert all(row["machine"] and row["libraries"] and row["numpy"] for row in rows)
+    rd = {row["codec"]: row for row in table(out / "quick" / "rd.csv")}
+    assert set(rd) == {"TINC", "SPERR", "SZ3", "JPEG 2000"}
+    assert rd["TINC"]["effort"] == "1"
+    assert rd["SZ3"]["effort"] == ""
+    for row in rd.values():
+        if row["psnr_db"]:
+            assert int(row["payload_bytes"]) <= 2 * 20 * 20 * 20 / 16
+            assert float(row["psnr_65535_db"]) > float(row["psnr_db"])
+            assert f"{float(row['psnr_db']):.2f}" in told
+        else:
+            assert row["note"] == "out of reach"
+    assert len(table(out / "quick" / "allocation.csv")) % 64 == 0
+    assert {path.name for path in pictures.glob("*.png")} >= {
+        *("rd_small.png", "visual_small_16.png", "levels.png"),
+        *("allocation_small_16.png", "time_small_16.png"),
+    }
+    before = (out / "quick" / "rd.csv").read_text()
+    assert main([*options[:1], "rd", *options[1:]]) == 0
+    assert (out / "quick" / "rd.csv").read_text() == before
+
+
+def test_parts_make_a_whole(tmp_path: Path) -> None:
+    from benchmarks.run import main
+
+    common = ["rd", "--volumes", "small", "--codecs", "SZ3,ZFP", "--ratios", "4,6,8"]
+    common += ["--side", "16", "--out", str(tmp_path)]
+    for part in ("1/2", "2/2"):
+        assert main([*common, "--part", part]) == 0
+    parts = [table(tmp_path / f"rd.{i}-of-2.csv") for i in (1, 2)]
+    assert [len(part) for part in parts] == [3, 3]
+    assert main(common) == 0
+    rows = table(tmp_path / "rd.csv")
+    assert sorted(map(str, rows)) == sorted(map(str, parts[0] + parts[1]))
+    assert [path.name for path in tmp_path.glob("rd*")] == ["rd.csv"]
+    # With the whole there, a part has nothing left to measure; --fresh measures again.
+    assert main([*common, "--part", "1/2"]) == 0
+    assert not (tmp_path / "rd.1-of-2.csv").exists()
+    assert main([*common, "--codecs", "ZFP", "--fresh"]) == 0
+    again = table(tmp_path / "rd.csv")
+    assert len(again) == 6
+    assert [row["codec"] for row in again[-3:]] == ["ZFP"] * 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "error: name an experiment of rd, visual"),
+        (["rq"], "error: no experiment 'rq'; there are rd, visual"),
+        (["rd", "--codecs", "MP3"], "error: no codec 'MP3'; there are TINC"),
+        (["rd", "--ratios", "0.5"], "error: ratio 0.5 must be at least 1"),
+        (["rd", "--effort", "0"], "error: effort 0 must be from 1 to 9"),
+        (["rd", "--side", "4"], "error: side 4 must be at least 8"),
+        (["rd", "--volumes", "big"], "error: no volume 'big'; there are small, phantom"),
+    ],
+)
+def test_wrong_options_are_one_line(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmarks.run import main
+
+    assert main([*options, "--out", str(tmp_path / "x")]) == 2
+    told = capsys.readouterr().err
+    assert message in told
+    assert told.count("\n") == 1
+    assert not (tmp_path / "x").exists()
+
+
+# Bjøntegaard.
+
+
+def test_deltas_are_those_of_the_reference_implementation() -> None:
+    """The example of FAU's bjontegaard 1.3.0, whose PCHIP is that of the JVET's sheet."""
+    from benchmarks.bjontegaard import Curve, bd_psnr, bd_rate
+
+    anchor = Curve(rate=(1358.24, 2486.44, 4593.60, 9487.76), psnr=(34.851, 36.845, 38.615, 40.037))
+    test = Curve(rate=(1356.24, 2451.52, 4469.00, 9787.80), psnr=(34.987, 36.970, 38.651, 40.121))
+    assert bd_rate(anchor, test) == pytest.approx(-4.417485350589045, abs=1e-9)
+    assert bd_psnr(anchor, test) == pytest.approx(0.11969278542479489, abs=1e-9)
+
+
+def test_deltas_of_shifted_curves() -> None:
+    from benchmarks.bjontegaard import Curve, bd_psnr, bd_rate
+
+    rate, psnr = (100.0, 200.0, 400.0, 800.0, 1600.0), (30.0, 33.5, 36.0, 38.0, 39.0)
+    anchor = Curve(rate=rate, psnr=psnr)
+    assert bd_rate(anchor, Curve(rate=tuple(0.8 * r for r in rate), psnr=psnr)) == pytest.approx(
+        -20
+    )
+    better = Curve(rate=rate, psnr=tuple(p + 1.5 for p in psnr))
+    assert bd_psnr(anchor, better) == pytest.approx(1.5)
+    assert bd_rate(anchor, Curve(rate=rate, psnr=tuple(p + 20 for p in psnr))) is None
+    assert bd_rate(anchor, Curve(rate=rate[:1], psnr=psnr[:1])) is None
+    # A point that costs more without a gain does not bend the curve back.
+    bent = Curve(rate=(*rate, 1700.0), psnr=(*psnr, 38.9))
+    assert bd_rate(anchor, bent) == pytest.approx(0)
+
+
+# Figures of others, regions.
+
+
+def test_figures_too_far_are_named() -> None:
+    from benchmarks.experiments.peers import FIGURES, JUDGED, RATIOS, compared
+
+    found = {
+        (volume, codec, ratio): "" if math.isnan(theirs) else str(theirs + 0.1)
+        for volume, codecs in FIGURES.items()
+        for codec, figures in codecs.items()
+        for ratio, theirs in zip(RATIOS, figures, strict=True)
+    }
+    judged = 4 * len(JUDGED) * len(RATIOS) - 1
+    assert f"{judged} of {judged} within 0.3 dB" in compared(found)
+    found["ct_tooth", "SZ3", 256.0] = "33.10"
+    found["ct_tooth", "HEVC", 128.0] = ""
+    told = compared(found)
+    assert f"{judged - 2} of {judged} within" in told
+    assert "ct_tooth, SZ3, 256×: -0.38 dB" in told
+
+
+def test_regions_and_their_similarity() -> None:
+    from benchmarks.experiments.regions import high_frequencies, regions, similarity
+    from tinc_codec.tree.allocation import consistency
+
+    block = phantom((20, 21, 24)).astype(np.float32)
+    boxes = regions(block)
+    assert len(boxes) == 64
+    assert {block[box].shape for box in boxes} == {(5, 5, 6)}
+    unit = (block - block.min()) / np.ptp(block)
+    assert similarity(block).mean() == pytest.approx(consistency(unit), abs=1e-4)
+    rng = np.random.default_rng(0)
+    assert high_frequencies(rng.normal(size=(16, 16, 16))) > 0.9
+    smooth = np.cos(np.linspace(0, 2 * np.pi, 16, endpoint=False))
+    assert high_frequencies(smooth[:, None, None] * np.ones((16, 16, 16))) < 0.01
+
+
+def test_blocks_are_the_published_crops(tmp_path: Path) -> None:
+    from benchmarks import datasets
+
+    np.save(tmp_path / "ct_tooth.npy", np.zeros((161, 94, 103), np.uint16))
+    assert datasets.block("ct_tooth").shape == (128, 94, 102)
+    assert datasets.block("ct_tooth", 16).shape == (16, 16, 16)
+    assert datasets.block("small").shape == (20, 24, 26)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:tifffile")
+def test_tiff_volumes_are_found(tmp_path: Path) -> None:
+    from tifffile import imwrite
+
+    from benchmarks import datasets
+
+    volume = np.arange(4 * 5 * 6, dtype=np.uint16).reshape(4, 5, 6)
+    imwrite(tmp_path / "stack.tif", volume, photometric="minisblack")
+    assert datasets.names() == ["small", "stack", "phantom"]
+    np.testing.assert_array_equal(datasets.load("stack"), volume)
+
+
+# Public volumes.
+
+
+def test_downloads_are_recorded_and_verified(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from functools import partial
+    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+    from threading import Thread
+
+    from benchmarks import public
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    site, folder = tmp_path / "site", tmp_path / "volumes"
+    site.mkdir()
+    volume = np.arange(3 * 4 * 5, dtype=np.uint16).reshape(3, 4, 5)
+    volume.tofile(site / "v.raw")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site)))
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    url = f"http://127.0.0.1:{server.server_port}/v.raw"
+    found = public.Public(url=url, shape=(3, 4, 5), dtype="<u2")
+    monkeypatch.setattr(public, "VOLUMES", {"v": found})
+    try:
+        assert public.main(["v", "--folder", str(folder)]) == 0
+        assert "was not verified; its hash sha256:" in capsys.readouterr().err
+        np.testing.assert_array_equal(np.load(folder / "v.npy"), volume)
+        (folder / "v.npy").unlink()
+        assert public.main(["v", "--folder", str(folder)]) == 0
+        assert "warning" not in capsys.readouterr().err
+        (folder / "v.npy").unlink()
+        (volume + 1).tofile(site / "v.raw")
+        assert public.main(["v", "--folder", str(folder)]) == 1
+        assert "hash" in capsys.readouterr().err
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    assert public.main(["v", "--folder", str(folder)]) == 1
+    assert "no network, or the site is down" in capsys.readouterr().err
+    assert not (folder / "v.npy").exists()
