@@ -51,11 +51,11 @@ def inspection(coded: bytes) -> dict[str, Any]:
 
 
 def exact_voxels(coded: bytes) -> npt.NDArray[np.bool_]:
-    """Return which voxels no engine may change: padding, masked ones, and constant chunks."""
+    """Return which voxels no engine may change: all but those of trees and cosines."""
     chunk = open_chunk(coded)
     exact = np.ones(chunk.info.shape, np.bool_)
     box = exact if chunk.crop is None else exact[chunk.crop.slices]
-    box[...] = chunk.form == "constant"
+    box[...] = chunk.form in ("constant", "wavelet")
     if chunk.mask is not None:
         box |= chunk.mask.labels != 0
     return exact

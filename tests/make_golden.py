@@ -16,10 +16,12 @@ import numpy as np
 from goldens import FOLDER, Array, assert_within_tolerance, inspection
 from trees import parameters_of
 from volumes import volume
+from wavelets import section_of
 
 from tinc_codec import __version__, decode, encode, runtime, weights
+from tinc_codec.decode import open_chunk, unit_values
 from tinc_codec.phantom import phantom
-from tinc_codec.stream import container
+from tinc_codec.stream import container, normalize
 from tinc_codec.stream.container import SectionKind
 from tinc_codec.stream.entropy import ALL_ZERO, SCALES
 from tinc_codec.stream.normalize import ArrayInfo
@@ -27,7 +29,8 @@ from tinc_codec.tree import section
 from tinc_codec.tree.geometry import Geometry
 from tinc_codec.tree.network import Tree, layout
 
-QUICK = {"iterations": 60, "levels": 2}
+QUICK = {"iterations": 60, "levels": 2, "form": "tree"}
+WAVELET = {"form": "wavelet", "effort": 3}
 # Below about a kilobyte the low-order form may take the place of a tree.
 TREE_BYTES = 1100
 
@@ -89,8 +92,11 @@ ENCODED: dict[str, tuple[Callable[[], Array], dict[str, Any]]] = {
         lambda: phantom((16, 16, 16)).astype("f4"),
         QUICK | {"preset": "paper", "iterations": 8000},
     ),
-    "cosine": (lambda: phantom((16, 16, 16)), {"ratio": 80, "iterations": 5}),
-    "cosine_one_axis": (lambda: volume((1000,), "u2"), {"ratio": 20, "iterations": 5}),
+    "cosine": (lambda: phantom((16, 16, 16)), {"ratio": 80, "iterations": 5, "form": "tree"}),
+    "cosine_one_axis": (
+        lambda: volume((1000,), "u2"),
+        {"ratio": 20, "iterations": 5, "form": "tree"},
+    ),
     "constant": (lambda: np.full((16, 16, 16), -7, ">i2"), {"ratio": 64}),
     "all_nan": (lambda: np.full((16, 16, 16), np.nan, "f4"), {"ratio": 64}),
     "edge_chunk": (edge_chunk, QUICK),
@@ -107,6 +113,16 @@ ENCODED: dict[str, tuple[Callable[[], Array], dict[str, Any]]] = {
     "uint16_full_range": (lambda: wide("u2"), QUICK),
     "int32": (lambda: wide("i4"), QUICK),
     "uint32": (lambda: wide("u4"), QUICK),
+    "wavelet": (lambda: phantom((16, 16, 16)), WAVELET | {"ratio": 8}),
+    "wavelet_one_axis": (lambda: volume((1500,), "u2"), WAVELET | {"psnr": 40}),
+    "wavelet_two_axes": (lambda: volume((50, 61), "u2"), WAVELET | {"ratio": 8}),
+    "wavelet_four_axes": (lambda: volume((2, 9, 12, 11), "u2"), WAVELET | {"ratio": 8}),
+    "wavelet_axes_of_one": (lambda: volume((1, 20, 1, 33), ">i2", order="F"), WAVELET),
+    "wavelet_edge_chunk": (edge_chunk, WAVELET | {"ratio": 8}),
+    "wavelet_nan_and_infinities": (ct_with_holes, WAVELET),
+    "wavelet_padded_with_nan": (padded_with_nan, WAVELET | {"psnr": 35}),
+    "wavelet_uint8": (lambda: wide("u1"), WAVELET | {"psnr": 45}),
+    "wavelet_int32": (lambda: wide("i4"), WAVELET | {"psnr": 110}),
 }
 
 
@@ -158,9 +174,51 @@ def with_later_section() -> bytes:
     return today[:5] + bytes([today[5] + 1]) + today[6:] + later + checksum
 
 
+def sealed(array: Array, sections: Callable[[Array], dict[SectionKind, bytes]]) -> bytes:
+    """Return a payload of the sections that a function makes of an array's normalised values."""
+    low, high = normalize.value_range(array, None)
+    info = ArrayInfo(shape=array.shape, dtype=array.dtype, order="C", low=low, high=high)
+    unit = normalize.normalize(array, low, high)
+    return container.pack({SectionKind.ARRAY: info.to_bytes(), **sections(unit)})
+
+
+def wavelet_by_hand(array: Array, splits: tuple[int, ...], **options: Any) -> bytes:
+    """Plans and cuts that no encoder takes for a volume so small."""
+    return sealed(array, lambda unit: {SectionKind.WAVELET: section_of(unit, splits, **options)})
+
+
+def tree_and_wavelet() -> bytes:
+    array = phantom((16, 16, 16))
+    tree = encode(array, ratio=7, **QUICK)
+
+    def sections(unit: Array) -> dict[SectionKind, bytes]:
+        chunk = open_chunk(tree)
+        said = unit_values(chunk, [np.arange(16)] * 3, pointwise=False)
+        rest = section_of(unit - said, (7, 7), step=0.05, offset=0, cuts=5)
+        return container.unpack(tree) | {SectionKind.WAVELET: rest}
+
+    return sealed(array, sections)
+
+
 BUILT: dict[str, Callable[[], bytes]] = {
     "by_hand": by_hand,
     "later_section": with_later_section,
+    "tree_and_wavelet": tree_and_wavelet,
+    "wavelet_tiles": lambda: wavelet_by_hand(
+        volume((17, 15, 16), "u2"), (7, 7, 7), step=0.04, cuts=7
+    ),
+    # Tiles of bands with none above them, and a cut along an axis that is not halved.
+    "wavelet_tiles_by_axis": lambda: wavelet_by_hand(
+        volume((24, 4, 9), "f4"), (3, 5, 1, 1), step=0.02, cuts=5
+    ),
+    "wavelet_plan": lambda: wavelet_by_hand(
+        volume((13, 9, 14), "i1"), (1, 4, 6, 7, 5, 2), step=0.03, price=0.0, bias=0.0
+    ),
+    "wavelet_no_levels": lambda: wavelet_by_hand(
+        volume((9, 6, 7), "u4"), (), step=0.02, offset=1.0, bias=255 / 256
+    ),
+    # Integers beyond the unary part of the code by all orders that binary32 makes sense of.
+    "wavelet_large": lambda: wavelet_by_hand(volume((7, 8, 9), "f8"), (7,), step=2.0**-22),
 }
 
 
@@ -170,7 +228,8 @@ def build(name: str) -> tuple[bytes, dict[str, Any]]:
         return BUILT[name](), {}
     make, settings = ENCODED[name]
     array = make()
-    settings = {"ratio": round(array.nbytes / TREE_BYTES, 3)} | settings
+    if "psnr" not in settings:
+        settings = {"ratio": round(array.nbytes / TREE_BYTES, 3)} | settings
     return encode(array, **settings), settings
 
 

@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from second_reader_wavelet import evaluate_wavelet
 
 Array = npt.NDArray[Any]
 Box = tuple[tuple[int, int], ...]
 
-ARRAY, TREE, WEIGHTS, COSINE, CROP, MASK = range(1, 7)
+ARRAY, TREE, WEIGHTS, COSINE, CROP, MASK, WAVELET = range(1, 8)
 KINDS = {0: "u", 1: "i", 2: "f"}
 
 
@@ -88,10 +89,10 @@ def sections(payload: bytes) -> dict[int, bytes]:
         if crc32c(payload[start : fields.at]) != fields.unsigned(4):
             raise NotAPayload("checksum")
         kind, optional = tag & 63, bool(tag & 128)
-        if tag & 64 or kind <= previous or (optional and kind <= MASK):
+        if tag & 64 or kind <= previous or (optional and kind <= WAVELET):
             raise NotAPayload("tag")
         previous = kind
-        if kind <= MASK:
+        if kind <= WAVELET:
             out[kind] = data
         elif not optional:
             raise NotAPayload("needs a section that is unknown")
@@ -420,7 +421,9 @@ def decode(payload: bytes) -> Array:
     elif COSINE in parts:
         unit = evaluate_cosine(parts[COSINE], longer)
     else:
-        unit = np.zeros(longer)  # constant
+        unit = np.zeros(longer, np.float32)  # constant, or WAVELET alone
+    if WAVELET in parts:
+        unit = unit + evaluate_wavelet(parts[WAVELET], longer)
     values = stored_values(unit, header).reshape(shape)
     if MASK in parts:
         for pattern, plane in read_mask(parts[MASK], header.dtype.itemsize, shape):

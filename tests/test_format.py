@@ -13,11 +13,13 @@ import google_crc32c
 import numpy as np
 import pytest
 import second_reader
+import second_reader_wavelet as wavelet_reader
 from goldens import NAMES, TOLERANCE, assert_within_tolerance
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import arrays
 from trees import parameters_of, trees
+from wavelets import in_turn, section_of, whole
 
 import tinc_codec
 from tinc_codec import decode, runtime, weights
@@ -26,9 +28,12 @@ from tinc_codec.errors import CorruptPayload
 from tinc_codec.stream import container, cosine, entropy, exceptions, normalize, quantize
 from tinc_codec.stream.container import FORMAT_VERSION, SectionKind
 from tinc_codec.stream.normalize import ArrayInfo
+from tinc_codec.stream.residual import binary, coefficients, wavelet
+from tinc_codec.stream.residual import section as wavelet_section
 from tinc_codec.tree import geometry, section
 from tinc_codec.tree.network import Tree, layout
 
+FUTURE = "from __future__ import annotations"
 PACKAGE = Path(tinc_codec.__file__).parent
 TEXT = (PACKAGE / "FORMAT.md").read_text(encoding="utf-8")
 
@@ -49,16 +54,16 @@ def numbers(pattern: str, text: str = TEXT) -> list[int]:
 
 
 def test_the_second_reader_knows_nothing_of_the_package() -> None:
-    tree = ast.parse(Path(second_reader.__file__).read_text())
+    texts = [Path(module.__file__).read_text() for module in (second_reader, wavelet_reader)]
     imported = {
         name.split(".")[0]
-        for node in ast.walk(tree)
+        for node in ast.walk(ast.parse("".join(t.replace(FUTURE, "") for t in texts)))
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [])
         + [alias.name for alias in node.names if isinstance(node, ast.Import)]
     }
     assert "numpy" in imported
-    assert not imported & {"tinc_codec", "goldens", "trees", "volumes", "google_crc32c"}
+    assert not imported & {"tinc_codec", "goldens", "trees", "volumes", "wavelets", "numba"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -144,6 +149,45 @@ def test_the_second_reader_reads_cosines(shape: list[int], data: st.DataObject) 
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
+@st.composite
+def wavelet_sections(draw: st.DrawFn) -> tuple[tuple[int, ...], bytes]:
+    """Draw a shape of 1 to 4 axes and a section over it: any plan, cuts where they fit."""
+    shape = tuple(draw(st.lists(st.integers(2, 11), min_size=1, max_size=4)))
+    if draw(st.booleans()):
+        shape = (16, *shape[:2])
+    lengths, splits = list(wavelet.three_axes(shape)), []
+    for _ in range(draw(st.integers(0, 4))):
+        longer = [k for k in range(3) if lengths[k] > 1]
+        if longer:
+            chosen = draw(st.sets(st.sampled_from(longer), min_size=1))
+            splits.append(sum(1 << k for k in chosen))
+            lengths = [(n + 1) // 2 if k in chosen else n for k, n in enumerate(lengths)]
+    finest = wavelet.layout(wavelet.three_axes(shape), splits).shapes[1] if splits else ()
+    cuts = sum(1 << k for k, n in enumerate(finest) if n >= 8 and draw(st.booleans()))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    values = rng.normal(0.5, 0.2, shape).astype(np.float32)
+    data = section_of(
+        values * (rng.random(shape) < draw(st.sampled_from((0.05, 1.0)))),
+        splits,
+        step=draw(st.sampled_from((1e-6, 0.003, 0.05, 0.3))),
+        bias=draw(st.integers(0, 255)) / 256,
+        cuts=cuts,
+    )
+    return shape, data
+
+
+@settings(max_examples=25, deadline=None)
+@given(wavelet_sections())
+def test_the_second_reader_reads_wavelets(coded: tuple[tuple[int, ...], bytes]) -> None:
+    shape, data = coded
+    header = wavelet_section.from_bytes(data, shape)
+    expected = header.values(whole(header.header.plan), in_turn)
+    expected = expected + np.float32(header.header.offset)
+    found = wavelet_reader.evaluate_wavelet(data, shape)
+    assert found.dtype == np.float32
+    assert found.tobytes() == expected.tobytes()
+
+
 @pytest.mark.parametrize("at", [0, 4, 5, 6, 7, 20, -1])
 def test_the_second_reader_notices_damage(at: int) -> None:
     damaged = bytearray(goldens.payload("tree"))
@@ -162,7 +206,9 @@ def test_no_placeholder_is_left() -> None:
 
 def test_versions() -> None:
     rows = re.findall(r"^\| (\d+) \| ([\d.]+) \|", TEXT, re.MULTILINE)
-    assert [int(version) for version, _ in rows] == list(range(1, FORMAT_VERSION + 1))
+    versions = [int(version) for version, _ in rows]
+    assert versions == sorted(versions)
+    assert set(versions) == set(range(1, FORMAT_VERSION + 1))
 
 
 def test_errors_are_those_of_the_package() -> None:
@@ -244,6 +290,30 @@ def test_tables_of_the_models() -> None:
     for shape in range(3):
         table = [int(2**24 * second_reader.P[shape](j / 32) + 0.5) for j in range(321)]
         assert google_crc32c.value(struct.pack("<321I", *table)) == stated[shape]
+
+
+@pytest.mark.parametrize(
+    ("stated", "code", "table", "ours"),
+    [
+        ("CRC32C of the 1024 bytes", "B", wavelet_reader.LEVEL, coefficients.LEVEL),
+        ("CRC32C of the list as i16", "h", wavelet_reader.T, binary.STRETCH),
+        ("CRC32C of the list as u16", "H", wavelet_reader.Q, binary.SQUASH),
+    ],
+)
+def test_tables_of_the_wavelet_coder(
+    stated: str, code: str, table: list[int], ours: np.ndarray
+) -> None:
+    packed = struct.pack(f"<{len(table)}{code}", *table)
+    assert numbers(rf"{stated} (0x\w+)") == [google_crc32c.value(packed)]
+    assert ours.tolist() == table
+
+
+def test_numbers_of_the_wavelet_coder() -> None:
+    assert numbers(r"There are (\d+) probabilities p") == [coefficients.SLOTS]
+    assert numbers(r"and (\d+) rows of 8 weights") == [coefficients.ROWS]
+    assert numbers(r"\| levels \| u8 \| D, 0 to (\d+) \|") == [wavelet.MOST_LEVELS]
+    assert numbers(r"\(m must be (\d+)\s+or more\)") == [wavelet_section.LEAST_CUT]
+    assert numbers(r"more\s+than (\d+) bytes beyond the end of a\s+segment") == [binary.SLACK]
 
 
 def test_range_coder_example() -> None:

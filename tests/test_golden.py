@@ -12,6 +12,7 @@ import pytest
 from goldens import FOLDER, NAMES, assert_within_tolerance
 
 from tinc_codec import decode, inspect, runtime
+from tinc_codec.decode import open_chunk
 
 ENGINES = ("cpu", "reference", "torch")
 
@@ -41,7 +42,7 @@ def test_every_case_is_there() -> None:
 
 def test_the_cases_reach_what_the_format_has() -> None:
     found = [inspect(goldens.payload(name)) for name in NAMES]
-    assert {f.form for f in found} == {"tree", "cosine", "constant"}
+    assert {f.form for f in found} == {"tree", "wavelet", "tree+wavelet", "cosine", "constant"}
     assert {f.coordinates for f in found} == {"global", "block", ""}
     assert {f.levels for f in found} == {0, 1, 2, 3, 4}
     assert {f.order for f in found} == {"C", "F"}
@@ -49,9 +50,21 @@ def test_the_cases_reach_what_the_format_has() -> None:
         *("u1", "u2", "u4", "i1", "i2", "i4", "f2", "f4", "f8")
     }
     assert {len(f.shape) for f in found if f.form == "tree"} == {1, 2, 3, 4}
+    assert {sum(n > 1 for n in f.shape) for f in found if f.form == "wavelet"} == {1, 2, 3, 4}
     assert {section for f in found for section in f.section_sizes} == {
-        *("array", "tree", "weights", "cosine", "crop", "mask")
+        *("array", "tree", "weights", "cosine", "crop", "mask", "wavelet")
     }
+
+
+def test_the_wavelet_cases_reach_what_their_section_has() -> None:
+    chunks = [open_chunk(goldens.payload(name)) for name in NAMES]
+    coded = [chunk.wavelet for chunk in chunks if chunk.wavelet is not None]
+    assert {wavelet.header.cuts for wavelet in coded} == {0, 5, 7}
+    splits = {split for wavelet in coded for split in wavelet.header.plan.splits}
+    assert splits == set(range(1, 8))
+    assert 0 in {len(wavelet.header.plan.splits) for wavelet in coded}
+    assert any(chunk.wavelet and chunk.crop for chunk in chunks)
+    assert any(chunk.wavelet and chunk.mask for chunk in chunks)
 
 
 def test_nothing_is_ever_overwritten(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:

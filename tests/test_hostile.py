@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import struct
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -14,10 +15,11 @@ import numpy as np
 import pytest
 from trees import parameters_of
 from volumes import volume
+from wavelets import section_of
 
 from tinc_codec import TincError, decode, encode, inspect, runtime, weights
 from tinc_codec.errors import CorruptPayload, TruncatedPayload
-from tinc_codec.stream import container, entropy
+from tinc_codec.stream import container, entropy, normalize
 from tinc_codec.stream.container import SectionKind
 from tinc_codec.stream.normalize import MAX_BYTES, ArrayInfo
 from tinc_codec.tree import section
@@ -25,9 +27,12 @@ from tinc_codec.tree.allocation import geometry_of
 from tinc_codec.tree.network import Tree, layout
 
 FORMS = ("even", "uneven", "raw", "cosine", "constant", "crop", "mask", "float64", "1-D", "4-D")
+FORMS += ("wavelet", "wavelet-tiles", "tree+wavelet", "wavelet-1-D", "wavelet-4-D", "wavelet-mask")
 Sections = dict[SectionKind, bytes]
-# What a decoder may take beside twice the declared array: parts, tables of a small tree.
+# What a decoder may take beside twice the declared array: parts, tables of a small tree; and for a
+# wavelet section, for each voxel: an integer of four bytes, and magnitudes while bands are decoded.
 FIXED_BYTES = 48 << 20
+WAVELET_BYTES = 8
 
 
 @cache
@@ -35,14 +40,16 @@ def payload_of(form: str) -> bytes:
     """A payload of about a kilobyte or less."""
     if form == "constant":
         return encode(np.full((16, 16, 16), 7, ">i2"), ratio=16)
-    array, options = volume((16, 16, 16)), {"ratio": 8.0, "levels": 2}
+    if form.startswith("wavelet") or form == "tree+wavelet":
+        return wavelet_payload_of(form)
+    array, options = volume((16, 16, 16)), {"ratio": 8.0, "levels": 2, "form": "tree"}
     if form == "uneven":
         array[:8] //= 8
         options["allocation"] = "variance"
     elif form == "raw":
         options = {"ratio": 12, "preset": "paper", "levels": 2}
     elif form == "cosine":
-        options = {"ratio": 80}
+        options = {"ratio": 80, "form": "tree"}
     elif form == "crop":
         array = np.zeros((16, 16, 16), "f4")
         array[1:9, :12] = volume((8, 12, 16), "f4")
@@ -55,10 +62,36 @@ def payload_of(form: str) -> bytes:
         array = volume((16, 16, 16), ">f8", order="F")
         options["ratio"] = 32
     elif form == "1-D":
-        array, options = volume((2000,), "u1"), {"ratio": 1.9, "levels": 3}
+        array = volume((2000,), "u1")
+        options |= {"ratio": 1.9, "levels": 3}
     elif form == "4-D":
-        array, options = volume((2, 8, 12, 12), "i4"), {"ratio": 9, "levels": 2}
+        array = volume((2, 8, 12, 12), "i4")
+        options["ratio"] = 9
     return encode(array, iterations=2, **options)
+
+
+def wavelet_payload_of(form: str) -> bytes:
+    if form == "wavelet-tiles":
+        array = volume((17, 16, 18))
+        low, high = normalize.value_range(array, None)
+        unit = normalize.normalize(array, low, high)
+        info = ArrayInfo(shape=array.shape, dtype=array.dtype, order="C", low=low, high=high)
+        coded = section_of(unit, (7, 3, 5), step=0.08, cuts=7)
+        return container.pack({SectionKind.ARRAY: info.to_bytes(), SectionKind.WAVELET: coded})
+    if form == "tree+wavelet":
+        unit = np.random.default_rng(0).normal(0, 0.1, (16, 16, 16)).astype("f4")
+        coded = section_of(unit, (7, 7), step=0.2, offset=0)
+        return container.pack(sections_of("even") | {SectionKind.WAVELET: coded})
+    array = volume((16, 16, 16))
+    if form == "wavelet-1-D":
+        array = volume((2000,), ">i2")
+    elif form == "wavelet-4-D":
+        array = volume((3, 5, 12, 12), "u1")
+    elif form == "wavelet-mask":
+        array = np.zeros((16, 16, 16), "f4")
+        array[1:9, :12] = volume((8, 12, 16), "f4")
+        array[3:5, 2:9, 1] = np.nan
+    return encode(array, ratio=array.nbytes / 700, form="wavelet", effort=1)
 
 
 def sections_of(form: str) -> Sections:
@@ -67,7 +100,9 @@ def sections_of(form: str) -> Sections:
 
 def test_forms_are_what_they_are_called() -> None:
     forms = {form: inspect(payload_of(form)).form for form in FORMS}
-    assert forms == dict.fromkeys(FORMS, "tree") | {"cosine": "cosine", "constant": "constant"}
+    expected = dict.fromkeys(FORMS, "tree") | {"cosine": "cosine", "constant": "constant"}
+    expected |= {form: "wavelet" for form in FORMS if form.startswith("wavelet")}
+    assert forms == expected | {"tree+wavelet": "tree+wavelet"}
     assert SectionKind.CROP in sections_of("crop")
     assert SectionKind.MASK in sections_of("mask")
     tree = section.from_bytes(sections_of("uneven")[SectionKind.TREE], (16, 16, 16), 10_000)
@@ -175,7 +210,10 @@ def check_forged(parts: Sections) -> str:
         except TincError as error:
             return type(error).__name__
         finally:
-            assert peak() <= 2 * declared + FIXED_BYTES, (peak(), declared)
+            most = 2 * declared + FIXED_BYTES
+            if info and SectionKind.WAVELET in parts:
+                most += WAVELET_BYTES * math.prod(info.shape)
+            assert peak() <= most, (peak(), declared)
             assert time.monotonic() - started < 10
     assert info is not None
     assert (array.shape, array.dtype) == (info.shape, info.dtype)
@@ -226,6 +264,22 @@ def test_a_huge_array_takes_twice_its_bytes_at_most(form: str, shape: tuple[int,
         array = decode(payload)
         assert peak() <= 2 * array.nbytes + FIXED_BYTES
     assert (array.shape, array.dtype) == (shape, np.uint8)
+
+
+@pytest.mark.parametrize("cuts", [0, 7])
+@pytest.mark.parametrize("shape", [(1 << 8, 1 << 8, 1 << 7), (24, 17, 1 << 15), (1 << 15, 17, 24)])
+def test_a_huge_wavelet_takes_its_bytes_a_voxel_at_most(cuts: int, shape: tuple[int, ...]) -> None:
+    """All flags are 0, so that few bytes are enough for any shape; the memory is the same."""
+    coded = struct.pack("<BB3BfHB", cuts, 3, 7, 7, 7, 0.1, 65535, 0)
+    segment = b"\xff" * 400
+    coded += bytes([*b"\x90\x03"] * 8) + 9 * segment if cuts else segment
+    parts = with_shape("wavelet", shape, "u1") | {SectionKind.WAVELET: coded}
+    with traced_peak() as peak:
+        array = decode(container.pack(parts))
+        size = math.prod(shape)
+        assert peak() <= (2 + WAVELET_BYTES) * size + FIXED_BYTES, peak() / size
+    assert array.shape == shape
+    assert (array == 9).all()
 
 
 @pytest.mark.parametrize("form", [form for form in FORMS if form != "constant"])

@@ -133,11 +133,10 @@ class _Coder:
         """Code the bands of a level, or a tile of them; return their magnitudes."""
         largest = [max(band.shape[k] for band in q.values()) for k in range(AXES)]
         beside = np.zeros(largest, np.uint8)
-        corner = np.zeros(AXES, np.int64)
         found = {}
         for direction, band in q.items():
             v = _padded(band.shape, np.int8)
-            above, shift = _NO_BAND, _FAR
+            above, shift, corner = _NO_BAND, _FAR, np.zeros(AXES, np.int64)
             if direction in parent.above:
                 above, shift = parent.above[direction], parent.shift
                 corner = np.array(origin, np.int64) >> shift

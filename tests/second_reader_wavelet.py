@@ -1,0 +1,463 @@
+"""WAVELET section of the second reader: written from FORMAT.md alone, as second_reader.py is."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Place = tuple[int, ...]
+Part = tuple[tuple[int, int], ...]  # first place and end along each axis
+AXES = range(3)
+SIX_SIDES = ((0, 0, 1), (0, 0, -1), (0, 1, 0), (0, -1, 0), (1, 0, 0), (-1, 0, 0))
+
+
+class NotASection(ValueError):
+    """The section is not as FORMAT.md has it."""
+
+
+# Tables.
+
+
+def level_of(a: int) -> int:
+    return math.floor(2 * math.log2(1 + min(a, 1023)) + 0.5)
+
+
+LEVEL = [level_of(a) for a in range(1024)]
+T = [round(256 * math.log((2 * i + 1) / (8192 - (2 * i + 1)))) for i in range(4096)]
+Q = [
+    min(max(round(65536 / (1 + math.exp((2816 - i) / 256))), 24), 65512)
+    for i in range(2 * 2816 + 1)
+]
+
+
+def level(a: int) -> int:
+    return LEVEL[min(a, 1023)]
+
+
+# Binary coder.
+
+TOP = (1 << 48) - 1
+
+
+class Coder:
+    def __init__(self, segment: bytes) -> None:
+        self.segment, self.at = segment, 0
+        self.low, self.high, self.code = 0, TOP, 0
+        for _ in range(6):
+            self.code = self.code << 8 | self.byte()
+
+    def byte(self) -> int:
+        self.at += 1
+        if self.at > len(self.segment) + 6:
+            raise NotASection("a segment ends early")
+        return self.segment[self.at - 1] if self.at <= len(self.segment) else 0
+
+    def bit(self, p: int) -> int:
+        width = self.high - self.low
+        middle = self.low + (width >> 16) * p + ((width & 0xFFFF) * p >> 16)
+        one = self.code <= middle
+        if one:
+            self.high = middle
+        else:
+            self.low = middle + 1
+        while self.low >> 40 == self.high >> 40:
+            self.low = self.low << 8 & TOP
+            self.high = self.high << 8 & TOP | 255
+            self.code = self.code << 8 & TOP | self.byte()
+        return int(one)
+
+
+# Mixing.
+
+
+class Model:
+    """Adaptive probabilities, their counts, and the rows of weights."""
+
+    def __init__(self) -> None:
+        self.p = [32768] * 8598
+        self.count = [0] * 8598
+        self.rows = [[19661 if row < 21 else 26214] * 8 for row in range(58)]
+
+    def copy(self) -> Model:
+        new = Model()
+        new.p, new.count = self.p.copy(), self.count.copy()
+        new.rows = [row.copy() for row in self.rows]
+        return new
+
+    def decide(self, coder: Coder, slots: Sequence[int], row: int, most: int = 200) -> int:
+        weights = self.rows[row]
+        t = [T[self.p[slot] >> 4] for slot in slots]
+        x = sum(a * b for a, b in zip(t, weights, strict=False)) >> 16
+        p = Q[min(max(x, -2816), 2816) + 2816]
+        bit = coder.bit(p)
+        for j, slot in enumerate(slots):
+            weights[j] += t[j] * (65536 * bit - p) * 6 + 2**17 >> 18
+            self.adapt(slot, bit, most)
+        return bit
+
+    def adapt(self, slot: int, bit: int, most: int) -> None:
+        p, c = self.p[slot], self.count[slot]
+        p += (65535 * bit - p) * (655360 // (10 * c + 16)) >> 16
+        self.p[slot] = min(max(p, 16), 65519)
+        if c < most:
+            self.count[slot] += 1
+
+    def sign(self, coder: Coder, slot: int) -> int:
+        p = self.p[slot]
+        bit = coder.bit(p)
+        self.p[slot] += 65535 * bit - p >> 7
+        return bit
+
+
+# Bands.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    shape: Place  # of what it takes
+    split: int
+
+    def low(self) -> Place:
+        return tuple((n + 1) // 2 if self.split >> k & 1 else n for k, n in enumerate(self.shape))
+
+    def band(self, direction: int) -> Place:
+        return tuple(
+            n // 2 if direction >> k & 1 else low
+            for k, (n, low) in enumerate(zip(self.shape, self.low(), strict=True))
+        )
+
+    def directions(self) -> list[int]:
+        """The order of its bands; that of direction 0 is not of it."""
+        subsets = [s for s in range(1, 8) if s & ~self.split == 0]
+        return sorted(subsets, key=lambda s: (s.bit_count(), s))
+
+
+class Clipped:
+    """V of a band or of a part of one: integers clipped to ±127, 0 where not coded or outside."""
+
+    def __init__(self, shape: Place) -> None:
+        self.shape = shape
+        self.values: dict[Place, int] = {}
+
+    def __call__(self, z: int, y: int, x: int) -> int:
+        return self.values.get((z, y, x), 0)
+
+    def put(self, place: Place, integer: int) -> None:
+        self.values[place] = min(max(integer, -127), 127)
+
+    def size(self, z: int, y: int, x: int) -> int:
+        return abs(self.values.get((z, y, x), 0))
+
+
+# Contexts and blocks.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    w: int
+    n: int
+    u: int
+    p: int
+    b: int
+    same: int
+    higher: int
+    side: int
+    all: int
+    signs: int
+
+
+class Band:
+    """Decodes one band, or a tile's part of one."""
+
+    def __init__(
+        self,
+        *,
+        part: Part,
+        kind: int,
+        direction: int,
+        above: Clipped | None,
+        halved: int,
+        beside: dict[Place, int],
+    ) -> None:
+        self.first = tuple(a for a, _ in part)
+        self.shape = tuple(b - a for a, b in part)
+        self.kind, self.direction = kind, direction
+        self.above, self.halved, self.beside = above, halved, beside
+        self.v = Clipped(self.shape)
+        self.integers = np.zeros(self.shape, np.int64)
+
+    def place_above(self, place: Place) -> Place:
+        moved = [a + b for a, b in zip(place, self.first, strict=True)]
+        return tuple(a >> (self.halved >> k & 1) for k, a in enumerate(moved))
+
+    def decode(self, coder: Coder, model: Model) -> None:
+        flags: dict[Place, int] = {}
+        for block in product(*(range(math.ceil(n / 4)) for n in self.shape)):
+            spans = [
+                range(4 * i, min(4 * i + 4, n)) for i, n in zip(block, self.shape, strict=True)
+            ]
+            z, y, x = block
+            f = flags.get((z, y, x - 1), 0)
+            f += 2 * flags.get((z, y - 1, x), 0) + 4 * flags.get((z - 1, y, x), 0)
+            flags[block] = self.flag(coder, model, spans, f)
+            if flags[block]:
+                for place in product(*spans):
+                    integer = self.integer(coder, model, self.context(*place))
+                    self.integers[place] = integer
+                    self.v.put(place, integer)
+
+    def flag(self, coder: Coder, model: Model, spans: list[range], f: int) -> int:
+        big_p = 0
+        if self.above is not None:
+            first = self.place_above(tuple(span[0] for span in spans))
+            last = self.place_above(tuple(span[-1] for span in spans))
+            places = product(*(range(a, b + 1) for a, b in zip(first, last, strict=True)))
+            big_p = sum(self.above.size(*place) for place in places)
+        big_b = sum(self.beside.get(place, 0) for place in product(*spans))
+        over = level(2 * big_p)
+        slots = (7261 + 8 * self.kind + f, 7773 + 21 * over + level(big_b), 8214 + 21 * f + over)
+        return model.decide(coder, slots, 37 + over, most=120)
+
+    def context(self, z: int, y: int, x: int) -> Context:
+        size = self.v.size
+        w, n, u = size(z, y, x - 1), size(z, y - 1, x), size(z - 1, y, x)
+        two = size(z, y - 1, x - 1) + size(z, y - 1, x + 1)
+        two += size(z - 1, y, x - 1) + size(z - 1, y, x + 1)
+        two += size(z - 1, y - 1, x) + size(z - 1, y + 1, x)
+        two += size(z, y, x - 2) + size(z, y - 2, x) + size(z - 2, y, x)
+        one = size(z - 1, y - 1, x - 1) + size(z - 1, y - 1, x + 1)
+        one += size(z - 1, y + 1, x - 1) + size(z - 1, y + 1, x + 1)
+        same = 4 * (w + n + u) + 2 * two + one
+        p = higher = 0
+        if self.above is not None:
+            c, d, e = self.place_above((z, y, x))
+            p = self.above.size(c, d, e)
+            higher = 4 * p
+            higher += sum(self.above.size(c + i, d + j, e + k) for i, j, k in SIX_SIDES)
+        b = self.beside.get((z, y, x), 0)
+        side = 4 * b + sum(self.beside_at(z + i, y + j, x + k) for i, j, k in SIX_SIDES)
+        signs = 9 * sgn(self.v(z, y, x - 1)) + 3 * sgn(self.v(z, y - 1, x))
+        signs += sgn(self.v(z - 1, y, x)) + 13
+        whole = level(2 * same + 3 * higher + 4 * side)
+        return Context(
+            w=w, n=n, u=u, p=p, b=b, same=same, higher=higher, side=side, all=whole, signs=signs
+        )
+
+    def beside_at(self, *place: int) -> int:
+        inside = all(0 <= i < n for i, n in zip(place, self.shape, strict=True))
+        return self.beside.get(place, 0) if inside else 0
+
+    def integer(self, coder: Coder, model: Model, c: Context) -> int:
+        s, same, whole = self.direction, level(c.same), c.all
+        near = 81 * min(c.w, 2) + 27 * min(c.n, 2) + 9 * min(c.u, 2)
+        slots = (
+            21 * self.kind + same,
+            1344 + 21 * same + level(c.higher),
+            1785 + 21 * level(c.higher) + level(c.side),
+            2226 + near + 3 * min(c.p, 2) + min(c.b, 2),
+            2469 + 21 * s + whole,
+            2637 + 21 * self.kind + whole,
+        )
+        if not model.decide(coder, slots, whole):
+            return 0
+        size = 1
+        largest = min(max(c.w, c.n, c.u), 15)
+        while size < 16:
+            k = size
+            slots = (
+                3981 + 21 * k + whole,
+                4317 + 21 * (16 * s + k) + same,
+                7005 + 16 * k + largest,
+            )
+            if not model.decide(coder, slots, 21 + k):
+                break
+            size += 1
+        if size > 15:
+            size = 15 + tail(coder)
+        negative = model.sign(coder, 8382 + 27 * s + c.signs)
+        return -size if negative else size
+
+    def add_to_beside(self) -> None:
+        for place, integer in self.v.values.items():
+            self.beside[place] = min(self.beside.get(place, 0) + abs(integer), 127)
+
+
+def sgn(value: int) -> int:
+    return (value > 0) - (value < 0)
+
+
+def tail(coder: Coder) -> int:
+    after = 0
+    while after < 24 and coder.bit(32768):
+        after += 1
+    r = 1
+    for _ in range(after):
+        r = 2 * r + coder.bit(32768)
+    return r
+
+
+# Segments.
+
+
+def whole(shape: Place) -> Part:
+    return tuple((0, n) for n in shape)
+
+
+class Bands:
+    """All integers of a section: by level and direction, and the low-pass band as (D, 0)."""
+
+    def __init__(self, levels: list[Level], lowest: Place) -> None:
+        self.levels = levels
+        self.lowest = lowest
+        self.integers: dict[tuple[int, int], Array] = {}
+        self.v: dict[tuple[int, int], Clipped] = {}
+
+    def coarse(self, coder: Coder, model: Model, *, down_to: int) -> None:
+        """The first segment."""
+        low = Band(part=whole(self.lowest), kind=56, direction=0, above=None, halved=0, beside={})
+        low.decode(coder, model)
+        self.integers[len(self.levels), 0] = low.integers
+        for d in reversed(range(down_to, len(self.levels))):
+            for s, band in self.level(coder, model, d, None):
+                self.integers[d, s], self.v[d, s] = band.integers, band.v
+
+    def level(
+        self, coder: Coder, model: Model, d: int, tile: Part | None
+    ) -> Iterator[tuple[int, Band]]:
+        beside: dict[Place, int] = {}
+        for s in self.levels[d].directions():
+            part = whole(self.levels[d].band(s))
+            if tile is not None:
+                part = tuple(
+                    (min(a, n), min(b, n)) for (a, b), (_, n) in zip(tile, part, strict=True)
+                )
+            band = Band(
+                part=part,
+                kind=8 * min(d, 6) + s,
+                direction=s,
+                above=self.v.get((d + 1, s)),
+                halved=self.levels[d + 1].split if d + 1 < len(self.levels) else 0,
+                beside=beside,
+            )
+            band.decode(coder, model)
+            band.add_to_beside()
+            yield s, band
+
+    def tile(self, coder: Coder, model: Model, tile: Part) -> None:
+        for s, band in self.level(coder, model, 0, tile):
+            place = tuple(slice(a, a + n) for a, n in zip(band.first, band.shape, strict=True))
+            self.integers[0, s][place] = band.integers
+
+
+def tiles_of(finest: Level, cuts: int) -> list[Part]:
+    spans = []
+    for k, m in enumerate(finest.low()):
+        middle = 4 * math.ceil(m / 8)
+        if cuts >> k & 1 and m < 8:
+            raise NotASection("cuts a short axis")
+        spans.append([(0, middle), (middle, m)] if cuts >> k & 1 else [(0, m)])
+    return list(product(*spans))
+
+
+# Synthesis.
+
+F = np.float32
+LOW, HIGH = F(0.869864452), F(1.149604398)
+STEPS = ((0, -0.4435068522), (1, -0.8829110762), (0, 0.05298011854), (1, 1.586134342))
+
+
+def lift(line: Array) -> Array:
+    """Of lines along the first axis."""
+    x = line.copy()
+    n = len(x)
+    x[0::2] *= LOW
+    x[1::2] *= HIGH
+    for start, factor in STEPS:
+        for i in range(start, n, 2):
+            before = x[i - 1] if i else x[1]
+            after = x[i + 1] if i < n - 1 else x[n - 2]
+            x[i] = x[i] + F(factor) * (before + after)
+    return x
+
+
+def synthesis(levels: list[Level], bands: dict[tuple[int, int], Array]) -> Array:
+    """From coefficients, binary32."""
+    low = bands[len(levels), 0]
+    for d in reversed(range(len(levels))):
+        split, out = levels[d].split, np.zeros(levels[d].shape, F)
+        for s in (0, *levels[d].directions()):
+            place = tuple(
+                slice(s >> k & 1, None, 2) if split >> k & 1 else slice(None) for k in AXES
+            )
+            out[place] = low if s == 0 else bands[d, s]
+        for k in reversed(AXES):
+            if split >> k & 1:
+                out = np.moveaxis(lift(np.moveaxis(out, k, 0)), 0, k)
+        low = out
+    return low
+
+
+# The section.
+
+
+def varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        value |= (data[at] & 127) << shift
+        at, shift = at + 1, shift + 7
+        if data[at - 1] < 128:
+            return value, at
+
+
+def three(shape: Place) -> Place:
+    """The axes made three."""
+    if len(shape) == 4:
+        return (shape[0] * shape[1], *shape[2:])
+    return (1,) * (3 - len(shape)) + shape
+
+
+def evaluate_wavelet(data: bytes, shape: Place) -> Array:
+    """Return the sums, binary32, of the axes of the box longer than one voxel."""
+    cuts, depth = data[0], data[1]
+    splits = data[2 : 2 + depth]
+    at = 2 + depth
+    step, offset, bias = struct.unpack("<fHB", data[at : at + 7])
+    at += 7
+    levels: list[Level] = []
+    lowest = three(shape)
+    for split in splits:
+        levels.append(Level(shape=lowest, split=split))
+        lowest = levels[-1].low()
+    tiles = tiles_of(levels[0], cuts) if cuts else []
+    sizes = []
+    for _ in tiles:
+        size, at = varint(data, at)
+        sizes.append(size)
+    segments = []
+    for size in sizes:
+        segments.append(data[at : at + size])
+        at += size
+    segments.append(data[at:])
+
+    bands, model = Bands(levels, lowest), Model()
+    bands.coarse(Coder(segments[0]), model, down_to=1 if cuts else 0)
+    if cuts:
+        for s in levels[0].directions():
+            bands.integers[0, s] = np.zeros(levels[0].band(s), np.int64)
+    for segment, tile in zip(segments[1:], tiles, strict=True):
+        bands.tile(Coder(segment), model.copy(), tile)
+
+    less, unit = F(bias / 256), F(step)
+    values = {}
+    for key, q in bands.integers.items():
+        size = (np.abs(q).astype(F) - less) * unit
+        values[key] = np.where(q < 0, -size, np.where(q > 0, size, F(0))).astype(F)
+    return (synthesis(levels, values) + F(offset / 65535)).reshape(shape)

@@ -1,0 +1,133 @@
+"""Coding of bands: round trips of integers, rounding by price, sizes that do not fit."""
+
+from __future__ import annotations
+
+import google_crc32c
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from wavelets import in_turn, quantized, section_of, whole
+
+from tinc_codec.stream.residual import coefficients, section, wavelet
+from tinc_codec.stream.residual.section import Coefficients, Header
+from tinc_codec.stream.residual.wavelet import Float32Array, Layout
+
+
+@st.composite
+def bands(draw: st.DrawFn) -> tuple[Layout, Float32Array, list[dict[int, Float32Array]], int]:
+    """Draw a plan, and sparse or dense integers of any size as its coefficients."""
+    a, b, c = (draw(st.integers(1, 19)) for _ in range(3))
+    plan = wavelet.layout((a, b, c), [])
+    for _ in range(draw(st.integers(0, 4))):
+        longer = [k for k, n in enumerate(plan.shapes[-1]) if n > 1]
+        if longer:
+            split = sum(1 << k for k in draw(st.sets(st.sampled_from(longer), min_size=1)))
+            plan = wavelet.layout((a, b, c), [*plan.splits, split])
+    finest = plan.shapes[1] if plan.splits else ()
+    cuts = sum(1 << k for k, n in enumerate(finest) if n >= 8 and draw(st.booleans()))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    density = draw(st.sampled_from((0.0, 0.02, 0.3, 1.0)))
+    largest = draw(st.sampled_from((1, 3, 40, 2**23)))
+
+    def integers(shape: tuple[int, ...]) -> Float32Array:
+        q = rng.integers(-largest, largest + 1, shape) * (rng.random(shape) < density)
+        return q.astype(np.float32)
+
+    low = integers(plan.shapes[-1])
+    levels = [
+        {d: integers(plan.band_shape(k, d)) for d in plan.directions(k)}
+        for k in range(len(plan.splits))
+    ]
+    return plan, low, levels, cuts
+
+
+@settings(max_examples=80, deadline=None)
+@given(bands())
+def test_integers_come_back(
+    drawn: tuple[Layout, Float32Array, list[dict[int, Float32Array]], int],
+) -> None:
+    plan, low, levels, cuts = drawn
+    coded = section.encode(
+        plan, low, levels, step=1.0, price=0.0, cuts=cuts, most=1 << 17, run=in_turn
+    )
+    assert coded is not None
+    np.testing.assert_array_equal(coded.bands.low, low)
+    header = Header(plan=plan, step=1.0, offset=0.0, bias=0.0, cuts=cuts)
+    read = Coefficients(header, coded.segments)
+    found = read._decoded([*wavelet.windows(plan, whole(plan))], in_turn)
+    np.testing.assert_array_equal(found.low, low)
+    for ours, theirs in zip(found.levels, levels, strict=True):
+        assert list(ours) == list(theirs)
+        for direction, band in theirs.items():
+            np.testing.assert_array_equal(ours[direction], band)
+
+
+@pytest.mark.parametrize("cuts", [0, 7])
+def test_no_price_is_plain_rounding(cuts: int) -> None:
+    values = np.random.default_rng(1).normal(size=(17, 20, 16)).astype(np.float32)
+    plan, coded = quantized(values, (7, 7), step=0.25, price=0.0, cuts=cuts)
+    low, levels = wavelet.forward(values, plan)
+    pairs = [(low, coded.bands.low)]
+    pairs += [
+        (real[d], q[d]) for real, q in zip(levels, coded.bands.levels, strict=True) for d in real
+    ]
+    for real, q in pairs:
+        np.testing.assert_array_equal(q, np.sign(real) * np.floor(np.abs(real) / 0.25 + 0.5))
+
+
+def test_a_price_makes_fewer_bytes_and_magnitudes_no_larger() -> None:
+    values = np.random.default_rng(1).normal(size=(16, 16, 16)).astype(np.float32)
+    sizes = []
+    for price in (0.0, 0.08, 0.3):
+        _, coded = quantized(values, (7, 7), step=1.0, price=price)
+        _, plain = quantized(values, (7, 7), step=1.0, price=0.0)
+        for q, rounded in zip(coded.bands.levels, plain.bands.levels, strict=True):
+            assert all((np.abs(q[d]) <= np.abs(rounded[d])).all() for d in q)
+        sizes.append(sum(map(len, coded.segments)))
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(set(sizes)) == 3
+
+
+def test_too_few_bytes_give_none() -> None:
+    values = np.random.default_rng(1).normal(size=(16, 16, 16)).astype(np.float32)
+    plan, coded = quantized(values, (7, 7), step=0.5, cuts=7)
+    needed = max(map(len, coded.segments))
+    low, levels = wavelet.forward(values, plan)
+    for most in (0, 1, 100, needed - 1, needed):
+        found = section.encode(
+            plan, low, levels, step=0.5, price=0.08, cuts=7, most=most, run=in_turn
+        )
+        assert (found is None) == (most < needed)
+    assert found is not None
+    assert found.segments == coded.segments
+
+
+def test_zeros_take_few_bytes() -> None:
+    assert len(section_of(np.full((24, 24, 24), 0.5, np.float32), (7, 7), step=0.1)) < 24
+
+
+def test_sizes_at_either_side_of_the_unary_part_and_of_clipping() -> None:
+    sizes = np.array([1, 14, 15, 16, 17, 18, 126, 127, 128, 2**16, 2**22, 2**24], np.float32)
+    plan = wavelet.layout((1, 1, 2 * len(sizes)), [])
+    low = np.concatenate([sizes, -sizes]).reshape(1, 1, -1)
+    coded = section.encode(plan, low, [], step=1.0, price=0.0, cuts=0, most=999, run=in_turn)
+    assert coded is not None
+    header = Header(plan=plan, step=1.0, offset=0.0, bias=0.0, cuts=0)
+    found = Coefficients(header, coded.segments).values(whole(plan), in_turn)
+    np.testing.assert_array_equal(found, low)
+
+
+def test_levels_of_activity_are_those_of_the_format() -> None:
+    assert google_crc32c.value(coefficients.LEVEL.tobytes()) == 0x02F7C805
+    assert coefficients.LEVEL.max() == coefficients.LEVELS - 1
+
+
+def test_dequantising_is_in_binary32() -> None:
+    q = np.array([0, 1, -1, 7, -(2**24) - 1], np.int32)
+    out = np.empty(5, np.float32)
+    step, bias = np.float32(0.1), np.float32(51 / 256)
+    coefficients.dequantize(q, step, bias, out)
+    expected = np.sign(q).astype(np.float32) * ((np.abs(q).astype(np.float32) - bias) * step)
+    expected[0] = 0
+    assert out.tobytes() == expected.astype(np.float32).tobytes()

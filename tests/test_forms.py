@@ -1,0 +1,282 @@
+"""Which form says a chunk, and what is promised of it: fidelity reached, budgets held and used."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from volumes import volume
+
+from tinc_codec import InvalidSetting, Settings, decode, encode, forms, inspect
+from tinc_codec.metrics import psnr
+from tinc_codec.phantom import phantom
+
+QUICK: dict[str, Any] = {"effort": 1, "iterations": 30, "levels": 2}
+
+
+def noisy(side: int, dtype: str = "u2") -> np.ndarray:
+    """A smooth texture under much noise: the hard case of a budget, all of it can be used."""
+    rng = np.random.default_rng(side)
+    smooth = volume((side,) * 3, "f8") * 100
+    values: np.ndarray = np.clip(rng.normal(smooth, 900), 0, 65535).astype(dtype)
+    return values
+
+
+def fidelity(array: np.ndarray, payload: bytes) -> float:
+    """PSNR of the decoded bytes against high - low of the voxels that count."""
+    decoded = decode(payload)
+    counts = np.isfinite(array.astype("f8"))
+    a, b = array[counts].astype("f8"), decoded[counts].astype("f8")
+    squares = float(np.mean(((a - b) / (a.max() - a.min())) ** 2))
+    return -10 * float(np.log10(squares)) if squares else np.inf
+
+
+# The best is kept.
+
+
+@pytest.mark.parametrize(
+    ("array", "ratio"),
+    [
+        (phantom((20, 20, 20)), 12),
+        (noisy(16), 6),
+        (volume((24, 24, 24), "f4"), 30),
+        (volume((60, 70), "u1"), 4),
+    ],
+    ids=["phantom", "noise", "smooth", "image"],
+)
+def test_auto_is_no_worse_than_any_form_it_tries(
+    array: np.ndarray, ratio: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[forms.Form] = []
+    original = forms._form
+
+    def form(*arguments: Any) -> forms.Form:
+        tried.append(original(*arguments))
+        return tried[-1]
+
+    monkeypatch.setattr(forms, "_form", form)
+    best = encode(array, ratio=ratio, **QUICK)
+    monkeypatch.setattr(forms, "_form", original)
+    assert len({frozenset(f.sections) for f in tried}) >= 2  # with a tree, and without
+    alone = encode(array, ratio=ratio, form="wavelet", **QUICK)
+    reached = psnr(array, decode(best))
+    assert reached >= psnr(array, decode(alone)) - 1e-9
+    for f in tried:
+        assert reached >= psnr(array, decode(f.payload)) - 1e-9
+    assert inspect(best).psnr_db == pytest.approx(reached, abs=0.02)
+
+
+def test_a_tree_that_helps_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a tree that knows the answer; and one that knows nothing is left out."""
+    array = phantom((16, 16, 16))
+    original = forms._with_wavelet
+
+    def told(volume: Any, tree: Any, coding: Any) -> forms.Form:
+        form = original(volume, tree, coding)
+        bonus = 20.0 if tree is not None else 0.0
+        return forms.Form(
+            sections=form.sections, payload=form.payload, psnr_db=form.psnr_db + bonus
+        )
+
+    monkeypatch.setattr(forms, "_with_wavelet", told)
+    assert inspect(encode(array, ratio=3, **QUICK)).form == "tree+wavelet"
+    monkeypatch.setattr(forms, "_with_wavelet", original)
+    noise = np.random.default_rng(0).integers(0, 999, (12, 12, 12)).astype("u2")
+    assert inspect(encode(noise, ratio=3, **QUICK)).form == "wavelet"
+
+
+def test_a_tree_with_wavelet_decodes_in_part_as_in_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forms, "_higher", lambda form, than: 1.0)
+    array = phantom((16, 18, 20))
+    payload = encode(array, ratio=4, **QUICK)
+    assert inspect(payload).form == "tree+wavelet"
+    expected = decode(payload)
+    assert psnr(array, expected) > 25
+    for selection in (3, (slice(2, 9), 4), ([1, 15], [0, 17], [19, 3]), (..., slice(5, 6))):
+        np.testing.assert_array_equal(decode(payload, selection), expected[selection])
+
+
+# A fidelity is reached.
+
+
+def with_holes() -> np.ndarray:
+    array = volume((14, 16, 18), "f4")
+    array[3, 4:9, 2:7], array[9, 1, 1] = np.nan, np.inf
+    return array
+
+
+def cropped() -> np.ndarray:
+    array = np.zeros((16, 16, 16), "u2")
+    array[:13, 2:, :15] = phantom((13, 14, 15))
+    return array
+
+
+TARGETS = {
+    "u1": volume((16, 17, 18), "u1"),
+    "i1": volume((16, 17, 18), "i1"),
+    "u2": phantom((16, 17, 18)),
+    ">i2": volume((40, 41), ">i2"),
+    "u4": volume((7, 8, 9, 3), "u4") * np.uint32(10**7),
+    "f2": volume((900,), "f2"),
+    "f4": volume((16, 17, 18), "f4"),
+    "f8": volume((12, 13, 14), "f8") * 1e-9 - 3,
+    "mask": with_holes(),
+    "crop": cropped(),
+}
+
+
+@pytest.mark.parametrize("wanted", [25, 38.5, 60])
+@pytest.mark.parametrize("case", TARGETS)
+def test_a_psnr_is_reached_by_fewer_bytes_than_a_higher_one(case: str, wanted: float) -> None:
+    array = TARGETS[case]
+    payload = encode(array, psnr=wanted, form="wavelet", effort=1)
+    measured = array
+    if case == "crop":  # the padding is exact, and does not count
+        measured, decoded = array[:13, 2:, :15], decode(payload)[:13, 2:, :15]
+        squares = np.mean((measured.astype("f8") - decoded) ** 2) / float(np.ptp(measured)) ** 2
+        reached = -10 * np.log10(squares) if squares else np.inf
+    else:
+        reached = fidelity(array, payload)
+    assert reached >= wanted - 1e-6
+    recorded = inspect(payload).psnr_db
+    assert recorded == pytest.approx(min(reached, 1e3), abs=0.02) or np.isinf(reached)
+    # Voxels of eight bits are exact from some step on, and no step is finer than needed.
+    finer = encode(array, psnr=wanted + 3, form="wavelet", effort=1)
+    assert len(payload) < len(finer) or np.isinf(reached)
+
+
+def test_a_psnr_with_a_tree_is_reached_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forms, "_smaller", lambda form, than: 1.0)
+    array = with_holes()
+    payload = encode(array, psnr=41, **QUICK)
+    assert inspect(payload).form == "tree+wavelet"
+    assert fidelity(array, payload) >= 41
+
+
+def test_the_smaller_of_two_that_reach_it_is_kept() -> None:
+    array = phantom((16, 16, 16))
+    payload = encode(array, psnr=35, **QUICK)
+    assert len(payload) <= len(encode(array, psnr=35, form="wavelet", **QUICK))
+    assert fidelity(array, payload) >= 35
+
+
+def test_a_psnr_beyond_binary32_is_refused_in_words() -> None:
+    array = np.random.default_rng(0).normal(size=(9, 9, 9))
+    with pytest.raises(InvalidSetting, match=r"psnr=190 is more than .* float64; use max_error=0"):
+        encode(array, psnr=190, form="wavelet", effort=1)
+
+
+def test_a_fidelity_of_a_constant_costs_nothing() -> None:
+    payload = encode(np.full((20, 20, 20), 7, "u2"), psnr=90)
+    assert inspect(payload).form == "constant"
+
+
+# A budget is held, and used.
+
+
+@pytest.mark.parametrize("ratio", [2.5, 4, 11.3, 40, 80])
+@pytest.mark.parametrize("side", [32, 64])
+def test_a_budget_is_held_and_used(side: int, ratio: float) -> None:
+    array = noisy(side)
+    payload = encode(array, ratio=ratio, form="wavelet", effort=1)
+    budget = int(array.nbytes / ratio)
+    assert 0.97 * budget <= len(payload) <= budget
+
+
+def test_a_budget_with_a_tree_is_held_and_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forms, "_higher", lambda form, than: 1.0)
+    array = noisy(32)
+    payload = encode(array, ratio=15, **QUICK)
+    assert inspect(payload).form == "tree+wavelet"
+    assert 0.97 * array.nbytes / 15 <= len(payload) <= array.nbytes / 15
+
+
+def test_a_budget_holds_with_mask_and_crop() -> None:
+    for array in (with_holes(), cropped()):
+        for ratio in (3, 9, 25):
+            payload = encode(array, ratio=ratio, form="wavelet", effort=1)
+            assert len(payload) <= array.nbytes / ratio
+
+
+def test_fewer_bytes_are_never_better() -> None:
+    array = noisy(32)
+    reached = [
+        psnr(array, decode(encode(array, ratio=ratio, form="wavelet", effort=1)))
+        for ratio in (3, 6, 12, 24, 48)
+    ]
+    assert reached == sorted(reached, reverse=True)
+
+
+# No tree where none is wanted.
+
+
+def run_python(code: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_wavelet_alone_fits_no_tree() -> None:
+    code = """
+import sys
+import numpy as np
+from tinc_codec import decode, encode
+array = np.random.default_rng(0).integers(0, 500, (16, 16, 16)).astype("u2")
+for target in ({"ratio": 8}, {"psnr": 30}):
+    decode(encode(array, form="wavelet", **target))
+print([name for name in ("torch", "tinc_codec.fit.chunk") if name in sys.modules])
+"""
+    assert run_python(code).strip() == "[]"
+
+
+def test_only_auto_and_tree_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any) -> Sequence[Any]:
+        raise AssertionError("a tree is fitted")
+
+    monkeypatch.setattr(forms, "_trees", refuse)
+    array = phantom((12, 12, 12))
+    encode(array, ratio=8, form="wavelet")
+    encode(array, psnr=30, form="wavelet")
+    for form in ("auto", "tree"):
+        with pytest.raises(AssertionError, match="a tree is fitted"):
+            encode(array, ratio=4, form=form)
+
+
+# Settings.
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [{"ratio": 9, "psnr": 40}, {"psnr": 40, "max_error": 1}, {"ratio": 9, "max_error": 1}],
+)
+def test_two_targets_are_refused(targets: dict[str, float]) -> None:
+    with pytest.raises(InvalidSetting, match="at most one target"):
+        encode(phantom((8, 8, 8)), **targets)
+
+
+@pytest.mark.parametrize("tree", [{"form": "tree"}, {"preset": "paper"}])
+def test_a_tree_alone_takes_a_ratio(tree: dict[str, str]) -> None:
+    with pytest.raises(InvalidSetting, match=r"psnr=40 needs a form .* takes a ratio"):
+        Settings(psnr=40, **tree)
+
+
+@pytest.mark.parametrize("wrong", [{"psnr": 0}, {"psnr": 201}, {"psnr": "40"}, {"form": "zip"}])
+def test_values_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
+    name, value = next(iter(wrong.items()))
+    with pytest.raises(InvalidSetting, match=f"{name}={value!r} must be"):
+        Settings(**wrong)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"ratio": 12.5}, {"psnr": 41.5, "form": "wavelet"}, {"form": "tree"}, {"max_error": 0}],
+)
+def test_settings_survive_json(settings: dict[str, Any]) -> None:
+    made = Settings(**settings)
+    assert Settings.from_json(json.loads(json.dumps(made.to_json()))) == made
+    assert made.ratio == settings.get("ratio", None if made.psnr or "max_error" in settings else 64)

@@ -1,0 +1,259 @@
+"""The WAVELET section: fields, damaged segments, tiles, threads."""
+
+from __future__ import annotations
+
+import random
+import struct
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from volumes import volume
+from wavelets import in_turn, section_of, whole
+
+from tinc_codec import runtime
+from tinc_codec.errors import CorruptPayload, TruncatedPayload
+from tinc_codec.stream.residual import section
+from tinc_codec.stream.residual.section import Coefficients
+from tinc_codec.stream.residual.wavelet import Window
+from tinc_codec.threads import each
+
+SHAPE = (20, 18, 19)
+
+
+def texture(shape: tuple[int, ...] = SHAPE) -> np.ndarray:
+    values: np.ndarray = volume(shape, "f4") / np.float32(120)
+    return values
+
+
+def coded(cuts: int = 7, splits: tuple[int, ...] = (7, 7), step: float = 0.02) -> bytes:
+    return section_of(texture(), splits, step=step, cuts=cuts)
+
+
+def opened(cuts: int = 7) -> Coefficients:
+    return section.from_bytes(coded(cuts), SHAPE)
+
+
+def everything(read: Coefficients) -> np.ndarray:
+    return read.values(whole(read.header.plan), in_turn) + np.float32(read.header.offset)
+
+
+@pytest.mark.parametrize("cuts", range(8))
+def test_values_come_back(cuts: int) -> None:
+    values = everything(section.from_bytes(coded(cuts), SHAPE))
+    assert np.abs(values - texture()).max() < 0.04
+    assert np.sqrt(((values - texture()) ** 2).mean()) < 0.02 / np.sqrt(12) * 1.5
+
+
+def test_fields_come_back() -> None:
+    data = section_of(texture(), (7, 3), step=0.03, offset=0.25, bias=0.125, cuts=2)
+    header = section.from_bytes(data, SHAPE).header
+    assert header.plan.splits == (7, 3)
+    assert header.step == np.float32(0.03)
+    assert header.offset == round(0.25 * 65535) / 65535
+    assert (header.bias, header.cuts) == (0.125, 2)
+    assert len(header.tiles()) == 2
+
+
+# Fields that are refused. Offsets: cuts 0, levels 1, splits 2 and 3, step 4, offset 8, bias 10.
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "match"),
+    [
+        (0, b"\x0f", "cuts"),
+        (0, b"\x80", "cuts"),
+        (1, b"\x11", "17 levels"),
+        (1, b"\xff", "255 levels"),
+        (2, b"\x00", "split 0"),
+        (2, b"\x08", "split 8"),
+        (3, b"\xff", "split 255"),
+        (4, struct.pack("<f", 0), "step"),
+        (4, struct.pack("<f", -1), "step"),
+        (4, struct.pack("<f", np.nan), "step"),
+        (4, struct.pack("<f", np.inf), "step"),
+    ],
+)
+def test_fields_out_of_range_are_refused(at: int, value: bytes, match: str) -> None:
+    data = bytearray(coded())
+    data[at : at + len(value)] = value
+    with pytest.raises(CorruptPayload, match=match):
+        section.from_bytes(bytes(data), SHAPE)
+
+
+def test_splits_of_axes_of_one_sample_are_refused() -> None:
+    head = struct.pack("<BB6BfHB", 0, 6, *(7,) * 6, 0.1, 0, 0)
+    with pytest.raises(CorruptPayload, match="does not fit a band of shape"):
+        section.from_bytes(head + b"\0", SHAPE)
+
+
+@pytest.mark.parametrize("splits", [(), (7,), (4,)])
+def test_cuts_of_short_axes_are_refused(splits: tuple[int, ...]) -> None:
+    head = struct.pack(f"<BB{len(splits)}BfHB", 4, len(splits), *splits, 0.1, 0, 0)
+    with pytest.raises(CorruptPayload, match="cuts 0x04"):
+        section.from_bytes(head + b"\1\0\0", (20, 20, 14))
+
+
+@pytest.mark.parametrize("cuts", [0, 7])
+def test_a_header_cut_short(cuts: int) -> None:
+    data = coded(cuts)
+    sizes = 11 + (2 * 8 if cuts else 0)
+    for length in range(11):
+        with pytest.raises(TruncatedPayload):
+            section.from_bytes(data[:length], SHAPE)
+    if cuts:
+        for length in range(11, sizes):
+            with pytest.raises(TruncatedPayload):
+                section.from_bytes(data[:length], SHAPE)
+
+
+# Segments.
+
+
+def check(data: bytes, shape: tuple[int, ...] = SHAPE) -> bool:
+    """Return whether damaged data gave values, which have the right shape; or else an error."""
+    try:
+        read = section.from_bytes(data, shape)
+        values = everything(read)
+    except CorruptPayload:
+        return False
+    assert values.shape == read.header.plan.shapes[0]
+    assert values.dtype == np.float32
+    return True
+
+
+@pytest.mark.parametrize("cuts", [0, 5])
+def test_truncated_segments(cuts: int) -> None:
+    data = coded(cuts, step=0.1)
+    read = [check(data[:length]) for length in range(11, len(data), 7)]
+    assert not all(read)
+    assert not check(data[: len(data) - 40])
+
+
+@pytest.mark.parametrize("cuts", [0, 5])
+def test_flipped_segments(cuts: int) -> None:
+    data, rng = coded(cuts, step=0.1), random.Random(cuts)
+    read = []
+    for _ in range(200):
+        damaged = bytearray(data)
+        damaged[rng.randrange(11, len(data))] ^= 1 << rng.randrange(8)
+        read.append(check(bytes(damaged)))
+    assert any(read)
+
+
+@pytest.mark.parametrize("cuts", [0, 7])
+def test_segments_of_noise(cuts: int) -> None:
+    rng, head = random.Random(9), struct.pack("<BB2BfHB", cuts, 2, 7, 7, 0.1, 0, 0)
+    for _ in range(60):
+        sizes = bytes(rng.randrange(128) for _ in range(8 if cuts else 0))
+        check(head + sizes + rng.randbytes(rng.randrange(3000)))
+    for byte in (b"\0", b"\xff", b"\x80"):
+        check(head + (b"\x20" * 8 if cuts else b"") + 2000 * byte)
+
+
+def test_an_error_in_a_tile_is_an_error_each_time() -> None:
+    shape = (32, 32, 32)
+    data = section_of(texture(shape), (7, 7), step=0.02, cuts=7)
+    read = section.from_bytes(data[:-200], shape)
+    expected = everything(section.from_bytes(data, shape))
+    for _ in range(2):
+        with pytest.raises(CorruptPayload, match="end early"):
+            everything(read)
+    # The tiles that are whole can be read still.
+    corner = read.values(((0, 2), (0, 2), (0, 2)), in_turn) + np.float32(read.header.offset)
+    assert corner.tobytes() == expected[:2, :2, :2].tobytes()
+
+
+# Tiles.
+
+
+def tiles_decoded(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Return a list that collects the origin of each tile that is decoded."""
+    seen: list[Any] = []
+    original = section._Coder.level
+
+    def level(self: Any, number: int, *arguments: Any) -> Any:
+        if number == 0:
+            seen.append(tuple(arguments[-1]))
+        return original(self, number, *arguments)
+
+    monkeypatch.setattr(section._Coder, "level", level)
+    return seen
+
+
+def test_a_plane_needs_the_tiles_it_touches_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = (64, 40, 40)
+    data = section_of(texture(shape), (7, 7), step=0.05, cuts=7)
+    expected = everything(section.from_bytes(data, shape))
+    seen = tiles_decoded(monkeypatch)
+    read = section.from_bytes(data, shape)
+    assert seen == []
+    plane = read.values(((3, 4), (0, 40), (0, 40)), in_turn) + np.float32(read.header.offset)
+    assert plane.tobytes() == expected[3:4].tobytes()
+    assert len(seen) == 4
+    assert {origin[0] for origin in seen} == {0}
+    read.values(((5, 6), (0, 40), (0, 40)), in_turn)
+    assert len(seen) == 4  # kept
+    read.values(((60, 61), (35, 36), (35, 36)), in_turn)
+    assert len(seen) == 5
+    assert everything(read).tobytes() == expected.tobytes()
+    assert sorted(seen) == sorted(tuple(a for a, _ in tile) for tile in read.header.tiles())
+
+
+@pytest.mark.parametrize(
+    ("shape", "splits"),
+    [
+        ((4, 40, 48), (7, 6)),
+        ((40, 4, 48), (7, 5, 4)),
+        ((48, 40, 4), (7, 3)),
+        ((40, 40, 48), (7, 1, 6)),
+        ((300, 4, 300), (7, 5)),
+    ],
+)
+def test_tiles_of_bands_without_one_above(shape: tuple[int, ...], splits: tuple[int, ...]) -> None:
+    """A level may halve an axis that the next one does not: short axes, flat voxels."""
+    values = texture(shape)
+    cuts = sum(1 << k for k, n in enumerate(shape) if n >= 40)
+    data = section_of(values, splits, step=0.01, cuts=cuts)
+    read = section.from_bytes(data, shape)
+    assert np.abs(everything(read) - values).max() < 0.03
+
+
+# Threads.
+
+
+def test_threads_change_no_byte_and_no_value() -> None:
+    values = texture((40, 40, 40))
+    plain = section_of(values, (7, 7), step=0.05, cuts=7)
+    with runtime(threads=4):
+        assert section_of(values, (7, 7), step=0.05, cuts=7, run=each) == plain
+        read = section.from_bytes(plain, values.shape)
+        together = read.values(whole(read.header.plan), each)
+    read = section.from_bytes(plain, values.shape)
+    assert together.tobytes() == read.values(whole(read.header.plan), in_turn).tobytes()
+
+
+def test_readers_of_one_object_agree() -> None:
+    data = coded(7)
+    expected = everything(section.from_bytes(data, SHAPE))
+    read = section.from_bytes(data, SHAPE)
+    rng = random.Random(5)
+    wrong: list[Window] = []
+
+    def look(windows: list[Window]) -> None:
+        for window in windows:
+            found = read.values(window, in_turn) + np.float32(read.header.offset)
+            if found.tobytes() != expected[tuple(slice(a, b) for a, b in window)].tobytes():
+                wrong.append(window)
+
+    def draw() -> Window:
+        (a, b), (c, d), (e, f) = (sorted(rng.sample(range(n + 1), 2)) for n in SHAPE)
+        return (a, b), (c, d), (e, f)
+
+    threads = [threading.Thread(target=look, args=([draw() for _ in range(20)],)) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
