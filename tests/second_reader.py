@@ -17,12 +17,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from second_reader_correction import corrected
 from second_reader_wavelet import evaluate_wavelet
 
 Array = npt.NDArray[Any]
 Box = tuple[tuple[int, int], ...]
 
-ARRAY, TREE, WEIGHTS, COSINE, CROP, MASK, WAVELET = range(1, 8)
+ARRAY, TREE, WEIGHTS, COSINE, CROP, MASK, WAVELET, CORRECTION = range(1, 9)
 KINDS = {0: "u", 1: "i", 2: "f"}
 
 
@@ -89,10 +90,10 @@ def sections(payload: bytes) -> dict[int, bytes]:
         if crc32c(payload[start : fields.at]) != fields.unsigned(4):
             raise NotAPayload("checksum")
         kind, optional = tag & 63, bool(tag & 128)
-        if tag & 64 or kind <= previous or (optional and kind <= WAVELET):
+        if tag & 64 or kind <= previous or (optional and kind <= CORRECTION):
             raise NotAPayload("tag")
         previous = kind
-        if kind <= WAVELET:
+        if kind <= CORRECTION:
             out[kind] = data
         elif not optional:
             raise NotAPayload("needs a section that is unknown")
@@ -421,10 +422,13 @@ def decode(payload: bytes) -> Array:
     elif COSINE in parts:
         unit = evaluate_cosine(parts[COSINE], longer)
     else:
-        unit = np.zeros(longer, np.float32)  # constant, or WAVELET alone
+        unit = np.zeros(longer, np.float32)  # constant, or WAVELET or CORRECTION
     if WAVELET in parts:
         unit = unit + evaluate_wavelet(parts[WAVELET], longer)
-    values = stored_values(unit, header).reshape(shape)
+    values = stored_values(unit, header)
+    if CORRECTION in parts:
+        values = corrected(parts[CORRECTION], values, header.low, header.high)
+    values = values.reshape(shape)
     if MASK in parts:
         for pattern, plane in read_mask(parts[MASK], header.dtype.itemsize, shape):
             bits(values)[plane] = pattern

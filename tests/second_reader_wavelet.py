@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+from second_reader_coder import EVEN, Array, Coder, Mixer, NotASection, Place, sgn, three, varint
 
-Array = npt.NDArray[Any]
-Place = tuple[int, ...]
 Part = tuple[tuple[int, int], ...]  # first place and end along each axis
 AXES = range(3)
 SIX_SIDES = ((0, 0, 1), (0, 0, -1), (0, 1, 0), (0, -1, 0), (1, 0, 0), (-1, 0, 0))
-
-
-class NotASection(ValueError):
-    """The section is not as FORMAT.md has it."""
 
 
 # Tables.
@@ -31,84 +24,21 @@ def level_of(a: int) -> int:
 
 
 LEVEL = [level_of(a) for a in range(1024)]
-T = [round(256 * math.log((2 * i + 1) / (8192 - (2 * i + 1)))) for i in range(4096)]
-Q = [
-    min(max(round(65536 / (1 + math.exp((2816 - i) / 256))), 24), 65512)
-    for i in range(2 * 2816 + 1)
-]
 
 
 def level(a: int) -> int:
     return LEVEL[min(a, 1023)]
 
 
-# Binary coder.
-
-TOP = (1 << 48) - 1
-
-
-class Coder:
-    def __init__(self, segment: bytes) -> None:
-        self.segment, self.at = segment, 0
-        self.low, self.high, self.code = 0, TOP, 0
-        for _ in range(6):
-            self.code = self.code << 8 | self.byte()
-
-    def byte(self) -> int:
-        self.at += 1
-        if self.at > len(self.segment) + 6:
-            raise NotASection("a segment ends early")
-        return self.segment[self.at - 1] if self.at <= len(self.segment) else 0
-
-    def bit(self, p: int) -> int:
-        width = self.high - self.low
-        middle = self.low + (width >> 16) * p + ((width & 0xFFFF) * p >> 16)
-        one = self.code <= middle
-        if one:
-            self.high = middle
-        else:
-            self.low = middle + 1
-        while self.low >> 40 == self.high >> 40:
-            self.low = self.low << 8 & TOP
-            self.high = self.high << 8 & TOP | 255
-            self.code = self.code << 8 & TOP | self.byte()
-        return int(one)
-
-
 # Mixing.
 
 
-class Model:
-    """Adaptive probabilities, their counts, and the rows of weights."""
+MOST = 200  # counts of all decisions but block flags
 
+
+class Model(Mixer):
     def __init__(self) -> None:
-        self.p = [32768] * 8598
-        self.count = [0] * 8598
-        self.rows = [[19661 if row < 21 else 26214] * 8 for row in range(58)]
-
-    def copy(self) -> Model:
-        new = Model()
-        new.p, new.count = self.p.copy(), self.count.copy()
-        new.rows = [row.copy() for row in self.rows]
-        return new
-
-    def decide(self, coder: Coder, slots: Sequence[int], row: int, most: int = 200) -> int:
-        weights = self.rows[row]
-        t = [T[self.p[slot] >> 4] for slot in slots]
-        x = sum(a * b for a, b in zip(t, weights, strict=False)) >> 16
-        p = Q[min(max(x, -2816), 2816) + 2816]
-        bit = coder.bit(p)
-        for j, slot in enumerate(slots):
-            weights[j] += t[j] * (65536 * bit - p) * 6 + 2**17 >> 18
-            self.adapt(slot, bit, most)
-        return bit
-
-    def adapt(self, slot: int, bit: int, most: int) -> None:
-        p, c = self.p[slot], self.count[slot]
-        p += (65535 * bit - p) * (655360 // (10 * c + 16)) >> 16
-        self.p[slot] = min(max(p, 16), 65519)
-        if c < most:
-            self.count[slot] += 1
+        super().__init__(8598, [[19661 if row < 21 else 26214] * 8 for row in range(58)], 6)
 
     def sign(self, coder: Coder, slot: int) -> int:
         p = self.p[slot]
@@ -224,7 +154,7 @@ class Band:
         big_b = sum(self.beside.get(place, 0) for place in product(*spans))
         over = level(2 * big_p)
         slots = (7261 + 8 * self.kind + f, 7773 + 21 * over + level(big_b), 8214 + 21 * f + over)
-        return model.decide(coder, slots, 37 + over, most=120)
+        return model.decide(coder, slots, 37 + over, 120)
 
     def context(self, z: int, y: int, x: int) -> Context:
         size = self.v.size
@@ -266,7 +196,7 @@ class Band:
             2469 + 21 * s + whole,
             2637 + 21 * self.kind + whole,
         )
-        if not model.decide(coder, slots, whole):
+        if not model.decide(coder, slots, whole, MOST):
             return 0
         size = 1
         largest = min(max(c.w, c.n, c.u), 15)
@@ -277,7 +207,7 @@ class Band:
                 4317 + 21 * (16 * s + k) + same,
                 7005 + 16 * k + largest,
             )
-            if not model.decide(coder, slots, 21 + k):
+            if not model.decide(coder, slots, 21 + k, MOST):
                 break
             size += 1
         if size > 15:
@@ -290,17 +220,13 @@ class Band:
             self.beside[place] = min(self.beside.get(place, 0) + abs(integer), 127)
 
 
-def sgn(value: int) -> int:
-    return (value > 0) - (value < 0)
-
-
 def tail(coder: Coder) -> int:
     after = 0
-    while after < 24 and coder.bit(32768):
+    while after < 24 and coder.bit(EVEN):
         after += 1
     r = 1
     for _ in range(after):
-        r = 2 * r + coder.bit(32768)
+        r = 2 * r + coder.bit(EVEN)
     return r
 
 
@@ -406,22 +332,6 @@ def synthesis(levels: list[Level], bands: dict[tuple[int, int], Array]) -> Array
 
 
 # The section.
-
-
-def varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        value |= (data[at] & 127) << shift
-        at, shift = at + 1, shift + 7
-        if data[at - 1] < 128:
-            return value, at
-
-
-def three(shape: Place) -> Place:
-    """The axes made three."""
-    if len(shape) == 4:
-        return (shape[0] * shape[1], *shape[2:])
-    return (1,) * (3 - len(shape)) + shape
 
 
 def evaluate_wavelet(data: bytes, shape: Place) -> Array:
