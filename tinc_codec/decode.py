@@ -23,15 +23,14 @@ from tinc_codec.errors import CorruptPayload
 from tinc_codec.selection import Selection, resolve
 from tinc_codec.stream import container, cosine, exceptions, normalize
 from tinc_codec.stream.container import SectionKind
-from tinc_codec.threads import each
 from tinc_codec.tree import network, section
 from tinc_codec.tree.geometry import IntArray
+from tinc_codec.windowed import corrected, wavelet_values
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from tinc_codec.stream.residual.section import Coefficients
-    from tinc_codec.stream.residual.wavelet import Window
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -320,59 +319,6 @@ def unit_values(chunk: Chunk, axes: Sequence[IntArray], *, pointwise: bool) -> F
     return np.broadcast_to(values.reshape(spread), [len(a) for a in axes])
 
 
-def wavelet_values(
-    coded: Coefficients, shape: tuple[int, ...], axes: Sequence[IntArray], *, pointwise: bool
-) -> Float32Array:
-    """Return voxels of a wavelet section, its offset added; see :func:`unit_values`.
-
-    Of all voxels in the smallest window around those asked for, since an inverse transform gives
-    neighbours together.
-    """
-    window, inside = _window(shape, axes, pointwise=pointwise)
-    block = coded.values(window, each) + np.float32(coded.header.offset)
-    return _picked(block, inside, pointwise=pointwise)
-
-
-def _window(
-    shape: tuple[int, ...], axes: Sequence[IntArray], *, pointwise: bool
-) -> tuple[Window, list[IntArray]]:
-    """Return the smallest window of three axes around voxels, and the indices within it."""
-    if len(axes) > 3:  # the first two axes are one
-        first = axes[0] if pointwise else axes[0][:, None]
-        axes = [(first * shape[1] + axes[1]).reshape(-1), *axes[2:]]
-    spare = [np.zeros(len(axes[0]) if pointwise else 1, np.int64)] * (3 - len(axes))
-    places = [*spare, *axes]
-    a, b, c = ((int(p.min()), int(p.max()) + 1) for p in places)
-    return (a, b, c), [p - first for p, (first, _) in zip(places, (a, b, c), strict=True)]
-
-
-def _picked(
-    block: npt.NDArray[Any], inside: Sequence[IntArray], *, pointwise: bool
-) -> npt.NDArray[Any]:
-    """Return the voxels of a window that are asked for."""
-    if pointwise:
-        return block[tuple(inside)]
-    for k, index in enumerate(inside):
-        if len(index) != block.shape[k] or not np.array_equal(index, np.arange(len(index))):
-            block = block.take(index, axis=k)
-    return block
-
-
-def _corrected(
-    chunk: Chunk, values: npt.NDArray[Any], axes: Sequence[IntArray], *, pointwise: bool
-) -> npt.NDArray[Any]:
-    """Add the CORRECTION section to voxels of the box."""
-    from tinc_codec.stream.residual import correction
-
-    assert chunk.correction is not None
-    shape = long_axes(chunk.box_shape)
-    kept = [index for index, n in zip(axes, chunk.box_shape, strict=True) if n > 1]
-    window, inside = _window(shape, kept, pointwise=pointwise)
-    field = correction.decode(chunk.correction, chunk.info.dtype, shape, window, each)
-    added = _picked(field, inside, pointwise=pointwise).reshape(values.shape)
-    return correction.add(values, added, chunk.correction, chunk.info.low, chunk.info.high)
-
-
 def box_values(chunk: Chunk, axes: Sequence[IntArray], *, pointwise: bool) -> npt.NDArray[Any]:
     """Return voxels of the box in the chunk's dtype, exceptions restored."""
     info = chunk.info
@@ -383,7 +329,9 @@ def box_values(chunk: Chunk, axes: Sequence[IntArray], *, pointwise: bool) -> np
         unit = unit_values(chunk, axes, pointwise=pointwise)
         values = normalize.denormalize(unit, info.low, info.high, info.dtype)
     if chunk.correction is not None:
-        values = _corrected(chunk, values, axes, pointwise=pointwise)
+        shape, bounds = long_axes(chunk.box_shape), (info.low, info.high)
+        kept = [index for index, n in zip(axes, chunk.box_shape, strict=True) if n > 1]
+        values = corrected(values, chunk.correction, bounds, shape, kept, pointwise=pointwise)
     if chunk.mask is not None:
         at = tuple(axes) if pointwise else np.ix_(*axes)
         exceptions.restore(values, chunk.mask.labels[at], chunk.mask.patterns)

@@ -199,15 +199,16 @@ def _bias(transform: _Transform, coded: Quantized, step: float) -> float:
     return min(max(round(unit * total / max(count, 1)), 0), unit // 2 - 1) / unit
 
 
-def _next(low: tuple[float, float], high: tuple[float, float], wanted: float) -> float:
+def _next(low: tuple[float, float], high: tuple[float, float], wanted: float, turn: int) -> float:
     """Return the step to try between, or beyond, two sides of which (step, size) are known.
 
-    All are logarithms to the base 2.
+    All are logarithms to the base 2. Beyond a side, strides grow: at high rates size falls slowly.
     """
+    growing = 1.6**turn / _SLOPE
     if math.isinf(high[0]):
-        return low[0] + min(max((low[1] - wanted) / _SLOPE, 0.05), 4.0)
+        return low[0] + min(max((low[1] - wanted) * growing, 0.05), 4.0)
     if math.isinf(low[0]):
-        return high[0] - min(max((wanted - high[1]) / _SLOPE, 0.05), 4.0)
+        return high[0] - min(max((wanted - high[1]) * growing, 0.05), 4.0)
     share = (low[1] - wanted) / max(low[1] - high[1], 1e-9)
     return low[0] + min(max(share, 0.1), 0.9) * (high[0] - low[0])
 
@@ -240,7 +241,7 @@ def within_size(volume: Volume, size: int, *, plans: bool) -> Coding | None:
         wanted = math.log2(0.999 * size)
         low, high = (-math.inf, math.inf), (math.inf, -math.inf)  # step and size of the two sides
         at = math.log2(start)
-        for _ in range(_TURNS):
+        for turn in range(_TURNS):
             found, coding = attempt(2.0**at)
             if coding is not None and found <= size:
                 high, best = (at, math.log2(found)), coding
@@ -248,7 +249,7 @@ def within_size(volume: Volume, size: int, *, plans: bool) -> Coding | None:
                     break
             else:
                 low = at, math.log2(found)
-            at = _next(low, high, wanted)
+            at = _next(low, high, wanted, turn)
             if high[0] - low[0] < 1e-3 or at > _COARSEST:
                 break
         return best

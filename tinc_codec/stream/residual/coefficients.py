@@ -242,6 +242,35 @@ def _code_block_flag(
     return bit
 
 
+@njit(nogil=True, cache=True)
+def _code_block(
+    state: Any, data: Any, model: Any, slots: Any, inputs: Any, real: Any, scale: Any, own: Any,
+    own_active: Any, q: Any, parents: Any, parents_active: Any, shift: Any, sisters: Any,
+    sisters_active: Any, first: Any, last: Any, places: Any, above_places: Any, kind: int,
+    direction: int, price: Any,
+) -> None:  # fmt: skip
+    """Code the coefficients of a block that has one but 0."""
+    here, row, plane = places
+    there, up_row, up_plane = above_places
+    encoding = not state[DECODING]
+    for z in range(first[0], last[0]):
+        for y in range(first[1], last[1]):
+            i = here + z * plane + y * row
+            up = there + (z >> shift[0]) * up_plane + (y >> shift[1]) * up_row
+            for x in range(first[2], last[2]):
+                wanted = real[z, y, x] * scale if encoding else np.float32(0)
+                at, over = i + x, up + (x >> shift[2])
+                value = _code_coefficient(
+                    state, data, model, slots, inputs, wanted, own, at, row, plane,
+                    parents[over], sisters[at], own_active[at], parents_active[over],
+                    sisters_active[at], kind, direction, price,
+                )  # fmt: skip
+                if value:
+                    q[z, y, x] = value
+                    own[at] = min(max(value, -CLIP), CLIP)
+                    _tell(own_active, at, row, plane, abs(own[at]))
+
+
 # One compiled form for whole bands and for views of them.
 _CODE_BAND = (
     "boolean(int64[::1], uint8[::1], Tuple((uint16[::1], uint8[::1], int32[:, ::1])), "
@@ -324,22 +353,11 @@ def code_band(
                 now[by + 1, bx + 1] = bit
                 if not bit:
                     continue
-                for z in range(first[0], last[0]):
-                    for y in range(first[1], last[1]):
-                        i = here + z * plane + y * row
-                        up = there + (z >> shift[0]) * up_plane + (y >> shift[1]) * up_row
-                        for x in range(first[2], last[2]):
-                            wanted = real[z, y, x] * scale if encoding else np.float32(0)
-                            at, over = i + x, up + (x >> shift[2])
-                            value = _code_coefficient(
-                                state, data, model, slots, inputs, wanted, own, at, row, plane,
-                                parents[over], sisters[at], own_active[at], parents_active[over],
-                                sisters_active[at], kind, direction, price,
-                            )  # fmt: skip
-                            if value:
-                                q[z, y, x] = value
-                                own[at] = min(max(value, -CLIP), CLIP)
-                                _tell(own_active, at, row, plane, abs(own[at]))
+                _code_block(
+                    state, data, model, slots, inputs, real, scale, own, own_active, q, parents,
+                    parents_active, shift, sisters, sisters_active, first, last,
+                    (here, row, plane), (there, up_row, up_plane), kind, direction, price,
+                )  # fmt: skip
     return state[AT] <= len(data) + SLACK
 
 

@@ -1,0 +1,97 @@
+"""Voxels of the sections that give neighbours together: WAVELET and CORRECTION.
+
+Both are over three axes, and are decoded in the smallest window around the voxels asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tinc_codec.threads import each
+from tinc_codec.tree.geometry import IntArray
+
+if TYPE_CHECKING:
+    from tinc_codec.stream.residual.section import Coefficients
+    from tinc_codec.stream.residual.wavelet import Window
+
+Float32Array = npt.NDArray[np.float32]
+
+
+def wavelet_values(
+    coded: Coefficients, shape: tuple[int, ...], axes: Sequence[IntArray], *, pointwise: bool
+) -> Float32Array:
+    """Return voxels of a wavelet section, its offset added, in normalised units.
+
+    Parameters
+    ----------
+    coded : Coefficients
+        The section.
+    shape : tuple of int
+        Lengths of the axes of the box that are longer than one voxel, 1 to 4.
+    axes : one int64 array per axis
+        Voxel indices.
+    pointwise : bool
+        As in :class:`tinc_codec.selection.Selection`.
+    """
+    window, inside = _window(shape, axes, pointwise=pointwise)
+    block = coded.values(window, each) + np.float32(coded.header.offset)
+    return _picked(block, inside, pointwise=pointwise)
+
+
+def _window(
+    shape: tuple[int, ...], axes: Sequence[IntArray], *, pointwise: bool
+) -> tuple[Window, list[IntArray]]:
+    """Return the smallest window of three axes around voxels, and the indices within it."""
+    if len(axes) > 3:  # the first two axes are one
+        first = axes[0] if pointwise else axes[0][:, None]
+        axes = [(first * shape[1] + axes[1]).reshape(-1), *axes[2:]]
+    spare = [np.zeros(len(axes[0]) if pointwise else 1, np.int64)] * (3 - len(axes))
+    places = [*spare, *axes]
+    a, b, c = ((int(p.min()), int(p.max()) + 1) for p in places)
+    return (a, b, c), [p - first for p, (first, _) in zip(places, (a, b, c), strict=True)]
+
+
+def _picked(
+    block: npt.NDArray[Any], inside: Sequence[IntArray], *, pointwise: bool
+) -> npt.NDArray[Any]:
+    """Return the voxels of a window that are asked for."""
+    if pointwise:
+        return block[tuple(inside)]
+    for k, index in enumerate(inside):
+        if len(index) != block.shape[k] or not np.array_equal(index, np.arange(len(index))):
+            block = block.take(index, axis=k)
+    return block
+
+
+def corrected(
+    values: npt.NDArray[Any],
+    data: bytes,
+    bounds: tuple[int | float, int | float],
+    shape: tuple[int, ...],
+    axes: Sequence[IntArray],
+    *,
+    pointwise: bool,
+) -> npt.NDArray[Any]:
+    """Add a CORRECTION section to voxels of the box.
+
+    Parameters
+    ----------
+    values : array
+        Of the voxels, in the chunk's dtype.
+    data : bytes
+        Of the section.
+    bounds : (low, high)
+        What values are kept within.
+    shape, axes, pointwise
+        As for :func:`wavelet_values`.
+    """
+    from tinc_codec.stream.residual import correction
+
+    window, inside = _window(shape, axes, pointwise=pointwise)
+    field = correction.decode(data, values.dtype, shape, window, each)
+    added = _picked(field, inside, pointwise=pointwise).reshape(values.shape)
+    return correction.add(values, added, data, *bounds)
