@@ -55,7 +55,7 @@ def exact_voxels(coded: bytes) -> npt.NDArray[np.bool_]:
     chunk = open_chunk(coded)
     exact = np.ones(chunk.info.shape, np.bool_)
     box = exact if chunk.crop is None else exact[chunk.crop.slices]
-    box[...] = chunk.form in ("constant", "wavelet")
+    box[...] = chunk.form in ("constant", "wavelet", "correction", "wavelet+correction")
     if chunk.mask is not None:
         box |= chunk.mask.labels != 0
     return exact

@@ -13,6 +13,7 @@ from typing import Any
 
 import google_crc32c
 import numpy as np
+from corrections import coded
 from goldens import FOLDER, Array, assert_within_tolerance, inspection
 from trees import parameters_of
 from volumes import volume
@@ -25,12 +26,14 @@ from tinc_codec.stream import container, normalize
 from tinc_codec.stream.container import SectionKind
 from tinc_codec.stream.entropy import ALL_ZERO, SCALES
 from tinc_codec.stream.normalize import ArrayInfo
+from tinc_codec.stream.residual.predictive import CAUSAL, INTERPOLATED, SPARSE
 from tinc_codec.tree import section
 from tinc_codec.tree.geometry import Geometry
 from tinc_codec.tree.network import Tree, layout
 
 QUICK = {"iterations": 60, "levels": 2, "form": "tree"}
 WAVELET = {"form": "wavelet", "effort": 3}
+LOSSLESS = {"max_error": 0, "effort": 1}
 # Below about a kilobyte the low-order form may take the place of a tree.
 TREE_BYTES = 1100
 
@@ -68,6 +71,15 @@ def padded_with_nan() -> Array:
     array = np.zeros((30, 18), ">f4")
     array[2:28, 3:] = volume((26, 15), "f4")
     array[5:9, 6] = np.nan
+    return array
+
+
+def extremes() -> Array:
+    """The least and largest values of int32, so that differences are as large as they get."""
+    array = volume((7, 8, 9), "i4") - 50
+    rng = np.random.default_rng(3)
+    some = rng.random(array.shape) < 0.3
+    array[some] = rng.choice([-(2**31), 2**31 - 1], int(some.sum()))
     return array
 
 
@@ -123,6 +135,16 @@ ENCODED: dict[str, tuple[Callable[[], Array], dict[str, Any]]] = {
     "wavelet_padded_with_nan": (padded_with_nan, WAVELET | {"psnr": 35}),
     "wavelet_uint8": (lambda: wide("u1"), WAVELET | {"psnr": 45}),
     "wavelet_int32": (lambda: wide("i4"), WAVELET | {"psnr": 110}),
+    "correction_lossless": (lambda: volume((8, 11, 9), ">u2", order="F"), LOSSLESS),
+    "correction_one_axis": (lambda: volume((700,), "u1"), {"max_error": 1, "effort": 1}),
+    "correction_two_axes": (lambda: volume((30, 21), "u2"), {"max_error": 2, "effort": 1}),
+    "correction_four_axes": (lambda: volume((2, 7, 8, 9), "i2"), LOSSLESS),
+    "correction_extremes": (extremes, LOSSLESS),
+    "correction_edge_chunk": (edge_chunk, {"max_error": 40, "effort": 1}),
+    "correction_nan_and_infinities": (ct_with_holes, {"max_error": 4, "effort": 1}),
+    "correction_padded_with_nan": (padded_with_nan, {"max_error": 2, "effort": 1}),
+    "correction_float16": (lambda: volume((6, 9, 8), "f2"), {"max_error": 0.4, "effort": 1}),
+    "correction_float64": (lambda: volume((6, 9, 8), ">f8") * 1e9, {"max_error": 1e5, "effort": 1}),
 }
 
 
@@ -200,6 +222,28 @@ def tree_and_wavelet() -> bytes:
     return sealed(array, sections)
 
 
+def corrected(array: Array, bound: int, *, mode: int, slabs: int = 1) -> bytes:
+    """A correction alone, in a mode and of slabs that no encoder takes for a volume so small."""
+
+    def sections(unit: Array) -> dict[SectionKind, bytes]:
+        field = array.astype(np.int64) - int(array.min())
+        return {SectionKind.CORRECTION: coded(field, bound, mode=mode, slabs=slabs)}
+
+    return sealed(array, sections)
+
+
+def wavelet_and_correction(array: Array, bound: int, *, step: float, mode: int) -> bytes:
+    """What a coarse transform leaves, corrected."""
+
+    def sections(unit: Array) -> dict[SectionKind, bytes]:
+        coarse = {SectionKind.WAVELET: section_of(unit, (7, 7), step=step, cuts=1)}
+        given = decode(sealed(array, lambda _: coarse))
+        field = array.astype(np.int64) - given.astype(np.int64)
+        return coarse | {SectionKind.CORRECTION: coded(field, bound, mode=mode, slabs=2)}
+
+    return sealed(array, sections)
+
+
 BUILT: dict[str, Callable[[], bytes]] = {
     "by_hand": by_hand,
     "later_section": with_later_section,
@@ -219,6 +263,23 @@ BUILT: dict[str, Callable[[], bytes]] = {
     ),
     # Integers beyond the unary part of the code by all orders that binary32 makes sense of.
     "wavelet_large": lambda: wavelet_by_hand(volume((7, 8, 9), "f8"), (7,), step=2.0**-22),
+    "correction_causal": lambda: corrected(phantom((10, 10, 10)), 9, mode=CAUSAL),
+    "correction_interpolated": lambda: corrected(phantom((10, 10, 10)), 9, mode=INTERPOLATED),
+    # As many lattices as there are: five levels along the longest axis.
+    "correction_long": lambda: corrected(volume((2, 3, 99), "u2"), 1, mode=INTERPOLATED),
+    "correction_causal_slabs": lambda: corrected(
+        volume((11, 9, 10), "u2"), 1, mode=CAUSAL, slabs=4
+    ),
+    "correction_interpolated_slabs": lambda: corrected(
+        volume((11, 9, 10), "i1"), 0, mode=INTERPOLATED, slabs=3
+    ),
+    "correction_wide_bound": lambda: corrected(wide("u4")[:4], 2**24, mode=INTERPOLATED),
+    "wavelet_and_correction": lambda: wavelet_and_correction(
+        phantom((16, 14, 15)), 300, step=0.05, mode=SPARSE
+    ),
+    "wavelet_and_dense_correction": lambda: wavelet_and_correction(
+        phantom((16, 6, 8)), 20, step=0.05, mode=CAUSAL
+    ),
 }
 
 
@@ -228,7 +289,7 @@ def build(name: str) -> tuple[bytes, dict[str, Any]]:
         return BUILT[name](), {}
     make, settings = ENCODED[name]
     array = make()
-    if "psnr" not in settings:
+    if not {"psnr", "max_error"} & settings.keys():
         settings = {"ratio": round(array.nbytes / TREE_BYTES, 3)} | settings
     return encode(array, **settings), settings
 

@@ -13,7 +13,10 @@ import google_crc32c
 import numpy as np
 import pytest
 import second_reader
+import second_reader_coder as coder_reader
+import second_reader_correction as correction_reader
 import second_reader_wavelet as wavelet_reader
+from corrections import coded, textures
 from goldens import NAMES, TOLERANCE, assert_within_tolerance
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,11 +31,12 @@ from tinc_codec.errors import CorruptPayload
 from tinc_codec.stream import container, cosine, entropy, exceptions, normalize, quantize
 from tinc_codec.stream.container import FORMAT_VERSION, SectionKind
 from tinc_codec.stream.normalize import ArrayInfo
-from tinc_codec.stream.residual import binary, coefficients, wavelet
+from tinc_codec.stream.residual import binary, coefficients, differences, predictive, wavelet
 from tinc_codec.stream.residual import section as wavelet_section
 from tinc_codec.tree import geometry, section
 from tinc_codec.tree.network import Tree, layout
 
+READERS = (second_reader, coder_reader, correction_reader, wavelet_reader)
 FUTURE = "from __future__ import annotations"
 PACKAGE = Path(tinc_codec.__file__).parent
 TEXT = (PACKAGE / "FORMAT.md").read_text(encoding="utf-8")
@@ -54,7 +58,7 @@ def numbers(pattern: str, text: str = TEXT) -> list[int]:
 
 
 def test_the_second_reader_knows_nothing_of_the_package() -> None:
-    texts = [Path(module.__file__).read_text() for module in (second_reader, wavelet_reader)]
+    texts = [Path(module.__file__).read_text() for module in READERS]
     imported = {
         name.split(".")[0]
         for node in ast.walk(ast.parse("".join(t.replace(FUTURE, "") for t in texts)))
@@ -63,7 +67,8 @@ def test_the_second_reader_knows_nothing_of_the_package() -> None:
         + [alias.name for alias in node.names if isinstance(node, ast.Import)]
     }
     assert "numpy" in imported
-    assert not imported & {"tinc_codec", "goldens", "trees", "volumes", "wavelets", "numba"}
+    ours = {path.stem for path in Path(__file__).parent.glob("*.py")} | {"tinc_codec", "numba"}
+    assert not imported & (ours - {module.__name__ for module in READERS})
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -188,6 +193,18 @@ def test_the_second_reader_reads_wavelets(coded: tuple[tuple[int, ...], bytes]) 
     assert found.tobytes() == expected.tobytes()
 
 
+@settings(max_examples=40, deadline=None)
+@given(textures(), st.integers(0, 2), st.integers(1, 3), st.sampled_from((0, 1, 6, 2**31)))
+def test_the_second_reader_reads_corrections(
+    field: np.ndarray, mode: int, slabs: int, bound: int
+) -> None:
+    data = coded(field, bound, mode=mode, slabs=slabs)
+    header, _ = correction_reader.read_header(data)
+    assert (header.mode, header.bound, header.slabs) == (mode, bound, min(slabs, len(field)))
+    found = correction_reader.evaluate_correction(data, field.shape)
+    np.testing.assert_array_equal(found, predictive.decode(data, field.shape))
+
+
 @pytest.mark.parametrize("at", [0, 4, 5, 6, 7, 20, -1])
 def test_the_second_reader_notices_damage(at: int) -> None:
     damaged = bytearray(goldens.payload("tree"))
@@ -296,11 +313,12 @@ def test_tables_of_the_models() -> None:
     ("stated", "code", "table", "ours"),
     [
         ("CRC32C of the 1024 bytes", "B", wavelet_reader.LEVEL, coefficients.LEVEL),
-        ("CRC32C of the list as i16", "h", wavelet_reader.T, binary.STRETCH),
-        ("CRC32C of the list as u16", "H", wavelet_reader.Q, binary.SQUASH),
+        ("CRC32C\\s+of the 256 entries as u8:", "B", correction_reader.LEVEL, differences.LEVEL),
+        ("CRC32C of the list\\s+as i16", "h", coder_reader.STRETCH, binary.STRETCH),
+        ("CRC32C of the list\\s+as u16", "H", coder_reader.SQUASH, binary.SQUASH),
     ],
 )
-def test_tables_of_the_wavelet_coder(
+def test_tables_of_the_binary_coders(
     stated: str, code: str, table: list[int], ours: np.ndarray
 ) -> None:
     packed = struct.pack(f"<{len(table)}{code}", *table)
@@ -309,11 +327,42 @@ def test_tables_of_the_wavelet_coder(
 
 
 def test_numbers_of_the_wavelet_coder() -> None:
-    assert numbers(r"There are (\d+) probabilities p") == [coefficients.SLOTS]
+    assert numbers(r"a list of (\d+) probabilities") == [coefficients.SLOTS]
     assert numbers(r"and (\d+) rows of 8 weights") == [coefficients.ROWS]
     assert numbers(r"\| levels \| u8 \| D, 0 to (\d+) \|") == [wavelet.MOST_LEVELS]
     assert numbers(r"\(m must be (\d+)\s+or more\)") == [wavelet_section.LEAST_CUT]
-    assert numbers(r"more\s+than (\d+) bytes beyond the end of a\s+segment") == [binary.SLACK]
+    assert numbers(r"more\s+than (\d+)\s+bytes beyond the end of a\s+segment") == [binary.SLACK]
+
+
+def test_numbers_of_the_correction_coder() -> None:
+    text = part("CORRECTION section")
+    lengths = numbers(r"Lengths of T0 … T8: ([\d,\s]+)\.", text)
+    assert tuple(lengths) == differences._TABLES
+    assert (0, *np.cumsum(lengths[:5])) == correction_reader.MIXED
+    assert {k: len(q) for k, q in correction_reader.Differences(b"", 1).plain.items()} == {
+        k: lengths[k] for k in range(5, 9)
+    }
+    assert numbers(r"with (\d+) rows of 5 weights", text) == [differences.ROWS]
+    assert numbers(r"rows of 5 weights, at first (\d+)", text) == [differences.FIRST_WEIGHT]
+    assert numbers(r"the gain is (\d+)", text) == [differences._RATE]
+    assert numbers(r"counts are limited to (\d+)", text) == [differences._LIMIT]
+    assert numbers(r"magnitude below 2\^(\d+)\. Mode 0", text) == [13]
+    assert predictive.WEIGHT_LIMIT == 2**13
+    assert set(numbers(r"largest error, below 2\^(\d+)", text)) == {33}
+    assert predictive.LIMIT == 2**33
+    assert numbers(r"with\s+L = (\d+) or", text) == [predictive.MOST_LEVELS]
+
+
+def test_neighbours_of_the_correction_coder() -> None:
+    lists = dict(re.findall(r"^- (B|T_\d): (.*)$", part("CORRECTION section"), re.MULTILINE))
+    ours = {"B": predictive._BEFORE}
+    ours |= {f"T_{axis}": near for axis, near in enumerate(predictive._BETWEEN)}
+    theirs = {"B": correction_reader.B}
+    theirs |= {f"T_{axis}": near for axis, near in enumerate(correction_reader.T)}
+    for name, text in lists.items():
+        signs = text.replace("−", "-").replace(", ", " ")
+        assert correction_reader.offsets(signs) == theirs[name] == list(ours[name])
+    assert len(lists) == len(ours)
 
 
 def test_range_coder_example() -> None:

@@ -5,6 +5,8 @@ Encoders may change as they like: their output is compared with nothing here.
 
 from __future__ import annotations
 
+from itertools import product
+
 import goldens
 import make_golden
 import numpy as np
@@ -12,7 +14,10 @@ import pytest
 from goldens import FOLDER, NAMES, assert_within_tolerance
 
 from tinc_codec import decode, inspect, runtime
-from tinc_codec.decode import open_chunk
+from tinc_codec.decode import long_axes, open_chunk
+from tinc_codec.stream.container import SectionKind
+from tinc_codec.stream.residual import predictive
+from tinc_codec.stream.residual.wavelet import three_axes
 
 ENGINES = ("cpu", "reference", "torch")
 
@@ -42,7 +47,10 @@ def test_every_case_is_there() -> None:
 
 def test_the_cases_reach_what_the_format_has() -> None:
     found = [inspect(goldens.payload(name)) for name in NAMES]
-    assert {f.form for f in found} == {"tree", "wavelet", "tree+wavelet", "cosine", "constant"}
+    assert {f.form for f in found} == {
+        *("tree", "wavelet", "tree+wavelet", "cosine", "constant"),
+        *("correction", "wavelet+correction"),
+    }
     assert {f.coordinates for f in found} == {"global", "block", ""}
     assert {f.levels for f in found} == {0, 1, 2, 3, 4}
     assert {f.order for f in found} == {"C", "F"}
@@ -51,20 +59,43 @@ def test_the_cases_reach_what_the_format_has() -> None:
     }
     assert {len(f.shape) for f in found if f.form == "tree"} == {1, 2, 3, 4}
     assert {sum(n > 1 for n in f.shape) for f in found if f.form == "wavelet"} == {1, 2, 3, 4}
+    assert {sum(n > 1 for n in f.shape) for f in found if f.form == "correction"} == {1, 2, 3, 4}
     assert {section for f in found for section in f.section_sizes} == {
-        *("array", "tree", "weights", "cosine", "crop", "mask", "wavelet")
+        kind.name.lower() for kind in SectionKind
     }
 
 
 def test_the_wavelet_cases_reach_what_their_section_has() -> None:
     chunks = [open_chunk(goldens.payload(name)) for name in NAMES]
     coded = [chunk.wavelet for chunk in chunks if chunk.wavelet is not None]
-    assert {wavelet.header.cuts for wavelet in coded} == {0, 5, 7}
+    assert {wavelet.header.cuts for wavelet in coded} == {0, 1, 5, 7}
     splits = {split for wavelet in coded for split in wavelet.header.plan.splits}
     assert splits == set(range(1, 8))
     assert 0 in {len(wavelet.header.plan.splits) for wavelet in coded}
     assert any(chunk.wavelet and chunk.crop for chunk in chunks)
     assert any(chunk.wavelet and chunk.mask for chunk in chunks)
+
+
+def test_the_correction_cases_reach_what_their_section_has() -> None:
+    chunks = [open_chunk(goldens.payload(name)) for name in NAMES]
+    chunks = [chunk for chunk in chunks if chunk.correction is not None]
+    found = set()
+    for chunk in chunks:
+        is_float = chunk.info.dtype.kind == "f"
+        depth = three_axes(long_axes(chunk.box_shape))[0]
+        header, slabs = predictive._from_bytes(chunk.correction[8 * is_float :], depth)
+        found.add((chunk.wavelet is not None, header.mode, len(slabs) > 1))
+        assert header.bound == 0 or not is_float
+    assert {(mode, slabs) for transformed, mode, slabs in found if not transformed} >= {
+        *product((predictive.CAUSAL, predictive.INTERPOLATED), (False, True))
+    }
+    assert (True, predictive.SPARSE, True) in found
+    kinds = {chunk.info.dtype.newbyteorder("<").str[1:] for chunk in chunks}
+    assert kinds == {"u1", "u2", "u4", "i1", "i2", "i4", "f2", "f4", "f8"}
+    assert any(chunk.crop for chunk in chunks)
+    assert any(chunk.mask for chunk in chunks)
+    assert any(chunk.crop and chunk.mask for chunk in chunks)
+    assert any(inspect(goldens.payload(n)).psnr_db == np.inf for n in NAMES if "lossless" in n)
 
 
 def test_nothing_is_ever_overwritten(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
