@@ -205,6 +205,21 @@ def test_the_second_reader_reads_corrections(
     np.testing.assert_array_equal(found, predictive.decode(data, field.shape))
 
 
+@pytest.mark.parametrize("mode", range(3))
+def test_no_integer_of_a_correction_is_beyond_64_bits(mode: int) -> None:
+    """The largest numbers of a header, over any bits: as in the second reader's, of no limit."""
+    weights = b"\xfe\x7f" * (0, 17, 96)[mode]
+    rng = np.random.default_rng(mode)
+    slabs = (bytes(4000), b"\xff" * 4000, *(rng.bytes(4000) for _ in range(4)))
+    for bound in (b"\0", b"\xff\xff\xff\xff\x1f"):
+        header = bytes([mode]) + bound + b"\xfd\xff\xff\xff\x3f\xfe\xff\xff\xff\x3f\x01"
+        for slab in slabs:
+            data = header + weights + slab
+            assert correction_reader.read_header(data)[0].highest == 2**33 - 1
+            found = correction_reader.evaluate_correction(data, (4, 5, 7))
+            np.testing.assert_array_equal(found, predictive.decode(data, (4, 5, 7)))
+
+
 @pytest.mark.parametrize("at", [0, 4, 5, 6, 7, 20, -1])
 def test_the_second_reader_notices_damage(at: int) -> None:
     damaged = bytearray(goldens.payload("tree"))

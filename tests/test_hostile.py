@@ -13,6 +13,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from corrections import coded, texture
 from trees import parameters_of
 from volumes import volume
 from wavelets import section_of
@@ -22,17 +23,21 @@ from tinc_codec.errors import CorruptPayload, TruncatedPayload
 from tinc_codec.stream import container, entropy, normalize
 from tinc_codec.stream.container import SectionKind
 from tinc_codec.stream.normalize import MAX_BYTES, ArrayInfo
+from tinc_codec.stream.residual.predictive import CAUSAL, INTERPOLATED, SPARSE
 from tinc_codec.tree import section
 from tinc_codec.tree.allocation import geometry_of
 from tinc_codec.tree.network import Tree, layout
 
 FORMS = ("even", "uneven", "raw", "cosine", "constant", "crop", "mask", "float64", "1-D", "4-D")
 FORMS += ("wavelet", "wavelet-tiles", "tree+wavelet", "wavelet-1-D", "wavelet-4-D", "wavelet-mask")
+FORMS += ("correction", "correction-slabs", "wavelet+correction", "correction-mask")
 Sections = dict[SectionKind, bytes]
 # What a decoder may take beside twice the declared array: parts, tables of a small tree; and for a
-# wavelet section, for each voxel: an integer of four bytes, and magnitudes while bands are decoded.
+# wavelet section, for each voxel: an integer of four bytes, and magnitudes while bands are decoded;
+# for a correction section: an integer of eight bytes, a difference of two, and flags of blocks.
 FIXED_BYTES = 48 << 20
 WAVELET_BYTES = 8
+CORRECTION_BYTES = 10.25
 
 
 @cache
@@ -40,6 +45,8 @@ def payload_of(form: str) -> bytes:
     """A payload of about a kilobyte or less."""
     if form == "constant":
         return encode(np.full((16, 16, 16), 7, ">i2"), ratio=16)
+    if "correction" in form:
+        return corrected_payload_of(form)
     if form.startswith("wavelet") or form == "tree+wavelet":
         return wavelet_payload_of(form)
     array, options = volume((16, 16, 16)), {"ratio": 8.0, "levels": 2, "form": "tree"}
@@ -94,6 +101,27 @@ def wavelet_payload_of(form: str) -> bytes:
     return encode(array, ratio=array.nbytes / 700, form="wavelet", effort=1)
 
 
+def corrected_payload_of(form: str) -> bytes:
+    """All three modes; the unit of floats, and slabs."""
+    if form == "correction-mask":
+        array = np.zeros((8, 9, 10), "f4")
+        array[1:7, :8] = volume((6, 8, 10), "f4")
+        array[3:5, 2:7, 1] = np.nan
+        return encode(array, max_error=3, effort=1)
+    mode, slabs, base = CAUSAL, 1, {}
+    field = texture((12, 8, 9), 40, seed=1) + 40
+    if form == "correction-slabs":
+        mode, slabs = INTERPOLATED, 3
+    elif form == "wavelet+correction":
+        mode, slabs = SPARSE, 2
+        field[(field > 45) | (np.arange(9) > 5)] = 0
+        unit = np.random.default_rng(0).random(field.shape, np.float32)
+        base = {SectionKind.WAVELET: section_of(unit, (7, 7), step=0.3)}
+    info = ArrayInfo(shape=field.shape, dtype=np.dtype("u2"), order="C", low=100, high=220)
+    section = {SectionKind.CORRECTION: coded(field, 2, mode=mode, slabs=slabs)}
+    return container.pack({SectionKind.ARRAY: info.to_bytes()} | base | section)
+
+
 def sections_of(form: str) -> Sections:
     return container.unpack(payload_of(form))
 
@@ -102,7 +130,12 @@ def test_forms_are_what_they_are_called() -> None:
     forms = {form: inspect(payload_of(form)).form for form in FORMS}
     expected = dict.fromkeys(FORMS, "tree") | {"cosine": "cosine", "constant": "constant"}
     expected |= {form: "wavelet" for form in FORMS if form.startswith("wavelet")}
-    assert forms == expected | {"tree+wavelet": "tree+wavelet"}
+    expected |= {form: "correction" for form in FORMS if form.startswith("correction")}
+    sums = ("tree+wavelet", "wavelet+correction")
+    assert forms == expected | {form: form for form in sums}
+    corrected = [form for form in FORMS if "correction" in form]
+    assert {SectionKind.CROP, SectionKind.MASK} < sections_of("correction-mask").keys()
+    assert all(SectionKind.CORRECTION in sections_of(form) for form in corrected)
     assert SectionKind.CROP in sections_of("crop")
     assert SectionKind.MASK in sections_of("mask")
     tree = section.from_bytes(sections_of("uneven")[SectionKind.TREE], (16, 16, 16), 10_000)
@@ -213,6 +246,8 @@ def check_forged(parts: Sections) -> str:
             most = 2 * declared + FIXED_BYTES
             if info and SectionKind.WAVELET in parts:
                 most += WAVELET_BYTES * math.prod(info.shape)
+            if info and SectionKind.CORRECTION in parts:
+                most += CORRECTION_BYTES * math.prod(info.shape)
             assert peak() <= most, (peak(), declared)
             assert time.monotonic() - started < 10
     assert info is not None
@@ -280,6 +315,46 @@ def test_a_huge_wavelet_takes_its_bytes_a_voxel_at_most(cuts: int, shape: tuple[
         assert peak() <= (2 + WAVELET_BYTES) * size + FIXED_BYTES, peak() / size
     assert array.shape == shape
     assert (array == 9).all()
+
+
+@pytest.mark.parametrize("mode", [SPARSE, CAUSAL, INTERPOLATED])
+@pytest.mark.parametrize(
+    ("shape", "slabs"), [((1 << 7, 1 << 7, 1 << 8), 1), ((64, 17, 1 << 12), 8)]
+)
+def test_a_huge_correction_takes_its_bytes_a_voxel_at_most(
+    mode: int, shape: tuple[int, ...], slabs: int
+) -> None:
+    """All flags are 0, so that few bytes are enough for any shape; the memory is the same."""
+    sets = (0, 17, 6 * 16)[mode]
+    data = bytes([mode, 3, 0, 9, slabs]) + bytes(sets) + b"\x90\x03" * (slabs - 1)
+    data += slabs * b"\xff" * 400
+    info = with_shape("correction", shape, "u1")[SectionKind.ARRAY]
+    payload = container.pack({SectionKind.ARRAY: info, SectionKind.CORRECTION: data})
+    with traced_peak() as peak:
+        array = decode(payload)
+        size = math.prod(shape)
+        # Beside them the corrected values of one part, which is of 2**21 voxels.
+        assert peak() <= (2 + CORRECTION_BYTES) * size + (16 << 20), peak() / size
+    assert array.shape == shape
+    assert not array.any()
+
+
+@pytest.mark.parametrize("unit", [0.0, -1.0, math.nan, math.inf, -math.inf])
+def test_units_are_positive_and_finite(unit: float) -> None:
+    parts = sections_of("correction-mask")
+    parts[SectionKind.CORRECTION] = struct.pack("<d", unit) + parts[SectionKind.CORRECTION][8:]
+    with pytest.raises(CorruptPayload, match="unit"):
+        decode(container.pack(parts))
+
+
+@pytest.mark.parametrize("unit", [5e-324, 1e300, 1.7e308])
+def test_any_unit_stays_in_range(unit: float) -> None:
+    parts = sections_of("correction-mask")
+    parts[SectionKind.CORRECTION] = struct.pack("<d", unit) + parts[SectionKind.CORRECTION][8:]
+    info = ArrayInfo.from_bytes(parts[SectionKind.ARRAY])
+    array = decode(container.pack(parts))[1:7, :8]
+    found = array[np.isfinite(array)]
+    assert info.low <= found.min() <= found.max() <= info.high
 
 
 @pytest.mark.parametrize("form", [form for form in FORMS if form != "constant"])
