@@ -109,7 +109,7 @@ def test_every_classical_codec_is_tested() -> None:
     from benchmarks.baselines import registry
 
     assert set(registry.CLASSICAL) <= set(CLASSICAL) <= set(registry.NAMES)
-    with pytest.raises(ValueError, match="no codec 'MP3'; there are TINC, TINC tree"):
+    with pytest.raises(ValueError, match="no codec 'MP3'; there are TINC, TINC wavelet"):
         registry.get("MP3")
 
 

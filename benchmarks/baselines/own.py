@@ -1,4 +1,4 @@
-"""The package itself: its default, a tree alone (``form="tree"``), and the paper's recipe."""
+"""The package itself: its default, wavelet coefficients or a tree alone, and the paper's recipe."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ class _Own:
 
 BASELINES = (
     _Own("TINC", "default", "auto"),
+    _Own("TINC wavelet", "default", "wavelet"),
     _Own("TINC tree", "default", "tree"),
     _Own("TINC paper", "paper", "auto"),
 )

@@ -8,7 +8,7 @@ from benchmarks.baselines.protocol import Baseline
 
 # Module of this package: the names of the codecs in its tuple BASELINES.
 _MODULES: dict[str, tuple[str, ...]] = {
-    "own": ("TINC", "TINC tree", "TINC paper"),
+    "own": ("TINC", "TINC wavelet", "TINC tree", "TINC paper"),
     "video": ("HEVC", "HEVC 10 bit", "H.264", "AV1"),
     "images": ("JPEG", "JPEG 12 bit", "JPEG 2000", "HTJ2K", "JPEG XL", "AVIF"),
     "sperr": ("SPERR", "SPERR bpp", "SPERR tolerance", "SPERR PSNR"),
