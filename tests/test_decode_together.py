@@ -97,7 +97,9 @@ def arrays() -> list[npt.NDArray[Any]]:
 
 @pytest.fixture(scope="module")
 def payloads() -> list[bytes]:
-    return encode_chunks(arrays(), Settings(ratio=2, levels=2, level_ratio=0.3, iterations=10, form="tree"))
+    return encode_chunks(
+        arrays(), Settings(ratio=2, levels=2, level_ratio=0.3, iterations=10, form="tree")
+    )
 
 
 SELECTIONS = [

@@ -275,6 +275,6 @@ def test_effort_buys_fidelity() -> None:
     array = (1000 + 900 * np.sin(7 * x + 5 * y) * np.cos(6 * z)).astype(np.uint16)
     errors = []
     for iterations in (5, 50, 300):
-        decoded = decode(encode(array, ratio=24, levels=2, iterations=iterations))
+        decoded = decode(encode(array, ratio=24, levels=2, iterations=iterations, form="tree"))
         errors.append(float(((decoded.astype(float) - array) ** 2).mean()))
     assert errors[0] > 1.5 * errors[1] > 3 * errors[2]

@@ -43,11 +43,14 @@ def masked(side):
     return values
 
 def encode(array, levels):
-    return tinc_codec.encode(array, ratio=200, levels=levels, iterations=3)
+    return tinc_codec.encode(array, ratio=200, levels=levels, iterations=3, form="tree")
+
+def encode_wavelet(array):
+    return tinc_codec.encode(array, ratio=100, effort=1, form="wavelet")
 
 for array in (volume(24), masked(24)):
-    small = encode(array, 2)
-    tinc_codec.decode(small), tinc_codec.decode(small, np.s_[::4, 3])
+    for small in (encode(array, 2), encode_wavelet(array), tinc_codec.encode(array, max_error=50)):
+        tinc_codec.decode(small), tinc_codec.decode(small, np.s_[::4, 3])
 given = {prepare}
 before = peak()
 kept = {call}
@@ -102,9 +105,30 @@ def test_encoding_takes_so_much_per_voxel(array: str, per_voxel: int) -> None:
     assert taken < per_voxel * 192**3 + 16 * MIB
 
 
+def test_wavelets_take_so_much_per_voxel() -> None:
+    voxels = 128**3
+    payload = bytes.fromhex(run("volume(128)", "encode_wavelet(given)", "kept.hex()"))
+    assert growth("volume(128)", "encode_wavelet(given)") < 64 * voxels + 32 * MIB
+    for call in ("tinc_codec.decode(given)", "tinc_codec.decode(given, np.s_[3])"):
+        assert growth("sys.stdin.buffer.read()", call, payload) < 20 * voxels + 32 * MIB
+
+
+def test_corrections_take_so_much_per_voxel() -> None:
+    voxels = 128**3
+    call = "tinc_codec.encode(given, max_error=3)"
+    payload = bytes.fromhex(run("volume(128)", call, "kept.hex()"))
+    assert growth("volume(128)", call) < 112 * voxels + 32 * MIB
+    assert growth("sys.stdin.buffer.read()", "tinc_codec.decode(given)", payload) < (
+        24 * voxels + 32 * MIB
+    )
+
+
 def test_steps_take_no_memory() -> None:
     few, many = (
-        growth("volume(96)", f"tinc_codec.encode(given, ratio=200, levels=2, iterations={n})")
+        growth(
+            "volume(96)",
+            f"tinc_codec.encode(given, ratio=200, levels=2, iterations={n}, form='tree')",
+        )
         for n in (3, 60)
     )
     assert many < few + 8 * MIB

@@ -25,7 +25,7 @@ from tinc_codec.stream import container, cosine, exceptions, normalize
 from tinc_codec.stream.container import SectionKind
 from tinc_codec.tree import network, section
 from tinc_codec.tree.geometry import IntArray
-from tinc_codec.windowed import corrected, wavelet_values
+from tinc_codec.windowed import field_values, wavelet_values
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -319,8 +319,17 @@ def unit_values(chunk: Chunk, axes: Sequence[IntArray], *, pointwise: bool) -> F
     return np.broadcast_to(values.reshape(spread), [len(a) for a in axes])
 
 
-def box_values(chunk: Chunk, axes: Sequence[IntArray], *, pointwise: bool) -> npt.NDArray[Any]:
-    """Return voxels of the box in the chunk's dtype, exceptions restored."""
+def box_values(
+    chunk: Chunk,
+    axes: Sequence[IntArray],
+    *,
+    pointwise: bool,
+    added: npt.NDArray[np.int64] | None = None,
+) -> npt.NDArray[Any]:
+    """Return voxels of the box in the chunk's dtype, exceptions restored.
+
+    ``added`` is the field of the CORRECTION section at these voxels, where it is known already.
+    """
     info = chunk.info
     size = (len(axes[0]),) if pointwise else tuple(len(a) for a in axes)
     if chunk.form in ("constant", "correction"):
@@ -329,13 +338,24 @@ def box_values(chunk: Chunk, axes: Sequence[IntArray], *, pointwise: bool) -> np
         unit = unit_values(chunk, axes, pointwise=pointwise)
         values = normalize.denormalize(unit, info.low, info.high, info.dtype)
     if chunk.correction is not None:
-        shape, bounds = long_axes(chunk.box_shape), (info.low, info.high)
-        kept = [index for index, n in zip(axes, chunk.box_shape, strict=True) if n > 1]
-        values = corrected(values, chunk.correction, bounds, shape, kept, pointwise=pointwise)
+        from tinc_codec.stream.residual import correction
+
+        if added is None:
+            added = _field(chunk, axes, pointwise=pointwise)
+        added = added.reshape(values.shape)
+        values = correction.add(values, added, chunk.correction, info.low, info.high)
     if chunk.mask is not None:
         at = tuple(axes) if pointwise else np.ix_(*axes)
         exceptions.restore(values, chunk.mask.labels[at], chunk.mask.patterns)
     return values
+
+
+def _field(chunk: Chunk, axes: Sequence[IntArray], *, pointwise: bool) -> npt.NDArray[np.int64]:
+    """Return the field of the CORRECTION section at voxels of the box."""
+    assert chunk.correction is not None
+    kept = [index for index, n in zip(axes, chunk.box_shape, strict=True) if n > 1]
+    shape = long_axes(chunk.box_shape)
+    return field_values(chunk.correction, chunk.info.dtype, shape, kept, pointwise=pointwise)
 
 
 def _parts(shape: Sequence[int]) -> Iterator[tuple[slice, ...]]:
@@ -354,11 +374,16 @@ def _fill_box(
     chunk: Chunk, out: npt.NDArray[Any], axes: Sequence[IntArray | range], *, pointwise: bool
 ) -> None:
     """Write voxels of the box to ``out``, which has one axis per axis of the box or is a list."""
+    added = None
+    if chunk.correction is not None and out.size:  # once for all parts: 8 bytes for each voxel
+        whole = [np.arange(a.start, a.stop) if isinstance(a, range) else a for a in axes]
+        added = _field(chunk, whole, pointwise=pointwise).reshape(out.shape)
     for part in _parts(out.shape):
         cuts = part * len(axes) if pointwise else part
         some = [axis[cut] for axis, cut in zip(axes, cuts, strict=True)]
         index = [np.arange(a.start, a.stop) if isinstance(a, range) else a for a in some]
-        out[part] = box_values(chunk, index, pointwise=pointwise)
+        given = None if added is None else added[part]
+        out[part] = box_values(chunk, index, pointwise=pointwise, added=given)
 
 
 def _whole(chunk: Chunk) -> npt.NDArray[Any]:

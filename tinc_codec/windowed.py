@@ -67,31 +67,27 @@ def _picked(
     return block
 
 
-def corrected(
-    values: npt.NDArray[Any],
+def field_values(
     data: bytes,
-    bounds: tuple[int | float, int | float],
+    dtype: np.dtype[Any],
     shape: tuple[int, ...],
     axes: Sequence[IntArray],
     *,
     pointwise: bool,
-) -> npt.NDArray[Any]:
-    """Add a CORRECTION section to voxels of the box.
+) -> npt.NDArray[np.int64]:
+    """Return voxels of the field of a CORRECTION section.
 
     Parameters
     ----------
-    values : array
-        Of the voxels, in the chunk's dtype.
     data : bytes
         Of the section.
-    bounds : (low, high)
-        What values are kept within.
+    dtype : numpy.dtype
+        Of the array.
     shape, axes, pointwise
         As for :func:`wavelet_values`.
     """
     from tinc_codec.stream.residual import correction
 
     window, inside = _window(shape, axes, pointwise=pointwise)
-    field = correction.decode(data, values.dtype, shape, window, each)
-    added = _picked(field, inside, pointwise=pointwise).reshape(values.shape)
-    return correction.add(values, added, data, *bounds)
+    field = correction.decode(data, dtype, shape, window, each)
+    return _picked(field, inside, pointwise=pointwise)
