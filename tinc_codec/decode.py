@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from tinc_codec.stream.residual.section import Coefficients
+    from tinc_codec.stream.residual.wavelet import Window
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -64,6 +65,8 @@ class Chunk:
         Of the cosines, one axis per axis of the box, where the form is the low-order one.
     wavelet : Coefficients or None
         Of what the tree leaves, or of the volume where there is no tree.
+    correction : bytes or None
+        What is still to be added to the values, coded.
     sections : dict of str to int
         Bytes of each section's data.
     """
@@ -75,6 +78,7 @@ class Chunk:
     parameters: Float32Array | None
     coefficients: npt.NDArray[np.float64] | None
     wavelet: Coefficients | None
+    correction: bytes | None
     sections: dict[str, int]
 
     @property
@@ -92,12 +96,14 @@ class Chunk:
 
     @property
     def form(self) -> str:
-        """How values are held: "tree", "tree+wavelet", "wavelet", "cosine" or "constant"."""
-        if self.tree is not None:
-            return "tree" if self.wavelet is None else "tree+wavelet"
-        if self.wavelet is not None:
-            return "wavelet"
-        return "cosine" if self.coefficients is not None else "constant"
+        """How values are held: what is added up, as in "tree+wavelet"; else "constant"."""
+        parts = {
+            "tree": self.tree,
+            "wavelet": self.wavelet,
+            "cosine": self.coefficients,
+            "correction": self.correction,
+        }
+        return "+".join(name for name, part in parts.items() if part is not None) or "constant"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +120,7 @@ class Inspection:
         Memory order, "C" or "F".
     form : str
         "tree", "wavelet", "tree+wavelet"; "cosine" where the budget held nothing better;
-        "constant".
+        "correction", "wavelet+correction" where errors are bounded; "constant".
     levels : int
         Levels of the tree; 0 without one.
     widths : tuple of tuple of int
@@ -240,6 +246,7 @@ def _parse(payload: bytes) -> Chunk:
         parameters=parameters,
         coefficients=coefficients,
         wavelet=transformed,
+        correction=parts.get(SectionKind.CORRECTION),
         sections={kind.name.lower(): len(data) for kind, data in parts.items()},
     )
 
@@ -250,12 +257,12 @@ def _check_forms(
     """Refuse contradictory forms, and sizes that no encoder reaches."""
     has_tree = SectionKind.TREE in parts
     has_cosine = SectionKind.COSINE in parts
-    fitted = has_tree or SectionKind.WAVELET in parts
+    fitted = has_tree or SectionKind.WAVELET in parts or SectionKind.CORRECTION in parts
     if has_tree != (SectionKind.WEIGHTS in parts) or (fitted and has_cosine):
         raise CorruptPayload("payload: its sections contradict each other; restore it")
     if (fitted or has_cosine) != (info.low != info.high):
         raise CorruptPayload(
-            "payload: a TREE, a WAVELET or a COSINE section is there if and only if low and high "
+            "payload: TREE, WAVELET, COSINE or CORRECTION is there if and only if low and high "
             f"differ, which are {info.low} and {info.high}; restore it from its source"
         )
     if info.low == info.high:
@@ -321,32 +328,62 @@ def wavelet_values(
     Of all voxels in the smallest window around those asked for, since an inverse transform gives
     neighbours together.
     """
+    window, inside = _window(shape, axes, pointwise=pointwise)
+    block = coded.values(window, each) + np.float32(coded.header.offset)
+    return _picked(block, inside, pointwise=pointwise)
+
+
+def _window(
+    shape: tuple[int, ...], axes: Sequence[IntArray], *, pointwise: bool
+) -> tuple[Window, list[IntArray]]:
+    """Return the smallest window of three axes around voxels, and the indices within it."""
     if len(axes) > 3:  # the first two axes are one
         first = axes[0] if pointwise else axes[0][:, None]
         axes = [(first * shape[1] + axes[1]).reshape(-1), *axes[2:]]
     spare = [np.zeros(len(axes[0]) if pointwise else 1, np.int64)] * (3 - len(axes))
     places = [*spare, *axes]
     a, b, c = ((int(p.min()), int(p.max()) + 1) for p in places)
-    block: Float32Array = coded.values((a, b, c), each) + np.float32(coded.header.offset)
-    inside = [p - first for p, (first, _) in zip(places, (a, b, c), strict=True)]
+    return (a, b, c), [p - first for p, (first, _) in zip(places, (a, b, c), strict=True)]
+
+
+def _picked(
+    block: npt.NDArray[Any], inside: Sequence[IntArray], *, pointwise: bool
+) -> npt.NDArray[Any]:
+    """Return the voxels of a window that are asked for."""
     if pointwise:
-        picked: Float32Array = block[tuple(inside)]
-        return picked
+        return block[tuple(inside)]
     for k, index in enumerate(inside):
         if len(index) != block.shape[k] or not np.array_equal(index, np.arange(len(index))):
             block = block.take(index, axis=k)
     return block
 
 
-def _box_values(chunk: Chunk, axes: Sequence[IntArray], *, pointwise: bool) -> npt.NDArray[Any]:
+def _corrected(
+    chunk: Chunk, values: npt.NDArray[Any], axes: Sequence[IntArray], *, pointwise: bool
+) -> npt.NDArray[Any]:
+    """Add the CORRECTION section to voxels of the box."""
+    from tinc_codec.stream.residual import correction
+
+    assert chunk.correction is not None
+    shape = long_axes(chunk.box_shape)
+    kept = [index for index, n in zip(axes, chunk.box_shape, strict=True) if n > 1]
+    window, inside = _window(shape, kept, pointwise=pointwise)
+    field = correction.decode(chunk.correction, chunk.info.dtype, shape, window, each)
+    added = _picked(field, inside, pointwise=pointwise).reshape(values.shape)
+    return correction.add(values, added, chunk.correction, chunk.info.low, chunk.info.high)
+
+
+def box_values(chunk: Chunk, axes: Sequence[IntArray], *, pointwise: bool) -> npt.NDArray[Any]:
     """Return voxels of the box in the chunk's dtype, exceptions restored."""
     info = chunk.info
     size = (len(axes[0]),) if pointwise else tuple(len(a) for a in axes)
-    if chunk.form == "constant":
+    if chunk.form in ("constant", "correction"):
         values = np.full(size, info.low, info.dtype)
     else:
         unit = unit_values(chunk, axes, pointwise=pointwise)
         values = normalize.denormalize(unit, info.low, info.high, info.dtype)
+    if chunk.correction is not None:
+        values = _corrected(chunk, values, axes, pointwise=pointwise)
     if chunk.mask is not None:
         at = tuple(axes) if pointwise else np.ix_(*axes)
         exceptions.restore(values, chunk.mask.labels[at], chunk.mask.patterns)
@@ -373,7 +410,7 @@ def _fill_box(
         cuts = part * len(axes) if pointwise else part
         some = [axis[cut] for axis, cut in zip(axes, cuts, strict=True)]
         index = [np.arange(a.start, a.stop) if isinstance(a, range) else a for a in some]
-        out[part] = _box_values(chunk, index, pointwise=pointwise)
+        out[part] = box_values(chunk, index, pointwise=pointwise)
 
 
 def _whole(chunk: Chunk) -> npt.NDArray[Any]:

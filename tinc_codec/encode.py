@@ -115,7 +115,7 @@ def _prepare(array: npt.NDArray[Any], settings: Settings) -> Volume | bytes:
     if weight is not None:
         # What lies under the mask must not pull on statistics or on the low-order form.
         unit[weight == 0] = np.average(unit, weights=weight)
-    return Volume(exact=exact, info=info, unit=unit, weight=weight, budget=budget)
+    return Volume(exact=exact, info=info, values=box, unit=unit, weight=weight, budget=budget)
 
 
 def _budget(array: npt.NDArray[Any], ratio: float) -> int:

@@ -3,7 +3,9 @@
 - tree: the whole budget for a tree of networks;
 - wavelet: the whole budget for wavelet coefficients;
 - tree and wavelet: a share for the tree, the rest for what it leaves;
-- cosine: a few low-order terms, where the budget is very small.
+- cosine: a few low-order terms, where the budget is very small;
+- wavelet and correction, or correction alone, where every voxel is to be within a bound. No tree:
+  engines may differ by a level there.
 """
 
 from __future__ import annotations
@@ -11,12 +13,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tinc_codec.decode import open_chunk, unit_values
+from tinc_codec.decode import box_values, decode_chunk, open_chunk, unit_values
 from tinc_codec.engines import current_engine
 from tinc_codec.errors import InvalidSetting
 from tinc_codec.settings import Settings
@@ -43,6 +45,9 @@ _SMALLEST_WAVELET = 24
 _TREE_SHARE = 0.4
 # Efforts from which other plans of the transform are tried, and from which a fit with a tenth of
 # the work tells where a whole one is worth it: where it is not further behind than this.
+# Where errors are bounded: a transform is tried where its correction alone takes fewer bits a voxel
+# than this, with steps of so many bounds.
+_BASE_BELOW_BITS, _STEPS_OF_BOUND = 0.6, (2.5, 4.0, 6.0)
 _PLANS_FROM, _PILOT_FROM, _PILOT_LESS, _PROMISING_DB = 3, 5, 4, 0.3
 
 
@@ -56,8 +61,10 @@ class Volume:
         The sections that restore everything else.
     info : ArrayInfo
         Shape, dtype, range.
+    values : array
+        The voxels in their dtype, all axes of the box.
     unit : float32 array, 1 to 4 axes
-        Normalised voxels.
+        The same normalised, axes of one voxel left out.
     weight : float32 array of the same shape, or None
         1 where a voxel counts, 0 where not.
     budget : int or None
@@ -66,6 +73,7 @@ class Volume:
 
     exact: Sections
     info: ArrayInfo
+    values: npt.NDArray[Any]
     unit: Float32Array
     weight: Float32Array | None
     budget: int | None
@@ -108,8 +116,10 @@ def encode(volumes: Sequence[Volume], settings: Settings) -> list[bytes]:
         found = _trees_alone(volumes, settings)
     elif settings.ratio is not None:
         found = _within_budgets(volumes, settings)
-    else:
+    elif settings.psnr is not None:
         found = _as_good(volumes, settings)
+    else:
+        found = each(lambda volume: _bounded(volume, settings), volumes)
     return [_recorded(volume, form) for volume, form in zip(volumes, found, strict=True)]
 
 
@@ -168,6 +178,75 @@ def _as_good(volumes: Sequence[Volume], settings: Settings) -> list[Form]:
         sizes = [round(_TREE_SHARE * len(form.payload)) for form in found if form is not None]
         found = _with_trees(volumes, found, settings, sizes, reach, _smaller)
     return [form for form in found if form is not None]
+
+
+def _bounded(volume: Volume, settings: Settings) -> Form:
+    """Return the smallest of the forms whose every voxel is within the bound."""
+    assert settings.max_error is not None
+    bound = settings.max_error
+    best = _with_correction(volume, None, bound)
+    if 8 * len(best.payload) > _BASE_BELOW_BITS * volume.unit.size:
+        return best
+    span = float(volume.info.high) - float(volume.info.low)
+    for factor in _STEPS_OF_BOUND:
+        if 0 < factor * bound < span:
+            base = _wavelet_at(volume, factor * bound / span, settings.effort >= _PLANS_FROM)
+            form = _with_correction(volume, base, bound)
+            best = min(best, form, key=lambda form: len(form.payload))
+    return best
+
+
+def _wavelet_at(volume: Volume, step: float, plans: bool) -> Form:
+    """Return the form of wavelet coefficients at a step, in normalised units."""
+    rest = _rest(volume, None)
+    if plans:
+        rest.choose_plan(step)
+    first = rest.code(step)
+    assert first is not None
+    coding = rest.code(step, rest.cuts_for(len(first.data)))
+    return _with_wavelet(volume, None, coding or first)
+
+
+def _with_correction(volume: Volume, base: Form | None, max_error: float) -> Form:
+    """Add to a form, or to nothing, what brings every voxel within a bound.
+
+    Raises
+    ------
+    InvalidSetting
+        If the dtype cannot hold that.
+    """
+    from tinc_codec.stream.residual import correction
+
+    info, shape = volume.info, volume.unit.shape
+    wanted = volume.values.astype(info.dtype.newbyteorder("=")).reshape(shape)
+    given = np.full(shape, info.low, wanted.dtype)
+    if base is not None:
+        given = _decoded(base.payload, volume).reshape(shape)
+    if volume.weight is not None:
+        inside = volume.weight != 0
+        middle = given if base is not None else wanted.dtype.type(wanted[inside].mean())
+        wanted = np.where(inside, wanted, middle)
+    data = correction.encode(wanted, given, max_error, each)
+    sections = {**(base.sections if base else {}), SectionKind.CORRECTION: data}
+    form = _form(volume, sections)
+    _check_bound(volume, form, max_error)
+    return form
+
+
+def _check_bound(volume: Volume, form: Form, max_error: float) -> None:
+    """Make sure, from decoded bytes, that the bound holds."""
+    given = decode_chunk(form.payload)
+    crop = open_chunk(form.payload).crop
+    found = (given if crop is None else given[crop.slices]).astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        error = np.abs(found - volume.values.astype(np.float64))
+    if volume.weight is not None:
+        error = error.reshape(volume.unit.shape)[volume.weight != 0]
+    if float(error.max()) > max_error:
+        raise InvalidSetting(
+            f"max_error={max_error:g} is out of reach for this chunk of {volume.info.dtype} "
+            f"values: an error of {float(error.max()):g} is left; use a lossless codec"
+        )
 
 
 def _with_trees(
@@ -348,12 +427,18 @@ def _centidb(psnr: float) -> int:
     return min(max(round(100 * psnr), 1), normalize.PSNR_EXACT - 1)
 
 
+def _decoded(payload: bytes, volume: Volume) -> npt.NDArray[Any]:
+    """Return the voxels of the box as a reader gets them, but for the masked ones."""
+    chunk = replace(open_chunk(payload), mask=None)
+    native = volume.info.dtype.newbyteorder("=")
+    return box_values(chunk, [np.arange(n) for n in chunk.box_shape], pointwise=False).astype(
+        native
+    )
+
+
 def _psnr(payload: bytes, volume: Volume) -> float:
     """Return the PSNR in dB of a payload over the fitted voxels, against high - low."""
-    info, chunk = volume.info, open_chunk(payload)
-    axes = [np.arange(n) for n in chunk.box_shape]
-    values = unit_values(chunk, axes, pointwise=False)
-    decoded = normalize.denormalize(values, info.low, info.high, info.dtype)
+    info, decoded = volume.info, _decoded(payload, volume)
     error = normalize.normalize(decoded, info.low, info.high).reshape(volume.unit.shape)
     error -= volume.unit
     squares = float(np.average(error.astype(np.float64) ** 2, weights=volume.weight))

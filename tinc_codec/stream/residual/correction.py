@@ -1,0 +1,123 @@
+"""The CORRECTION section: what is added to the values so that every voxel is within a bound.
+
+For integers the field of :mod:`tinc_codec.stream.residual.predictive` itself. For floats its
+multiples of a unit, whose half is the bound: the section then starts with the unit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tinc_codec.errors import CorruptPayload, InvalidSetting
+from tinc_codec.stream.residual import predictive
+from tinc_codec.stream.residual.wavelet import Run, Window, three_axes
+from tinc_codec.stream.wire import Reader, Writer
+
+Int64Array = npt.NDArray[np.int64]
+Number = int | float
+
+
+def encode(
+    wanted: npt.NDArray[Any], base: npt.NDArray[Any], max_error: float, run: Run = map
+) -> bytes:
+    """Return the data of the section that brings values within a bound of those wanted.
+
+    Parameters
+    ----------
+    wanted : array, 1 to 4 axes
+        Finite values.
+    base : array of the same shape and dtype
+        What is there without the section.
+    max_error : float
+        In units of the data; for floats above 0.
+    run : callable
+        Maps a function over items, on threads perhaps.
+
+    Raises
+    ------
+    InvalidSetting
+        If the bound is finer than the dtype, or than the coder's integers, can hold.
+    """
+    shape = three_axes(wanted.shape)
+    if wanted.dtype.kind != "f":
+        field = wanted.astype(np.int64) - base.astype(np.int64)
+        bound = min(math.floor(max_error), predictive.LIMIT - 1)
+        return predictive.encode(field.reshape(shape), bound, run=run)
+    unit = _unit(wanted, max_error)
+    steps = np.rint((wanted.astype(np.float64) - base.astype(np.float64)) / unit)
+    if np.abs(steps).max() >= predictive.LIMIT:
+        raise InvalidSetting(
+            f"max_error={max_error:g} is below 2**-33 of the range of these {wanted.dtype} values; "
+            "use a larger one, or a lossless codec"
+        )
+    data = predictive.encode(steps.astype(np.int64).reshape(shape), 0, run=run)
+    return Writer().raw(np.array(unit, "<f8").tobytes()).getvalue() + data
+
+
+def _unit(wanted: npt.NDArray[Any], max_error: float) -> float:
+    """Return the step of floats: twice the bound, less what rounding to the dtype may add."""
+    largest = float(np.abs(wanted).max())
+    rounding = 2 * float(np.spacing(wanted.dtype.type(largest))) + 4 * float(np.spacing(largest))
+    unit = 2 * (max_error - rounding)
+    if not unit > 0:
+        raise InvalidSetting(
+            f"max_error={max_error:g} is finer than {wanted.dtype} values of {largest:g} are "
+            f"spaced (more than {rounding:.3g} is needed); use a larger one, or a lossless codec"
+        )
+    return unit
+
+
+def decode(
+    data: bytes, dtype: np.dtype[Any], shape: Sequence[int], window: Window, run: Run = map
+) -> Int64Array:
+    """Return a window of the field.
+
+    Parameters
+    ----------
+    data : bytes
+        Of the section.
+    dtype : numpy.dtype
+        Of the array.
+    shape : sequence of int
+        Lengths of the axes of the box that are longer than one voxel, 1 to 4.
+    window : Window
+        Of these axes made three.
+    run : callable
+        Maps a function over items, on threads perhaps.
+
+    Raises
+    ------
+    CorruptPayload, TruncatedPayload
+        If the data are not such a section.
+    """
+    field = data if dtype.kind != "f" else data[_split(data)[1] :]
+    return predictive.decode(field, three_axes(shape), window=window, run=run)
+
+
+def add(
+    values: npt.NDArray[Any], field: Int64Array, data: bytes, low: Number, high: Number
+) -> npt.NDArray[Any]:
+    """Return values plus the field, within [low, high], in their dtype."""
+    if values.dtype.kind != "f":
+        total = values.astype(np.int64)
+        total += field
+        return np.clip(total, low, high, out=total).astype(values.dtype)
+    with np.errstate(over="ignore", invalid="ignore"):
+        exact = values.astype(np.float64) + field * _split(data)[0]
+        return np.clip(exact, low, high).astype(values.dtype)
+
+
+def _split(data: bytes) -> tuple[float, int]:
+    """Return the unit of floats, and the bytes that it takes."""
+    reader = Reader(data, "CORRECTION section")
+    unit = float(np.frombuffer(reader.take(8), "<f8")[0])
+    if not 0 < unit < math.inf:
+        raise CorruptPayload(
+            f"CORRECTION section: unit {unit} is not a positive number; restore it"
+        )
+    return unit, reader.offset

@@ -1,0 +1,355 @@
+"""Integers of a field <-> bits, each as its difference from what its neighbours predict (numba).
+
+The points of one lattice are walked in C order. A prediction is a weighted sum of neighbours that
+are known already, on the lattice or off it; the difference, in whole steps, is coded in the context
+of the differences there and of how much the neighbours vary. FORMAT.md has the arithmetic.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from tinc_codec.stream.residual.binary import AT, DECODING, INPUTS, SLACK, code, learn, mix
+
+# Blocks of 4 x 4 x 4 that a sparse field skips.
+BLOCK_SHIFT = 2
+# Neighbours whose differences count: the first four twice, eight more once.
+TWICE, COUNTED = 4, 12
+# Binary digits after the point of the weights of a prediction.
+WEIGHT_BITS = 10
+# Differences are kept up to this for contexts.
+CLIP = 32767
+# Of no field.
+MISSING = np.int64(-1) << 62
+
+_EVEN = 1 << 15
+_UNARY = 20
+_KINDS = 16  # places in the unary code with statistics of their own
+_LEVELS = 64
+_NEAR = 7
+_SHIFTS = 4
+# Contexts of the bias: which of the first six neighbours are above, and how much eight vary.
+_PATTERN, _SPREAD = 6, 8
+_BIASES = 64 * 16
+_BIAS_BITS = 6
+
+# Quarter octaves, of integers below 256; more by steps of an octave.
+LEVEL = np.array([0, *(int(np.floor(4 * np.log2(n) + 1.5)) for n in range(1, 256))], np.uint8)
+
+# Adaptive probabilities: where the table of each context starts.
+_TABLES = (
+    _KINDS * _SHIFTS * _LEVELS,  # differences around
+    _KINDS * _SHIFTS * _NEAR * _NEAR,  # the nearest two
+    _KINDS * _SHIFTS * _NEAR * _NEAR,  # the next two
+    _KINDS * _LEVELS * _SHIFTS,  # how much the neighbours vary
+    _KINDS * _LEVELS // 2 * _LEVELS // 2,  # both, coarsely
+    27 * 8,  # sign
+    2 * 40,  # length of a large one
+    2 * 40 * 4,  # its digits below the first
+    64,  # blocks
+)
+_START = np.concatenate([[0], np.cumsum(_TABLES)]).astype(np.int64)
+SLOTS = int(_START[-1])
+ROWS = _KINDS * _SHIFTS
+_INPUTS = 5
+FIRST_WEIGHT = 18000
+_LIMIT, _RATE = 250, 3
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _level(n: Any) -> Any:
+    """Return 4 log2 of n, about; at most 63."""
+    up = 0
+    while n > 255:
+        n >>= 2
+        up += 8
+    return min(np.int64(LEVEL[n]) + up, 63)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _code_plain(state: Any, data: Any, prob: Any, slot: Any, bit: Any) -> Any:
+    """Code a bit under the one adaptive probability of its slot."""
+    p: Any = np.int64(prob[slot])
+    bit = code(state, data, p, bit)
+    p += (((bit << 16) - bit) - p) >> 5
+    prob[slot] = min(max(p, 64), 65472)
+    return bit
+
+
+@njit(nogil=True, cache=True)
+def _code_large(state: Any, data: Any, prob: Any, rest: Any) -> Any:
+    """Code what is beyond the unary code, 0 or more: Exp-Golomb."""
+    at = _START[6]
+    rest += 1
+    bits = 0
+    while bits < 36 and _code_plain(state, data, prob, at + bits, 1 if rest >> (bits + 1) else 0):
+        bits += 1
+    value = np.int64(1)
+    for b in range(bits - 1, -1, -1):
+        value = 2 * value + code(state, data, _EVEN, (rest >> b) & 1)
+    return value - 1
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _code_size(
+    state: Any, data: Any, model: Any, slots: Any, inputs: Any, size: Any, shift: Any, around: Any,
+    near: Any, next_near: Any, vary: Any,
+) -> Any:  # fmt: skip
+    """Code a magnitude: its upper digits in unary, then the lower ones."""
+    prob, count, weights = model
+    few: Any = min(shift, _SHIFTS - 1)
+    both = (around >> 1) * (_LEVELS // 2) + (vary >> 1)
+    wanted = size >> shift
+    value: Any = np.int64(0)
+    while value < _UNARY:
+        k: Any = min(value, _KINDS - 1)
+        slots[0] = _START[0] + (k * _SHIFTS + few) * _LEVELS + around
+        slots[1] = _START[1] + (k * _SHIFTS + few) * _NEAR * _NEAR + near
+        slots[2] = _START[2] + (k * _SHIFTS + few) * _NEAR * _NEAR + next_near
+        slots[3] = _START[3] + (k * _SHIFTS + few) * _LEVELS + vary
+        slots[4] = _START[4] + k * (_LEVELS // 2) * (_LEVELS // 2) + both
+        row = k * _SHIFTS + few
+        p = mix(prob, slots, inputs, weights, row, _INPUTS)
+        bit = code(state, data, p, 1 if wanted > value else 0)
+        learn(prob, count, slots, inputs, weights, row, _INPUTS, p, bit, _LIMIT, _RATE)
+        if bit == 0:
+            break
+        value += 1
+    if value == _UNARY:
+        value += _code_large(state, data, prob, wanted - _UNARY)
+    first: Any = min(value, 3)
+    for b in range(shift - 1, -1, -1):
+        bit = (size >> b) & 1
+        if b >= shift - 2:
+            slot = _START[7] + (min(shift, 39) * 2 + shift - 1 - b) * 4 + first
+            bit = _code_plain(state, data, prob, slot, bit)
+        else:
+            bit = code(state, data, _EVEN, bit)
+        value = 2 * value + bit
+    return value
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _gather(
+    place: Any, shape: Any, neighbours: Any, known: Any, own: Any, lowest: Any,
+    values: Any, sizes: Any,
+) -> None:  # fmt: skip
+    """Set values and sizes to the neighbours of a place near a side of the field.
+
+    One outside counts as the first one inside.
+    """
+    first, size = lowest, np.int64(0)
+    for backwards in range(len(neighbours)):
+        i = len(neighbours) - 1 - backwards
+        values[i] = MISSING
+        z, y, x = (
+            place[0] + neighbours[i, 0],
+            place[1] + neighbours[i, 1],
+            place[2] + neighbours[i, 2],
+        )
+        if 0 <= z < shape[0] and 0 <= y < shape[1] and 0 <= x < shape[2]:
+            there = (z * shape[1] + y) * shape[2] + x
+            first, size = known[there], np.int64(own[there])
+            values[i], sizes[i] = first, size
+    for i in range(len(neighbours)):
+        if values[i] == MISSING:
+            values[i], sizes[i] = first, size
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _offsets(z: Any, y: Any, shape: Any, neighbours: Any, flat: Any) -> None:
+    """Set flat to where the neighbours are from a place of a row that is far from its ends."""
+    first = np.int64(0)
+    for backwards in range(len(neighbours)):
+        i = len(neighbours) - 1 - backwards
+        a, b = z + neighbours[i, 0], y + neighbours[i, 1]
+        flat[i] = 0
+        if 0 <= a < shape[0] and 0 <= b < shape[1]:
+            first = (neighbours[i, 0] * shape[1] + neighbours[i, 1]) * shape[2] + neighbours[i, 2]
+            flat[i] = first
+    for i in range(len(neighbours)):
+        if flat[i] == 0:
+            flat[i] = first
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _code_difference(
+    state: Any, data: Any, model: Any, slots: Any, inputs: Any, sizes: Any, vary: Any, part: Any,
+    r: Any, most: Any,
+) -> Any:  # fmt: skip
+    """Code one difference, in steps, in the context of those of the neighbours; return it."""
+    prob = model[0]
+    activity = np.int64(0)
+    for i in range(TWICE):
+        activity += 2 * abs(sizes[i])
+    for i in range(TWICE, COUNTED):
+        activity += abs(sizes[i])
+    shift = np.int64(0)
+    while activity >> (shift + 6):
+        shift += 1
+    around = _level(activity if shift == 0 else activity >> (shift - 1))
+    last = _NEAR - 1
+    near = min(abs(sizes[0]) >> shift, last) * _NEAR + min(abs(sizes[1]) >> shift, last)
+    next_near = min(abs(sizes[2]) >> shift, last) * _NEAR + min(abs(sizes[3]) >> shift, last)
+    size = _code_size(
+        state, data, model, slots, inputs, abs(r), shift, around, near, next_near, vary
+    )
+    if size == 0:
+        return np.int64(0)
+    size = min(size, most)
+    signs = 9 * np.sign(sizes[0]) + 3 * np.sign(sizes[1]) + np.sign(sizes[2]) + 13
+    negative = _code_plain(state, data, prob, _START[5] + signs * 8 + part, 1 if r < 0 else 0)
+    return -size if negative else size
+
+
+_MODEL = "Tuple((uint16[::1], uint8[::1], int32[:, ::1]))"
+_CODE_LATTICE = (
+    f"boolean(int64[::1], uint8[::1], {_MODEL}, int64[:, :, ::1], int64[:, :, ::1], "
+    "int16[:, :, ::1], int64[::1], int64[::1], int64[:, ::1], int64[::1], int64, int64, int64)"
+)
+
+
+@njit(_CODE_LATTICE, nogil=True, cache=True)
+def code_lattice(
+    state: Any, data: Any, model: Any, field: Any, out: Any, steps: Any, first: Any, stride: Any,
+    neighbours: Any, weights: Any, bound: Any, lowest: Any, highest: Any,
+) -> Any:  # fmt: skip
+    """Encode the points of a lattice, or decode them; False: the data were too short.
+
+    Parameters
+    ----------
+    state, data, model : arrays
+        Of the binary coder; probabilities, counts and weights, changed.
+    field : (z, y, x) int64
+        What to encode; not read when decoding.
+    out : (z, y, x) int64
+        Set to what the decoder gets, at the lattice; holds the lattices coded before.
+    steps : (z, y, x) int16
+        Set to the differences, clipped; zeros where nothing is coded yet.
+    first, stride : (3,) int64
+        The lattice.
+    neighbours : (n, 3) int64
+        Where the neighbours are, COUNTED to MOST_NEIGHBOURS; the first is the reference.
+    weights : (n,) int64
+        Of their differences from the reference, in 1 / 2**WEIGHT_BITS.
+    bound, lowest, highest : int
+        Largest error; least and largest of the field.
+    """
+    shape, n = out.shape, len(neighbours)
+    decoding = state[DECODING] != 0
+    slots, inputs = np.zeros(INPUTS, np.int64), np.zeros(INPUTS, np.int64)
+    values, sizes = np.zeros(n, np.int64), np.zeros(n, np.int64)
+    flat, biases = np.zeros(n, np.int64), np.zeros(_BIASES, np.int64)
+    own, known, wanted = steps.reshape(-1), out.reshape(-1), field.reshape(-1)
+    left, right = -min(neighbours[:, 2].min(), 0), max(neighbours[:, 2].max(), 0)
+    step = 2 * bound + 1
+    most = (highest - lowest + 2 * bound) // step + 1
+    for z in range(first[0], shape[0], stride[0]):
+        for y in range(first[1], shape[1], stride[1]):
+            if state[AT] > len(data) + SLACK:
+                return False
+            _offsets(z, y, shape, neighbours, flat)
+            row = (z * shape[1] + y) * shape[2]
+            for x in range(first[2], shape[2], stride[2]):
+                at = row + x
+                if left <= x < shape[2] - right:
+                    for i in range(n):
+                        values[i] = known[at + flat[i]]
+                    for i in range(COUNTED):
+                        sizes[i] = own[at + flat[i]]
+                else:
+                    _gather((z, y, x), shape, neighbours, known, own, lowest, values, sizes)
+                fine = values[0] << WEIGHT_BITS
+                spread, pattern = np.int64(0), np.int64(0)
+                for i in range(1, n):
+                    fine += weights[i] * (values[i] - values[0])
+                for i in range(1, _SPREAD):
+                    spread += abs(values[i] - values[0])
+                for i in range(_PATTERN):
+                    pattern = 2 * pattern + (1 if values[i] > fine >> WEIGHT_BITS else 0)
+                vary = _level(spread // step)
+                context = pattern * 16 + (vary >> 2)
+                fine += biases[context] >> _BIAS_BITS
+                rounded = fine + (1 << (WEIGHT_BITS - 1))
+                p = min(max(rounded >> WEIGHT_BITS, lowest), highest)
+                part = (rounded >> (WEIGHT_BITS - 3)) & 7
+                r = np.int64(0) if decoding else (wanted[at] - p + bound) // step
+                r = _code_difference(state, data, model, slots, inputs, sizes, vary, part, r, most)
+                value = min(max(p + r * step, lowest - bound), highest + bound)
+                known[at] = value
+                own[at] = min(max(r, -CLIP), CLIP)
+                biases[context] += (value << WEIGHT_BITS) - fine - (biases[context] >> _BIAS_BITS)
+    return state[AT] <= len(data) + SLACK
+
+
+_CODE_SPARSE = (
+    f"boolean(int64[::1], uint8[::1], {_MODEL}, int64[:, :, ::1], int64[:, :, ::1], "
+    "int16[:, :, ::1], uint8[:, :, ::1], int64[:, ::1], int64, int64, int64)"
+)
+
+
+@njit(_CODE_SPARSE, nogil=True, cache=True)
+def code_sparse(
+    state: Any, data: Any, model: Any, field: Any, out: Any, steps: Any, blocks: Any,
+    neighbours: Any, bound: Any, lowest: Any, highest: Any,
+) -> Any:  # fmt: skip
+    """Encode a field that is nearly all within the bound, or decode it: nothing is predicted.
+
+    Parameters are those of :func:`code_lattice`, and ``blocks``, uint8: 0 for each block of
+    4 x 4 x 4 that is to be all 0; else how many of its neighbours are not, plus 1.
+    """
+    shape = out.shape
+    decoding = state[DECODING] != 0
+    slots, inputs = np.zeros(INPUTS, np.int64), np.zeros(INPUTS, np.int64)
+    values, sizes = np.zeros(COUNTED, np.int64), np.zeros(COUNTED, np.int64)
+    own, known, wanted = steps.reshape(-1), out.reshape(-1), field.reshape(-1)
+    step = 2 * bound + 1
+    most = (highest - lowest + 2 * bound) // step + 1
+    for z in range(shape[0]):
+        for y in range(shape[1]):
+            if state[AT] > len(data) + SLACK:
+                return False
+            row = (z * shape[1] + y) * shape[2]
+            for x in range(shape[2]):
+                flag = np.int64(blocks[z >> BLOCK_SHIFT, y >> BLOCK_SHIFT, x >> BLOCK_SHIFT])
+                if flag == 0:
+                    continue
+                at = row + x
+                place = (z, y, x)
+                _gather(place, shape, neighbours, known, own, 0, values, sizes)
+                r = np.int64(0) if decoding else (wanted[at] + bound) // step
+                r = _code_difference(state, data, model, slots, inputs, sizes, flag, 0, r, most)
+                known[at] = r * step
+                own[at] = min(max(r, -CLIP), CLIP)
+    return state[AT] <= len(data) + SLACK
+
+
+@njit("boolean(int64[::1], uint8[::1], uint16[::1], uint8[:, :, ::1])", nogil=True, cache=True)
+def code_blocks(state: Any, data: Any, prob: Any, blocks: Any) -> Any:
+    """Code which blocks have a difference but 0, each in the context of six that came before."""
+    depth, height, width = blocks.shape
+    for z in range(depth):
+        for y in range(height):
+            if state[AT] > len(data) + SLACK:
+                return False
+            for x in range(width):
+                near = np.int64(0)
+                if x > 0:
+                    near += blocks[z, y, x - 1]
+                if y > 0:
+                    near += 2 * blocks[z, y - 1, x]
+                if z > 0:
+                    near += 4 * blocks[z - 1, y, x]
+                if y > 0 and x + 1 < width:
+                    near += 8 * blocks[z, y - 1, x + 1]
+                if z > 0 and x + 1 < width:
+                    near += 16 * blocks[z - 1, y, x + 1]
+                if z > 0 and y + 1 < height:
+                    near += 32 * blocks[z - 1, y + 1, x]
+                blocks[z, y, x] = _code_plain(
+                    state, data, prob, _START[8] + near, np.int64(blocks[z, y, x])
+                )
+    return state[AT] <= len(data) + SLACK
