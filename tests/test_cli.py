@@ -109,6 +109,14 @@ def test_a_psnr_is_reached_in_each_chunk(here, capsys):
         assert errors(original[half], array[half]).psnr() >= 32
 
 
+@pytest.mark.parametrize("bound", [0, 3])
+def test_a_maximum_error_holds_for_each_voxel(here, capsys, bound):
+    ok(capsys, "convert", "source.npy", "a.zarr", "--max-error", f"{bound}", "--effort", "1")
+    ok(capsys, "verify", "source.npy", "a.zarr")
+    decoded = zarr.open_group("a.zarr", mode="r")["data"][:].astype(int)
+    assert np.abs(decoded - np.load("source.npy")).max() <= bound
+
+
 def test_device_and_threads_are_run_time_matters(here, capsys):
     ok(capsys, "convert", "source.npy", "a.zarr", *FAST, "--threads", "1", "--device", "cpu")
     text = (here / "a.zarr/data/zarr.json").read_text()
