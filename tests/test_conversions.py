@@ -19,7 +19,7 @@ from volumes import QUICK, volume
 
 from tinc_codec import InvalidSetting, Settings
 from tinc_codec.archive import ShardsFailed, convert, plan, run, target, work
-from tinc_codec.archive.cluster import local_client, visible_gpus
+from tinc_codec.archive.cluster import Waiting, local_client, on_client, visible_gpus
 from tinc_codec.archive.layout import shard_shape
 from tinc_codec.archive.manifest import open_manifest
 from tinc_codec.archive.pyramid import downsample
@@ -486,6 +486,33 @@ def test_two_processes_give_what_one_gives(npy: Path, dst: Path) -> None:
     assert tree(dst) == tree(whole)
     assert two.errors == pytest.approx(one.errors) or two.psnr_db == pytest.approx(one.psnr_db)
     assert [c.region for c in two.chunks] == [c.region for c in one.chunks]
+
+
+def test_of_quick_tasks_the_one_that_fails_is_told_and_no_other() -> None:
+    calls = 300
+
+    def twice(bad: int, index: int) -> int:
+        if index == bad:
+            raise OSError("the disk has a scratch")
+        return 2 * index
+
+    with local_client(1) as client:
+        told = list(on_client(twice, 77, iter(range(calls)), client, name="quick"))
+    found: dict[int, Any] = dict(told)
+    assert len(told) == calls
+    assert "scratch" in str(found.pop(77))
+    assert found == {index: 2 * index for index in range(calls) if index != 77}
+
+
+def test_batches_grow_while_tasks_are_quick() -> None:
+    waiting = Waiting(iter(range(1000)))
+    assert waiting.take() == [0]
+    waiting.done([0], 1, 0.001)
+    assert waiting.take() == [1, 2]
+    waiting.done([1, 2], 1, 5.0)  # a slow one: the other was not begun
+    assert waiting.take() == [2]
+    waiting.failed([3, 4])
+    assert [waiting.take(), waiting.take()] == [[3], [4]]
 
 
 def test_a_worker_whose_gpu_is_lost_ends(monkeypatch: pytest.MonkeyPatch) -> None:
