@@ -30,7 +30,8 @@ from tinc_codec.phantom import phantom
 KINDS = ("worker", "scheduler", "command")
 _TINC = [sys.executable, "-c", "import sys; from tinc_codec.cli import main; sys.exit(main())"]
 _OPTIONS = ["--ratio", "16", "--effort", "1", "--chunks", "16,16,16", "--shards", "16,16,32"]
-_SHARDS = 3 * 3 * 2
+_SHAPE = (32, 48, 64)
+_SHARDS = 2 * 3 * 2
 _PATIENCE = 300.0
 
 
@@ -61,7 +62,7 @@ class Round:
 
 def prepare(folder: Path) -> Path:
     """Write a small volume and convert it undisturbed; return the archive."""
-    np.save(folder / "source.npy", phantom((48, 48, 64)))
+    np.save(folder / "source.npy", phantom(_SHAPE))
     whole = folder / "whole.zarr"
     _run(folder, whole, ["--workers", "1"]).wait(_PATIENCE)
     return whole

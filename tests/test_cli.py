@@ -14,6 +14,7 @@ import zarr
 from volumes import volume
 
 from tinc_codec.cli import main
+from tinc_codec.metrics import errors
 
 FAST = ("--ratio", "16", "--effort", "1")
 
@@ -94,6 +95,28 @@ def test_settings_reach_the_archive(here, capsys):
     assert array.chunks == (8, 16, 20)
 
 
+def test_a_psnr_is_reached_in_each_chunk(here, capsys):
+    options = ["--psnr", "32", "--effort", "1", "--form", "wavelet", "--chunks", "16,16,10"]
+    out = ok(capsys, "convert", "source.npy", "a.zarr", *options, "--dry-run")
+    assert "PSNR 32 dB" in out
+    ok(capsys, "convert", "source.npy", "a.zarr", *options)
+    array = zarr.open_group("a.zarr", mode="r")["data"]
+    settings = array.attrs["tinc_codec"]["settings"]
+    assert (settings["psnr"], settings["form"]) == (32, "wavelet")
+    assert "ratio" not in settings
+    original = np.load("source.npy")
+    for half in (np.s_[:, :, :10], np.s_[:, :, 10:]):
+        assert errors(original[half], array[half]).psnr() >= 32
+
+
+@pytest.mark.parametrize("bound", [0, 3])
+def test_a_maximum_error_holds_for_each_voxel(here, capsys, bound):
+    ok(capsys, "convert", "source.npy", "a.zarr", "--max-error", f"{bound}", "--effort", "1")
+    ok(capsys, "verify", "source.npy", "a.zarr")
+    decoded = zarr.open_group("a.zarr", mode="r")["data"][:].astype(int)
+    assert np.abs(decoded - np.load("source.npy")).max() <= bound
+
+
 def test_device_and_threads_are_run_time_matters(here, capsys):
     ok(capsys, "convert", "source.npy", "a.zarr", *FAST, "--threads", "1", "--device", "cpu")
     text = (here / "a.zarr/data/zarr.json").read_text()
@@ -127,6 +150,10 @@ def test_does_not_overwrite_unasked(here, capsys):
         (("convert", "bool.npy", "a.zarr", *FAST), "bool"),
         (("convert", "source.npy", "a.zarr", "--ratio", "0.5"), "ratio=0.5 must be"),
         (("convert", "source.npy", "a.zarr", "--ratio", "5000"), "ratio"),
+        (("convert", "source.npy", "a.zarr", *FAST, "--psnr", "40"), "at most one target"),
+        (("convert", "source.npy", "a.zarr", "--psnr", "0"), "psnr=0"),
+        (("convert", "source.npy", "a.zarr", "--psnr", "40", "--form", "tree"), "takes a ratio"),
+        (("convert", "source.npy", "a.zarr", *FAST, "--form", "cube"), "form='cube'"),
         (("convert", "source.npy", "a.zarr", *FAST, "--chunks", "8,x"), "--chunks x: not a"),
         (("convert", "source.npy", "a.zarr", *FAST, "--chunks", "8,auto"), "--chunks auto: not a"),
         (("convert", "source.npy", "a.zarr", *FAST, "--chunks", "1,2,3,4"), "chunks=1,2,3,4"),
@@ -155,6 +182,11 @@ def test_errors_are_one_line(here, capsys, arguments, expected):
 )
 def test_wrong_usage_is_one_line_and_status_2(here, capsys, arguments):
     refused(capsys, *arguments, status=2)
+
+
+def test_convert_needs_a_target(here, capsys):
+    message = refused(capsys, "convert", "source.npy", "a.zarr", status=2)
+    assert "one of --ratio, --psnr and --max-error" in message
 
 
 def test_damaged_chunks_are_one_line(here, capsys):
@@ -186,16 +218,15 @@ def test_demo(here, capsys):
 
 
 def test_an_interrupt_is_status_130_and_can_be_gone_on_from(here):
-    np.save("long.npy", volume((64, 64, 64)))
+    np.save("long.npy", volume((16, 32, 64)))
     command = [
         sys.executable,
         "-c",
         "import sys; from tinc_codec.cli import main; sys.exit(main())",
     ]
     arguments = ["convert", "long.npy", "a.zarr", "--ratio", "16", "--effort", "1"]
-    process = subprocess.Popen(
-        [*command, *arguments, "--chunks", "16,16,16"], stderr=subprocess.PIPE, text=True
-    )
+    arguments += ["--chunks", "16,16,16", "--shards", "16,16,32", "--workers", "1"]
+    process = subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not (here / "a.zarr.partial").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -204,7 +235,7 @@ def test_an_interrupt_is_status_130_and_can_be_gone_on_from(here):
     assert process.returncode == 130
     assert errors.endswith("tinc: interrupted; run the same command to go on\n")
     assert not (here / "a.zarr").exists()
-    assert main([*arguments, "--chunks", "16,16,16"]) == 0
+    assert main(arguments) == 0
     assert sorted(os.listdir(here)) == ["a.zarr", "long.npy", "source.npy"]
 
 

@@ -117,7 +117,24 @@ def _root(
 def _convert(
     src: Source,
     dst: Archive,
-    ratio: Ratio,
+    ratio: Annotated[
+        float | None,
+        typer.Option(
+            help="Raw bytes over compressed bytes, of each chunk. Give one of --ratio, --psnr and "
+            "--max-error."
+        ),
+    ] = None,
+    psnr: Annotated[
+        float | None,
+        typer.Option(metavar="DB", help="At least this in each chunk, against its own range."),
+    ] = None,
+    max_error: Annotated[
+        float | None,
+        typer.Option(help="No voxel is off by more, in the data's unit; 0 is without loss."),
+    ] = None,
+    form: Annotated[
+        str, typer.Option(help="auto (the best on each chunk), tree or wavelet.")
+    ] = "auto",
     chunks: Chunks = None,
     shards: Annotated[
         str | None,
@@ -179,8 +196,13 @@ def _convert(
 
     An interrupted conversion goes on when the same command is run again.
     """
+    if ratio is None and psnr is None and max_error is None:
+        raise typer.BadParameter("give one of --ratio, --psnr and --max-error")
     settings = Settings(
         ratio=ratio,
+        psnr=psnr,
+        max_error=max_error,
+        form=form,
         levels=_auto_or_number("--tree-levels", tree_levels, int),
         level_ratio=_auto_or_number("--level-ratio", level_ratio, float),
         allocation=allocation,

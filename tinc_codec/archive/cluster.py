@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pickle
 import shutil
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 _Job = TypeVar("_Job")
 _Result = TypeVar("_Result")
 
-_WINDOW = 4  # tasks under way for each worker
+_WINDOW = 4  # futures under way for each worker, of one task each, or of many that take no time
+_BATCH_SECONDS = 0.2
+_LARGEST_BATCH = 64
 _REFRESH_SECONDS = 5.0
 _ALLOWED_FAILURES = 10  # of the worker a task is on; under preemption tasks are rarely to blame
 # One shard at a time in a process: libraries that would start threads of their own are kept to one.
@@ -319,29 +322,72 @@ def on_client(
     from distributed import as_completed
 
     packed = cloudpickle.dumps((work, job))  # once, not with each task
-    under_way: dict[Any, tuple[int, Future[Any]]] = {}
+    waiting = Waiting(tasks)
+    under_way: dict[Any, tuple[list[int], Future[Any]]] = {}
     window = as_completed()
     most, asked = 0, -_REFRESH_SECONDS
     try:
-        for index in tasks:
-            future = client.submit(_do, packed, index, key=f"shard-{index}-{name}", pure=False)
-            under_way[future.key] = index, future
-            window.add(future)
+        for number in itertools.count():
             if time.monotonic() - asked > _REFRESH_SECONDS:
                 workers = client.scheduler_info(n_workers=-1)["workers"]
                 most, asked = _WINDOW * max(1, len(workers)), time.monotonic()
-            while len(under_way) >= most:
-                yield _ended(next(window), under_way)
-        while under_way:
-            yield _ended(next(window), under_way)
+            batch = waiting.take() if len(under_way) < most else []
+            if batch:
+                key = f"shards-{name}-{number}-{batch[0]}"
+                future = client.submit(_do, packed, batch, key=key, pure=False)
+                under_way[key] = batch, future
+                window.add(future)
+            elif under_way:
+                future = next(window)
+                yield from _ended(future, under_way.pop(future.key)[0], waiting)
+            else:
+                return
     finally:
         if client.status == "running":
             client.cancel([future for _, future in under_way.values()])
 
 
-def _do(packed: bytes, index: int) -> Any:
+class Waiting:
+    """Tasks still to be sent, in batches that take about as long as scheduling is worth.
+
+    Scheduling takes milliseconds for each future. Shards of background take no longer.
+    """
+
+    def __init__(self, tasks: Iterator[int]) -> None:
+        self._tasks = tasks
+        self._back: list[int] = []
+        self._alone: list[int] = []
+        self._size = 1
+
+    def take(self) -> list[int]:
+        """Return the next batch; none if there are no tasks."""
+        if self._alone:
+            return [self._alone.pop()]
+        batch = self._back[: self._size]
+        del self._back[: self._size]
+        return batch + list(itertools.islice(self._tasks, self._size - len(batch)))
+
+    def done(self, batch: list[int], count: int, seconds: float) -> None:
+        """Note how long the first ones of a batch took; the others were not begun."""
+        self._back += batch[count:]
+        wanted = int(count * _BATCH_SECONDS / max(seconds, 1e-9))
+        self._size = max(1, min(wanted, 2 * count, _LARGEST_BATCH))
+
+    def failed(self, batch: list[int]) -> None:
+        """Take tasks back, of which one has failed: which one shows if each is sent alone."""
+        self._alone += reversed(batch)
+
+
+def _do(packed: bytes, batch: list[int]) -> tuple[list[Any], float]:
+    """Do tasks until the time of a batch is over, at least one; return results and seconds."""
     work, job = _unpacked(packed)
-    return work(job, index)
+    started = time.perf_counter()
+    results: list[Any] = []
+    for index in batch:
+        results.append(work(job, index))
+        if time.perf_counter() - started > _BATCH_SECONDS:
+            break
+    return results, time.perf_counter() - started
 
 
 @lru_cache(maxsize=1)
@@ -349,10 +395,14 @@ def _unpacked(packed: bytes) -> Any:
     return pickle.loads(packed)
 
 
-def _ended(future: Future[Any], under_way: dict[Any, tuple[int, Future[Any]]]) -> tuple[int, Any]:
-    index, _ = under_way.pop(future.key)
+def _ended(future: Future[Any], batch: list[int], waiting: Waiting) -> Iterator[tuple[int, Any]]:
     if future.status == "finished":
-        return index, future.result()
-    if future.status == "error":
-        return index, future.exception()
-    raise OSError("the scheduler is gone; start it again, and run the same command to go on")
+        results, seconds = future.result()
+        waiting.done(batch, len(results), seconds)
+        yield from zip(batch, results, strict=False)
+    elif future.status != "error":
+        raise OSError("the scheduler is gone; start it again, and run the same command to go on")
+    elif len(batch) > 1:
+        waiting.failed(batch)
+    else:
+        yield batch[0], future.exception()
