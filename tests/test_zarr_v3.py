@@ -412,7 +412,7 @@ def test_what_zarr_wants_on_the_gpu_stays_there(
         monkeypatch.setattr(used, "current_device", lambda: torch.device("cpu"))
     shape = (16, 16, 16)
     there = replace(spec(shape, "u2"), prototype=PROTOTYPE._replace(nd_buffer=OnGPU))
-    codec = TINCSerializer(ratio=4, iterations=10)
+    codec = TINCSerializer(ratio=4, iterations=10, form="tree")
     payload = codec._encode_sync(buffer(volume(shape)), there)
     (found,) = asyncio.run(codec.decode([(payload, there)]))
     assert type(found) is OnGPU

@@ -76,7 +76,7 @@ def measure_batch(volume: Array, size: Size) -> dict[str, Any]:
     """Encode all parts of a volume together, and one alone."""
     starts = product(*(range(0, n, size.part) for n in volume.shape))
     parts = [volume[tuple(slice(a, a + size.part) for a in corner)] for corner in starts]
-    settings = Settings(ratio=size.ratio, effort=size.effort)
+    settings = Settings(ratio=size.ratio, effort=size.effort, form="tree")
 
     def encoded(count: int) -> Any:
         return encode_chunks(parts[:count], settings)
@@ -94,7 +94,7 @@ def measure_decode(volume: Array, size: Size, device: str) -> dict[str, Any]:
     from tinc_codec.engines.gpu import engine
     from tinc_codec.engines.gpu.device import exact_products
 
-    payload = encode_chunk(volume, Settings(ratio=size.ratio, effort=1))
+    payload = encode_chunk(volume, Settings(ratio=size.ratio, effort=1, form="tree"))
     chunk = open_chunk(payload)
     assert chunk.tree is not None
     assert chunk.parameters is not None
