@@ -203,8 +203,10 @@ def _wavelet_at(volume: Volume, step: float, plans: bool) -> Form:
         rest.choose_plan(step)
     first = rest.code(step)
     assert first is not None
-    coding = rest.code(step, rest.cuts_for(len(first.data)))
-    return _with_wavelet(volume, None, coding or first)
+    cuts = rest.cuts_for(len(first.data))
+    coding = rest.code(step, cuts) if cuts else first
+    assert coding is not None
+    return _with_wavelet(volume, None, coding)
 
 
 def _with_correction(volume: Volume, base: Form | None, max_error: float) -> Form:
