@@ -4,39 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from trees import parameters_of
+from trees import parameters_of, tree_of
 
 from tinc_codec.engines.cpu.engine import Problem
 from tinc_codec.fit import descent, optimiser
 from tinc_codec.runtime import runtime
-from tinc_codec.tree.geometry import Geometry, boxes, leaf_affine
+from tinc_codec.tree.geometry import boxes, leaf_affine
 from tinc_codec.tree.network import Layout, Tree, layout
 
 Float32Array = npt.NDArray[np.float32]
 
 RNG = np.random.default_rng(0)
 SAMPLES = 1500  # about: two tiles for each of three leaves, say
-
-
-def tree_of(
-    shape: tuple[int, ...],
-    splits: Any,
-    depths: tuple[int, ...],
-    widest: int,
-    coordinates: Literal["global", "block"] = "global",
-) -> Tree:
-    geometry = Geometry(shape=shape, splits=splits, coordinates=coordinates)
-    rng = np.random.default_rng(5)
-    widths = tuple(
-        rng.integers(1, widest, (nodes, depth), endpoint=True)
-        for nodes, depth in zip(geometry.node_counts, depths, strict=True)
-    )
-    return Tree(geometry=geometry, widths=widths)
 
 
 TREES = {

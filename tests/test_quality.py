@@ -30,7 +30,6 @@ from tinc_codec.archive.payloads import form, payloads
 from tinc_codec.archive.report import summary_rows
 from tinc_codec.archive.scores import otsu, quantiles
 from tinc_codec.archive.table import COLUMNS, write_table
-from tinc_codec.archive.verify import boxes
 from tinc_codec.cli import main
 from tinc_codec.metrics import accuracy, psnr, ssim
 
@@ -101,22 +100,6 @@ class TestOtsu:
 
 def test_quantiles_are_values() -> None:
     assert quantiles([math.inf, -math.inf, 3.0], 0, 0.5, 1) == [-math.inf, 3.0, math.inf]
-
-
-@pytest.mark.parametrize("most", [1, 3, 4, 8, 1000])
-def test_boxes_hold_every_chunk_once(most: int) -> None:
-    shape, chunks = (5, 7, 12), (2, 4, 3)
-    groups = list(boxes(shape, chunks, most))
-    assert max(len(group) for group in groups) == min(most, 24)
-    together = [chunk for group in groups for chunk in group]
-    assert sorted(together, key=lambda chunk: chunk[0]) == list(chunk_regions(shape, chunks))
-    for group in groups:
-        count = np.zeros(shape, int)
-        for _, region in group:
-            count[region] += 1
-        box = [slice(a.start, b.stop) for a, b in zip(group[0][1], group[-1][1], strict=True)]
-        assert (count[tuple(box)] == 1).all()
-        assert count.sum() == count[tuple(box)].size
 
 
 class TestVerify:

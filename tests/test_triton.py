@@ -8,13 +8,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
-from trees import output_size, parameters_of, trees
+from trees import output_size, parameters_of, tree_of, trees
 
 from tinc_codec import InvalidSetting, runtime
 from tinc_codec.engines import current_engine, reference
@@ -43,22 +43,6 @@ def _few_programs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-def tree_of(
-    shape: tuple[int, ...],
-    splits: Any = (),
-    depths: tuple[int, ...] = (2,),
-    widest: int = 9,
-    coordinates: Literal["global", "block"] = "global",
-) -> Tree:
-    geometry = Geometry(shape=shape, splits=splits, coordinates=coordinates)
-    rng = np.random.default_rng(5)
-    widths = tuple(
-        rng.integers(1, widest, (nodes, depth), endpoint=True)
-        for nodes, depth in zip(geometry.node_counts, depths, strict=True)
-    )
-    return Tree(geometry=geometry, widths=widths)
 
 
 TREES = {

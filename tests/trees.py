@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
@@ -13,6 +15,23 @@ Float32Array = npt.NDArray[np.float32]
 
 LONGEST = {1: 700, 2: 29, 3: 11, 4: 7}
 MOST_LEAVES = 64
+
+
+def tree_of(
+    shape: tuple[int, ...],
+    splits: Any = (),
+    depths: tuple[int, ...] = (2,),
+    widest: int = 9,
+    coordinates: Literal["global", "block"] = "global",
+) -> Tree:
+    """Return a tree of random widths, the same each time."""
+    geometry = Geometry(shape=shape, splits=splits, coordinates=coordinates)
+    rng = np.random.default_rng(5)
+    widths = tuple(
+        rng.integers(1, widest, (nodes, depth), endpoint=True)
+        for nodes, depth in zip(geometry.node_counts, depths, strict=True)
+    )
+    return Tree(geometry=geometry, widths=widths)
 
 
 @st.composite

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,31 @@ def region_of(position: Position, shape: tuple[int, ...], chunks: tuple[int, ...
 def chunk_file(array: zarr.Array[Any], position: Position) -> Path:
     """Return the file of a chunk (of a shard, if there are any), which may be absent."""
     return _folder(array) / array.metadata.encode_chunk_key(position)
+
+
+def check_can_be_written(path: Path, library: str, extra: str) -> None:
+    """Refuse before any work what would fail after it.
+
+    Parameters
+    ----------
+    path : Path
+        Of the file.
+    library, extra : str
+        What writes it, and the extra that brings it.
+
+    Raises
+    ------
+    InvalidSetting
+        If the library is missing, or the file's folder.
+    """
+    try:
+        import_module(library)
+    except ImportError as error:
+        raise InvalidSetting(
+            f"{path} needs {library.partition('.')[0]} ({error}): pip install 'tinc_codec[{extra}]'"
+        ) from error
+    if not path.absolute().parent.is_dir():
+        raise InvalidSetting(f"{path}: there is no folder {path.absolute().parent}; make it first")
 
 
 def file_size(path: Path) -> int:

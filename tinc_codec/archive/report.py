@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from tinc_codec import __version__
 from tinc_codec.archive.info import ArchiveInfo, info
+from tinc_codec.archive.layout import check_can_be_written
 from tinc_codec.archive.scores import ChunkScore, Scores
 from tinc_codec.archive.sources import Source, open_source
-from tinc_codec.errors import InvalidSetting
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,14 +46,7 @@ def check_figure_can_be_written(path: Path) -> None:
     InvalidSetting
         If matplotlib is missing, or the file's folder.
     """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise InvalidSetting(
-            f"{path} needs matplotlib ({error}): pip install 'tinc_codec[report]'"
-        ) from error
-    if not path.absolute().parent.is_dir():
-        raise InvalidSetting(f"{path}: there is no folder {path.absolute().parent}; make it first")
+    check_can_be_written(path, "matplotlib", "report")
 
 
 def write_report(path: str | Path, src: str | Path, dst: str | Path, scores: Scores) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinc_codec import __version__
+from tinc_codec.archive.layout import check_can_be_written
 from tinc_codec.archive.scores import ChunkScore, Scores, ratio
-from tinc_codec.errors import InvalidSetting
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,14 +25,7 @@ def check_table_can_be_written(path: Path) -> None:
     InvalidSetting
         If pyarrow is missing, or the file's folder.
     """
-    try:
-        import pyarrow.parquet  # noqa: F401
-    except ImportError as error:
-        raise InvalidSetting(
-            f"{path} needs pyarrow ({error}): pip install 'tinc_codec[archive]'"
-        ) from error
-    if not path.absolute().parent.is_dir():
-        raise InvalidSetting(f"{path}: there is no folder {path.absolute().parent}; make it first")
+    check_can_be_written(path, "pyarrow.parquet", "archive")
 
 
 def write_table(path: str | Path, scores: Scores, dimension_names: Sequence[str]) -> None:

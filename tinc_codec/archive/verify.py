@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +22,7 @@ import zarr
 from numpy.typing import NDArray
 
 from tinc_codec.archive.info import codec_settings
-from tinc_codec.archive.layout import Position, Region, chunk_regions, grid_shape, region_of
+from tinc_codec.archive.layout import Position, Region, chunk_groups, chunk_regions
 from tinc_codec.archive.payloads import form, index_bytes, is_plain, payloads
 from tinc_codec.archive.scores import (
     Bounds,
@@ -145,26 +144,13 @@ def _groups(
     if sample is None or sample >= array.nchunks:
         most = _GROUP_BYTES // (math.prod(array.chunks) * array.dtype.itemsize)
         most = max(1, min(most, array.nchunks // (4 * workers)))  # work for every worker
-        return _Again(lambda: boxes(array.shape, array.chunks, most)), array.nchunks
+        return _Again(lambda: chunk_groups(array.shape, array.chunks, most)), array.nchunks
     drawn = np.random.default_rng(seed).choice(array.nchunks, sample, replace=False)
     wanted = set(drawn.tolist())
     found = [
         [chunk] for k, chunk in enumerate(chunk_regions(array.shape, array.chunks)) if k in wanted
     ]
     return found, sample
-
-
-def boxes(shape: tuple[int, ...], chunks: tuple[int, ...], most: int) -> Iterator[Group]:
-    """Yield position and region of all chunks, in groups of so many at most that fill a box."""
-    grid = grid_shape(shape, chunks)
-    steps: list[int] = []
-    for n in reversed(grid):
-        steps.insert(0, max(1, min(n, most)))
-        most //= max(n, 1)
-    for corner in product(*(range(0, n, step) for n, step in zip(grid, steps, strict=True))):
-        sides = zip(corner, steps, grid, strict=True)
-        positions = product(*(range(k, min(k + step, n)) for k, step, n in sides))
-        yield [(position, region_of(position, shape, chunks)) for position in positions]
 
 
 class _Again(Iterable[_Item]):
