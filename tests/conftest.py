@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,12 @@ def _why_no_gpu() -> str | None:
     except ImportError:
         return "needs a GPU: torch is not installed"
     return None if torch.cuda.is_available() else "needs a GPU: torch finds no CUDA device"
+
+
+def pytest_configure() -> None:
+    # A shell's background jobs ignore interrupts, and so would the processes that tests interrupt.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
