@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from itertools import count
 from typing import Any
 from unittest import mock
 
@@ -45,18 +48,25 @@ class ObjectStore:
         return s3fs.S3FileSystem(**self.options, skip_instance_cache=True)
 
 
-@contextmanager
-def object_store(bucket: str = "volumes") -> Iterator[ObjectStore]:
-    """Run the server in a thread, with an empty bucket, until the block is left."""
+@cache
+def _endpoint() -> str:
+    """Start the server, once in a process: filesystems that fsspec keeps go on knowing it."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
-    try:
-        host, port = server.get_host_and_port()
-        store = ObjectStore(f"http://{host}:{port}", bucket)
-        with mock.patch.dict(os.environ, store.environment):
-            store.filesystem().mkdir(bucket)
-            yield store
-    finally:
-        server.stop()
+    atexit.register(server.stop)
+    host, port = server.get_host_and_port()
+    return f"http://{host}:{port}"
+
+
+_numbers = count()
+
+
+@contextmanager
+def object_store() -> Iterator[ObjectStore]:
+    """Give a new bucket on the server, which the environment names until the block is left."""
+    store = ObjectStore(_endpoint(), f"volumes-{next(_numbers)}")
+    with mock.patch.dict(os.environ, store.environment):
+        store.filesystem().mkdir(store.bucket)
+        yield store
