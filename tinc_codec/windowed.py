@@ -38,7 +38,8 @@ def wavelet_values(
         As in :class:`tinc_codec.selection.Selection`.
     """
     window, inside = _window(shape, axes, pointwise=pointwise)
-    block = coded.values(window, each) + np.float32(coded.header.offset)
+    block = coded.values(window, each)
+    block += np.float32(coded.header.offset)
     return _picked(block, inside, pointwise=pointwise)
 
 

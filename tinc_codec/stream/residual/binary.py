@@ -6,7 +6,8 @@ ones are mixed to, in the logistic domain, by weights that are learnt on the way
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numba import njit
@@ -35,20 +36,36 @@ _RATE = np.array([655360 // (10 * n + 16) for n in range(255)], np.int32)
 _WEIGHT_SHIFT = 16
 
 
-@njit(nogil=True, cache=True, inline="always")
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def kernel(
+    signature: str | None = None, *, inlined: bool = False
+) -> Callable[[_Function], _Function]:
+    """Compile without counting references to arrays, for functions that make no arrays.
+
+    In innermost loops counting takes longer than the work itself.
+    """
+    options: dict[str, Any] = {"nogil": True, "cache": True, "_nrt": False}
+    found: Any = njit(signature, inline="always" if inlined else "never", **options)
+    return cast("Callable[[_Function], _Function]", found)
+
+
+@kernel(inlined=True)
 def mix(prob: Any, slots: Any, inputs: Any, weights: Any, row: int, n: int) -> Any:
     """Return the probability of a 1 in 1/65536, from the n adaptive ones in the given slots."""
     dot = np.int64(0)
+    r = np.uint32(row)
     for i in range(n):
-        s = np.int64(STRETCH[prob[slots[i]] >> 4])
+        s = np.int64(STRETCH[np.uint32(prob[np.uint32(slots[i])]) >> np.uint32(4)])
         inputs[i] = s
-        dot += s * weights[row, i]
+        dot += s * weights[r, i]
     x = dot >> _WEIGHT_SHIFT
     x = min(max(x, np.int64(-_CLIP)), np.int64(_CLIP))
-    return np.int64(SQUASH[x + _CLIP])
+    return np.int64(SQUASH[np.uint32(x + _CLIP)])
 
 
-@njit(nogil=True, cache=True, inline="always")
+@kernel(inlined=True)
 def learn(
     prob: Any, count: Any, slots: Any, inputs: Any, weights: Any, row: int, n: int, p: int,
     bit: int, limit: int, rate: int,
@@ -56,18 +73,18 @@ def learn(
     """Move the adaptive probabilities and the weights towards the bit that came."""
     target = bit << 16
     error = np.int64(target - p)
+    r = np.uint32(row)
     for i in range(n):
-        weights[row, i] += (inputs[i] * error * rate + (1 << 17)) >> 18
-        s = slots[i]
+        weights[r, i] += (inputs[i] * error * rate + (1 << 17)) >> 18
+        s = np.uint32(slots[i])
         c = count[s]
         q = np.int64(prob[s])
-        q += ((target - bit - q) * _RATE[c]) >> 16
+        q += ((target - bit - q) * _RATE[np.uint32(c)]) >> 16
         prob[s] = min(max(q, 16), 65519)
-        if c < limit:
-            count[s] = c + 1
+        count[s] = min(c + 1, limit)
 
 
-@njit(nogil=True, cache=True, inline="always")
+@kernel(inlined=True)
 def code(state: Any, data: Any, p: Any, bit: int) -> Any:
     """Code a bit, of which a 1 has probability p / 65536; return it."""
     low, high = state[LOW], state[HIGH]
@@ -92,7 +109,7 @@ def code(state: Any, data: Any, p: Any, bit: int) -> Any:
     return bit
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def start(state: Any, data: Any, decoding: bool) -> None:
     """Set the state of a coder at its first bit."""
     state[LOW], state[HIGH], state[AT], state[CODE] = 0, _TOP, 0, 0
@@ -105,7 +122,7 @@ def start(state: Any, data: Any, decoding: bool) -> None:
             state[AT] = at + 1
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def finish(state: Any, data: Any) -> Any:
     """Write what the decoder needs, zero bytes beyond the end; return the bytes in all."""
     at = state[AT]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from tinc_codec.stream.residual.binary import AT, BITS, DECODING, INPUTS, SLACK, code, learn, mix
+from tinc_codec.stream.residual.binary import AT, BITS, DECODING, SLACK, code, kernel, learn, mix
 
 # Zeros around each array of magnitudes, so that neighbours need no checks.
 PAD = 2
@@ -61,12 +61,12 @@ _BLOCK_LIMIT = 120
 _BLOCK_BITS = 6
 
 
-@njit(nogil=True, cache=True, inline="always")
+@kernel(inlined=True)
 def _level(activity: Any) -> Any:
     return np.int64(LEVEL[min(activity, _MOST_ACTIVITY)])
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _tell(active: Any, i: int, row: int, plane: int, size: int) -> None:
     """Add a magnitude to the activity of the places that have it as a neighbour, weighted to 34."""
     for step in (1, row, plane):
@@ -79,7 +79,7 @@ def _tell(active: Any, i: int, row: int, plane: int, size: int) -> None:
         active[i + step] += size
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def around(v: Any, out: Any) -> None:
     """Set out, int16, to the activity at each place of a band and on its sides, weighted to 10.
 
@@ -97,13 +97,13 @@ def around(v: Any, out: Any) -> None:
                 out[z, y, x] = 4 * abs(np.int16(v[z, y, x])) + sides
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _code_size(
-    state: Any, data: Any, model: Any, slots: Any, inputs: Any, size: int, every: Any, same: Any,
+    state: Any, data: Any, prob: Any, count: Any, weights: Any, slots: Any, inputs: Any, size: int,
+    every: Any, same: Any,
     near: int, direction: int,
 ) -> int:  # fmt: skip
     """Code a magnitude of 1 or more: in unary, a long one with an Exp-Golomb tail."""
-    prob, count, weights = model
     for k in range(1, _MOST_UNARY):
         slots[0] = _AT[6] + k * LEVELS + every
         slots[1] = _AT[7] + (direction * _MOST_UNARY + k) * LEVELS + same
@@ -124,7 +124,7 @@ def _code_size(
     return value + _MOST_UNARY - 1
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _size_bits(prob: Any, size: int, every: int) -> Any:
     """Estimate the bits of a magnitude of 1 or more."""
     bits = np.float32(0.0)
@@ -134,7 +134,7 @@ def _size_bits(prob: Any, size: int, every: int) -> Any:
     return bits
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _choose(prob: Any, real: Any, p: Any, every: Any, price: Any) -> int:
     """Return the magnitude with the least squared error plus price times bits."""
     size = int(real + 0.5)
@@ -150,7 +150,7 @@ def _choose(prob: Any, real: Any, p: Any, every: Any, price: Any) -> int:
     return chosen
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _code_sign(
     state: Any, data: Any, prob: Any, v: Any, i: int, row: int, plane: int, direction: int,
     negative: int,
@@ -164,14 +164,14 @@ def _code_sign(
     return negative
 
 
-@njit(nogil=True, cache=True, inline="always")
+@kernel(inlined=True)
 def _code_coefficient(
-    state: Any, data: Any, model: Any, slots: Any, inputs: Any, real: Any, v: Any, i: int,
+    state: Any, data: Any, prob: Any, count: Any, weights: Any, slots: Any, inputs: Any, real: Any,
+    v: Any, i: int,
     row: int, plane: int, above: int, beside: int, same: int, higher: int, side: int, kind: int,
     direction: int, price: Any,
 ) -> Any:  # fmt: skip
     """Code one coefficient; return it."""
-    prob, count, weights = model
     every = _level(2 * same + 3 * higher + 4 * side)
     ls, lu, lb = _level(same), _level(higher), _level(side)
     w, n, u = abs(v[i - 1]), abs(v[i - row]), abs(v[i - plane])
@@ -191,7 +191,7 @@ def _code_coefficient(
         return 0
     largest = min(max(w, n, u), _MOST_UNARY - 1)
     size = _code_size(
-        state, data, model, slots, inputs, size, every, ls, largest, direction
+        state, data, prob, count, weights, slots, inputs, size, every, ls, largest, direction
     )  # fmt: skip
     negative = _code_sign(
         state, data, prob, v, i, row, plane, direction, 1 if real < 0 else 0
@@ -199,7 +199,7 @@ def _code_coefficient(
     return -size if negative else size
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _worth(real: Any, scale: float, first: Any, last: Any, price: float) -> Any:
     """Return what the large coefficients of a block gain, in squared steps."""
     gain = np.float32(0.0)
@@ -212,7 +212,7 @@ def _worth(real: Any, scale: float, first: Any, last: Any, price: float) -> Any:
     return gain
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _sum(v: Any, at: int, row: int, plane: int, first: Any, last: Any, shift: Any) -> int:
     """Return the sum of magnitudes of a block, whose corner (0, 0, 0) is at ``at``."""
     total = 0
@@ -223,13 +223,13 @@ def _sum(v: Any, at: int, row: int, plane: int, first: Any, last: Any, shift: An
     return total
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _code_block_flag(
-    state: Any, data: Any, model: Any, slots: Any, inputs: Any, worth: Any, around: int,
+    state: Any, data: Any, prob: Any, count: Any, weights: Any, slots: Any, inputs: Any,
+    worth: Any, around: int,
     higher: int, side: int, kind: int, price: Any,
 ) -> Any:  # fmt: skip
     """Code whether a block has any coefficient but 0, given what they are worth."""
-    prob, count, weights = model
     lu, lb = _level(2 * higher), _level(side)
     slots[0] = _AT[9] + kind * 8 + around
     slots[1] = _AT[10] + lu * LEVELS + lb
@@ -242,9 +242,10 @@ def _code_block_flag(
     return bit
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _code_block(
-    state: Any, data: Any, model: Any, slots: Any, inputs: Any, real: Any, scale: Any, own: Any,
+    state: Any, data: Any, prob: Any, count: Any, weights: Any, slots: Any, inputs: Any, real: Any,
+    scale: Any, own: Any,
     own_active: Any, q: Any, parents: Any, parents_active: Any, shift: Any, sisters: Any,
     sisters_active: Any, first: Any, last: Any, places: Any, above_places: Any, kind: int,
     direction: int, price: Any,
@@ -261,7 +262,7 @@ def _code_block(
                 wanted = real[z, y, x] * scale if encoding else np.float32(0)
                 at, over = i + x, up + (x >> shift[2])
                 value = _code_coefficient(
-                    state, data, model, slots, inputs, wanted, own, at, row, plane,
+                    state, data, prob, count, weights, slots, inputs, wanted, own, at, row, plane,
                     parents[over], sisters[at], own_active[at], parents_active[over],
                     sisters_active[at], kind, direction, price,
                 )  # fmt: skip
@@ -273,44 +274,50 @@ def _code_block(
 
 # One compiled form for whole bands and for views of them.
 _CODE_BAND = (
-    "boolean(int64[::1], uint8[::1], Tuple((uint16[::1], uint8[::1], int32[:, ::1])), "
-    "float32[:, :, :], float32, int8[:, :, ::1], int16[:, :, ::1], int32[:, :, :], "
-    "int8[:, :, ::1], int16[:, :, ::1], int64[::1], int64[::1], uint8[:, :, ::1], "
-    "int16[:, :, ::1], int64, int64, float32)"
+    "boolean(int64[::1], uint8[::1], uint16[::1], uint8[::1], int32[:, ::1], int64[:, ::1], "
+    "int64[:, :, ::1], float32[:, :, :], float32, int32[:, :, :], int8[::1], int16[::1], "
+    "int8[::1], int16[::1], int64[::1], int64[::1], uint8[::1], int16[::1], int64, int64, float32)"
 )
 
 
-@njit(_CODE_BAND, nogil=True, cache=True)
+@kernel(_CODE_BAND)
 def code_band(
-    state: Any, data: Any, model: Any, real: Any, scale: Any, v: Any, active: Any, q: Any,
-    above: Any, above_active: Any, corner: Any, shift: Any, beside: Any, beside_active: Any,
-    kind: int, direction: int, price: Any,
+    state: Any, data: Any, prob: Any, count: Any, weights: Any, scratch: Any, flags: Any,
+    real: Any, scale: Any, q: Any, own: Any, own_active: Any, parents: Any, parents_active: Any,
+    corner: Any, shift: Any, sisters: Any, sisters_active: Any, kind: int, direction: int,
+    price: Any,
 ) -> Any:  # fmt: skip
     """Encode a band, choosing its integers, or decode it; False: the data were too short.
+
+    Arrays called padded have PAD places around the band, and are given as one axis.
 
     Parameters
     ----------
     state, data : arrays
         Of the binary coder.
-    model : (probabilities, counts, weights)
-        Adaptive; changed.
+    prob, count, weights : arrays
+        Its model; changed.
+    scratch : (2, INPUTS) int64
+        Overwritten.
+    flags : (2, blocks along y, plus 1, and along x, plus 1) int64
+        Zeros; overwritten.
     real : (z, y, x) float32
         Coefficients; not read when decoding.
     scale : float32
         One over the step.
-    v : int8, padded
-        Set to the integers, clipped: the context of later ones.
-    active : int16, of the padded shape of v
-        Zeros; then the activity of the neighbours that came before.
     q : (z, y, x) int32
         Zeros; then the integers.
-    above, above_active : int8, int16, padded
-        ``v`` of the band of this direction one level up, and what :func:`around` makes of it.
+    own : int8, padded
+        Set to the integers, clipped: the context of later ones.
+    own_active : int16, padded
+        Zeros; then the activity of the neighbours that came before.
+    parents, parents_active : int8, int16, padded
+        ``own`` of the band of this direction one level up, and what :func:`around` makes of it.
     corner : (3,) int64
-        Where in that band the place of (0, 0, 0) is.
+        Where in ``parents`` the place of (0, 0, 0) is; how far its rows and planes are apart.
     shift : (3,) int64
         1 for each axis that halves towards that band; 40: there is none.
-    beside, beside_active : uint8, int16, of the padded shape of v
+    sisters, sisters_active : uint8, int16, padded
         Sum of the magnitudes in the bands of this level coded before, and what :func:`around`
         makes of it.
     kind, direction : int
@@ -318,20 +325,14 @@ def code_band(
     price : float
         Squared steps that a bit is worth.
     """
-    slots, inputs = np.zeros(INPUTS, np.int64), np.zeros(INPUTS, np.int64)
+    slots, inputs = scratch
     encoding = not state[DECODING]
     depth, height, width = q.shape
-    row, plane = v.shape[2], v.shape[1] * v.shape[2]
-    up_row, up_plane = above.shape[2], above.shape[1] * above.shape[2]
-    own, parents, sisters = v.reshape(-1), above.reshape(-1), beside.reshape(-1)
-    own_active, parents_active = active.reshape(-1), above_active.reshape(-1)
-    sisters_active = beside_active.reshape(-1)
+    row = width + 2 * PAD
+    plane = (height + 2 * PAD) * row
     here = PAD * (plane + row + 1)
-    there = (corner[0] + PAD) * up_plane + (corner[1] + PAD) * up_row
-    there += corner[2] + PAD
-    still = np.zeros(3, np.int64)
+    there, up_row, up_plane = corner
     rows, columns = (height + 3) >> 2, (width + 3) >> 2
-    flags = np.zeros((2, rows + 1, columns + 1), np.int64)
     for bz in range((depth + 3) >> 2):
         now, before = flags[bz & 1], flags[1 - (bz & 1)]
         for by in range(rows):
@@ -345,28 +346,42 @@ def code_band(
                 )  # fmt: skip
                 around = now[by + 1, bx] + 2 * now[by, bx + 1] + 4 * before[by + 1, bx + 1]
                 higher = _sum(parents, there, up_row, up_plane, first, last, shift)
-                side = _sum(sisters, here, row, plane, first, last, still)
+                side = _sum(sisters, here, row, plane, first, last, (0, 0, 0))
                 worth = _worth(real, scale, first, last, price) if encoding else np.float32(0)
                 bit = _code_block_flag(
-                    state, data, model, slots, inputs, worth, around, higher, side, kind, price
-                )
-                now[by + 1, bx + 1] = bit
-                if not bit:
-                    continue
-                _code_block(
-                    state, data, model, slots, inputs, real, scale, own, own_active, q, parents,
-                    parents_active, shift, sisters, sisters_active, first, last,
-                    (here, row, plane), (there, up_row, up_plane), kind, direction, price,
+                    state, data, prob, count, weights, slots, inputs, worth, around, higher, side,
+                    kind, price,
                 )  # fmt: skip
+                now[by + 1, bx + 1] = bit
+                if bit:
+                    _code_block(
+                        state, data, prob, count, weights, slots, inputs, real, scale, own,
+                        own_active, q, parents, parents_active, shift, sisters, sisters_active,
+                        first, last, (here, row, plane), (there, up_row, up_plane), kind,
+                        direction, price,
+                    )  # fmt: skip
     return state[AT] <= len(data) + SLACK
 
 
+@kernel()
+def add_magnitudes(v: Any, total: Any) -> None:
+    """Add the magnitudes of a band (z, y, x) int8 to those of others, uint8, clipped."""
+    for z in range(v.shape[0]):
+        for y in range(v.shape[1]):
+            row, sums = v[z, y], total[z, y]
+            for x in range(len(row)):
+                sums[x] = min(np.int16(sums[x]) + abs(np.int16(row[x])), CLIP)
+
+
 @njit(nogil=True, cache=True)
-def dequantize(q: Any, step: Any, bias: Any, out: Any) -> None:
-    """Set out (n,) float32 to sign(q) (|q| - bias) step, in binary32."""
-    for i in range(len(q)):
-        if q[i] == 0:
-            out[i] = 0
-        else:
-            size = np.float32(abs(q[i])) - np.float32(bias)
-            out[i] = (size if q[i] > 0 else -size) * np.float32(step)
+def dequantize(q: Any, corner: Any, step: Any, bias: Any, out: Any) -> None:
+    """Set out (z, y, x) float32 to sign(q) (|q| - bias) step of q from a corner on, in binary32."""
+    depth, height, width = out.shape
+    for z in range(depth):
+        for y in range(height):
+            integers = q[corner[0] + z, corner[1] + y, corner[2] : corner[2] + width]
+            row = out[z, y]
+            for x in range(width):
+                size = np.float32(abs(integers[x])) - np.float32(bias)
+                signed = size if integers[x] > 0 else -size
+                row[x] = signed * np.float32(step) if integers[x] else np.float32(0)

@@ -10,9 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
-from tinc_codec.stream.residual.binary import AT, DECODING, INPUTS, SLACK, code, learn, mix
+from tinc_codec.stream.residual.binary import AT, DECODING, SLACK, code, kernel, learn, mix
 
 # Blocks of 4 x 4 x 4 that a sparse field skips.
 BLOCK_SHIFT = 2
@@ -33,7 +32,9 @@ _NEAR = 7
 _SHIFTS = 4
 # Contexts of the bias: which of the first six neighbours are above, and how much eight vary.
 _PATTERN, _SPREAD = 6, 8
-_BIASES = 64 * 16
+BIASES = 64 * 16
+# Rows of integers that a coder works in, and their length.
+SCRATCH, MOST_NEIGHBOURS = 5, 18
 _BIAS_BITS = 6
 
 # Quarter octaves, of integers below 256; more by steps of an octave.
@@ -59,7 +60,7 @@ FIRST_WEIGHT = 18000
 _LIMIT, _RATE = 250, 3
 
 
-@njit(nogil=True, cache=True, inline="always")
+@kernel(inlined=True)
 def _level(n: Any) -> Any:
     """Return 4 log2 of n, about; at most 63."""
     up = 0
@@ -69,7 +70,7 @@ def _level(n: Any) -> Any:
     return min(np.int64(LEVEL[n]) + up, 63)
 
 
-@njit(nogil=True, cache=True, inline="always")
+@kernel(inlined=True)
 def _code_plain(state: Any, data: Any, prob: Any, slot: Any, bit: Any) -> Any:
     """Code a bit under the one adaptive probability of its slot."""
     p: Any = np.int64(prob[slot])
@@ -79,7 +80,7 @@ def _code_plain(state: Any, data: Any, prob: Any, slot: Any, bit: Any) -> Any:
     return bit
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _code_large(state: Any, data: Any, prob: Any, rest: Any) -> Any:
     """Code what is beyond the unary code, 0 or more: Exp-Golomb."""
     at = _START[6]
@@ -93,13 +94,13 @@ def _code_large(state: Any, data: Any, prob: Any, rest: Any) -> Any:
     return value - 1
 
 
-@njit(nogil=True, cache=True, inline="always")
+@kernel(inlined=True)
 def _code_size(
-    state: Any, data: Any, model: Any, slots: Any, inputs: Any, size: Any, shift: Any, around: Any,
+    state: Any, data: Any, prob: Any, count: Any, mixing: Any, slots: Any, inputs: Any, size: Any,
+    shift: Any, around: Any,
     near: Any, next_near: Any, vary: Any,
 ) -> Any:  # fmt: skip
     """Code a magnitude: its upper digits in unary, then the lower ones."""
-    prob, count, weights = model
     few: Any = min(shift, _SHIFTS - 1)
     both = (around >> 1) * (_LEVELS // 2) + (vary >> 1)
     wanted = size >> shift
@@ -112,9 +113,9 @@ def _code_size(
         slots[3] = _START[3] + (k * _SHIFTS + few) * _LEVELS + vary
         slots[4] = _START[4] + k * (_LEVELS // 2) * (_LEVELS // 2) + both
         row = k * _SHIFTS + few
-        p = mix(prob, slots, inputs, weights, row, _INPUTS)
+        p = mix(prob, slots, inputs, mixing, row, _INPUTS)
         bit = code(state, data, p, 1 if wanted > value else 0)
-        learn(prob, count, slots, inputs, weights, row, _INPUTS, p, bit, _LIMIT, _RATE)
+        learn(prob, count, slots, inputs, mixing, row, _INPUTS, p, bit, _LIMIT, _RATE)
         if bit == 0:
             break
         value += 1
@@ -132,7 +133,7 @@ def _code_size(
     return value
 
 
-@njit(nogil=True, cache=True, inline="always")
+@kernel(inlined=True)
 def _gather(
     place: Any, shape: Any, neighbours: Any, known: Any, own: Any, lowest: Any,
     values: Any, sizes: Any,
@@ -159,7 +160,7 @@ def _gather(
             values[i], sizes[i] = first, size
 
 
-@njit(nogil=True, cache=True, inline="always")
+@kernel(inlined=True)
 def _offsets(z: Any, y: Any, shape: Any, neighbours: Any, flat: Any) -> None:
     """Set flat to where the neighbours are from a place of a row that is far from its ends."""
     first = np.int64(0)
@@ -175,13 +176,13 @@ def _offsets(z: Any, y: Any, shape: Any, neighbours: Any, flat: Any) -> None:
             flat[i] = first
 
 
-@njit(nogil=True, cache=True, inline="always")
+@kernel(inlined=True)
 def _code_difference(
-    state: Any, data: Any, model: Any, slots: Any, inputs: Any, sizes: Any, vary: Any, part: Any,
+    state: Any, data: Any, prob: Any, count: Any, mixing: Any, slots: Any, inputs: Any, sizes: Any,
+    vary: Any, part: Any,
     r: Any, most: Any,
 ) -> Any:  # fmt: skip
     """Code one difference, in steps, in the context of those of the neighbours; return it."""
-    prob = model[0]
     activity = np.int64(0)
     for i in range(TWICE):
         activity += 2 * abs(sizes[i])
@@ -195,7 +196,19 @@ def _code_difference(
     near = min(abs(sizes[0]) >> shift, last) * _NEAR + min(abs(sizes[1]) >> shift, last)
     next_near = min(abs(sizes[2]) >> shift, last) * _NEAR + min(abs(sizes[3]) >> shift, last)
     size = _code_size(
-        state, data, model, slots, inputs, abs(r), shift, around, near, next_near, vary
+        state,
+        data,
+        prob,
+        count,
+        mixing,
+        slots,
+        inputs,
+        abs(r),
+        shift,
+        around,
+        near,
+        next_near,
+        vary,
     )
     if size == 0:
         return np.int64(0)
@@ -205,29 +218,40 @@ def _code_difference(
     return -size if negative else size
 
 
-_MODEL = "Tuple((uint16[::1], uint8[::1], int32[:, ::1]))"
+_CODER = "int64[::1], uint8[::1], uint16[::1], uint8[::1], int32[:, ::1], int64[:, ::1]"
 _CODE_LATTICE = (
-    f"boolean(int64[::1], uint8[::1], {_MODEL}, int64[:, :, ::1], int64[:, :, ::1], "
-    "int16[:, :, ::1], int64[::1], int64[::1], int64[:, ::1], int64[::1], int64, int64, int64)"
+    f"boolean({_CODER}, int64[::1], UniTuple(int64, 3), int64[::1], int64[::1], int16[::1], "
+    "int64[::1], int64[::1], int64[:, ::1], int64[::1], int64, int64, int64)"
 )
 
 
-@njit(_CODE_LATTICE, nogil=True, cache=True)
+@kernel(_CODE_LATTICE)
 def code_lattice(
-    state: Any, data: Any, model: Any, field: Any, out: Any, steps: Any, first: Any, stride: Any,
-    neighbours: Any, weights: Any, bound: Any, lowest: Any, highest: Any,
+    state: Any, data: Any, prob: Any, count: Any, mixing: Any, scratch: Any, biases: Any,
+    shape: Any, wanted: Any, known: Any, own: Any, first: Any, stride: Any, neighbours: Any,
+    weights: Any, bound: Any, lowest: Any, highest: Any,
 ) -> Any:  # fmt: skip
     """Encode the points of a lattice, or decode them; False: the data were too short.
 
+    Fields are given as one axis.
+
     Parameters
     ----------
-    state, data, model : arrays
-        Of the binary coder; probabilities, counts and weights, changed.
-    field : (z, y, x) int64
+    state, data : arrays
+        Of the binary coder.
+    prob, count, mixing : arrays
+        Its model: probabilities, counts and weights, changed.
+    scratch : (SCRATCH, MOST_NEIGHBOURS) int64
+        Overwritten.
+    biases : (BIASES,) int64
+        Zeros; overwritten.
+    shape : (z, y, x)
+        Of the field.
+    wanted : int64
         What to encode; not read when decoding.
-    out : (z, y, x) int64
+    known : int64
         Set to what the decoder gets, at the lattice; holds the lattices coded before.
-    steps : (z, y, x) int16
+    own : int16
         Set to the differences, clipped; zeros where nothing is coded yet.
     first, stride : (3,) int64
         The lattice.
@@ -238,13 +262,12 @@ def code_lattice(
     bound, lowest, highest : int
         Largest error; least and largest of the field.
     """
-    shape, n = out.shape, len(neighbours)
+    n = len(neighbours)
     decoding = state[DECODING] != 0
-    slots, inputs = np.zeros(INPUTS, np.int64), np.zeros(INPUTS, np.int64)
-    values, sizes = np.zeros(n, np.int64), np.zeros(n, np.int64)
-    flat, biases = np.zeros(n, np.int64), np.zeros(_BIASES, np.int64)
-    own, known, wanted = steps.reshape(-1), out.reshape(-1), field.reshape(-1)
-    left, right = -min(neighbours[:, 2].min(), 0), max(neighbours[:, 2].max(), 0)
+    slots, inputs, values, sizes, flat = scratch[0], scratch[1], scratch[2], scratch[3], scratch[4]
+    left, right = np.int64(0), np.int64(0)
+    for i in range(n):
+        left, right = max(left, -neighbours[i, 2]), max(right, neighbours[i, 2])
     step = 2 * bound + 1
     most = (highest - lowest + 2 * bound) // step + 1
     for z in range(first[0], shape[0], stride[0]):
@@ -277,7 +300,9 @@ def code_lattice(
                 p = min(max(rounded >> WEIGHT_BITS, lowest), highest)
                 part = (rounded >> (WEIGHT_BITS - 3)) & 7
                 r = np.int64(0) if decoding else (wanted[at] - p + bound) // step
-                r = _code_difference(state, data, model, slots, inputs, sizes, vary, part, r, most)
+                r = _code_difference(
+                    state, data, prob, count, mixing, slots, inputs, sizes, vary, part, r, most
+                )
                 value = min(max(p + r * step, lowest - bound), highest + bound)
                 known[at] = value
                 own[at] = min(max(r, -CLIP), CLIP)
@@ -286,26 +311,24 @@ def code_lattice(
 
 
 _CODE_SPARSE = (
-    f"boolean(int64[::1], uint8[::1], {_MODEL}, int64[:, :, ::1], int64[:, :, ::1], "
-    "int16[:, :, ::1], uint8[:, :, ::1], int64[:, ::1], int64, int64, int64)"
+    f"boolean({_CODER}, UniTuple(int64, 3), int64[::1], int64[::1], int16[::1], "
+    "uint8[:, :, ::1], int64[:, ::1], int64, int64, int64)"
 )
 
 
-@njit(_CODE_SPARSE, nogil=True, cache=True)
+@kernel(_CODE_SPARSE)
 def code_sparse(
-    state: Any, data: Any, model: Any, field: Any, out: Any, steps: Any, blocks: Any,
-    neighbours: Any, bound: Any, lowest: Any, highest: Any,
+    state: Any, data: Any, prob: Any, count: Any, mixing: Any, scratch: Any, shape: Any,
+    wanted: Any, known: Any, own: Any, blocks: Any, neighbours: Any, bound: Any, lowest: Any,
+    highest: Any,
 ) -> Any:  # fmt: skip
     """Encode a field that is nearly all within the bound, or decode it: nothing is predicted.
 
     Parameters are those of :func:`code_lattice`, and ``blocks``, uint8: 0 for each block of
     4 x 4 x 4 that is to be all 0; else how many of its neighbours are not, plus 1.
     """
-    shape = out.shape
     decoding = state[DECODING] != 0
-    slots, inputs = np.zeros(INPUTS, np.int64), np.zeros(INPUTS, np.int64)
-    values, sizes = np.zeros(COUNTED, np.int64), np.zeros(COUNTED, np.int64)
-    own, known, wanted = steps.reshape(-1), out.reshape(-1), field.reshape(-1)
+    slots, inputs, values, sizes = scratch[0], scratch[1], scratch[2], scratch[3]
     step = 2 * bound + 1
     most = (highest - lowest + 2 * bound) // step + 1
     for z in range(shape[0]):
@@ -321,13 +344,15 @@ def code_sparse(
                 place = (z, y, x)
                 _gather(place, shape, neighbours, known, own, 0, values, sizes)
                 r = np.int64(0) if decoding else (wanted[at] + bound) // step
-                r = _code_difference(state, data, model, slots, inputs, sizes, flag, 0, r, most)
+                r = _code_difference(
+                    state, data, prob, count, mixing, slots, inputs, sizes, flag, 0, r, most
+                )
                 known[at] = r * step
                 own[at] = min(max(r, -CLIP), CLIP)
     return state[AT] <= len(data) + SLACK
 
 
-@njit("boolean(int64[::1], uint8[::1], uint16[::1], uint8[:, :, ::1])", nogil=True, cache=True)
+@kernel("boolean(int64[::1], uint8[::1], uint16[::1], uint8[:, :, ::1])")
 def code_blocks(state: Any, data: Any, prob: Any, blocks: Any) -> Any:
     """Code which blocks have a difference but 0, each in the context of six that came before."""
     depth, height, width = blocks.shape

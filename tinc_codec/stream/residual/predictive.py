@@ -244,7 +244,9 @@ def _code(
     """Code a slab; return its bytes, -1 if the data were too short."""
     state, model = np.zeros(binary.STATE_SIZE, np.int64), _new_model()
     binary.start(state, data, decoding)
-    steps = np.zeros(out.shape, np.int16)
+    scratch = np.zeros((differences.SCRATCH, differences.MOST_NEIGHBOURS), np.int64)
+    coder = (state, data, *model, scratch)
+    fields = (out.shape, field.reshape(-1), out.reshape(-1), np.zeros(out.size, np.int16))
     limits = header.bound, header.lowest, header.highest
     if header.mode == SPARSE:
         blocks = np.zeros([(n + 3) >> differences.BLOCK_SHIFT for n in out.shape], np.uint8)
@@ -253,7 +255,7 @@ def _code(
         whole = differences.code_blocks(state, data, model[0], blocks)
         near = np.array(_BEFORE[:COUNTED], np.int64)
         whole = whole and differences.code_sparse(
-            state, data, model, field, out, steps, _with_neighbours(blocks), near, *limits
+            *coder, *fields, _with_neighbours(blocks), near, *limits
         )
     else:
         whole = True
@@ -262,8 +264,8 @@ def _code(
             if lattice.fitted >= 0:
                 weights[1:] = header.weights[lattice.fitted]
             whole = whole and differences.code_lattice(
-                state, data, model, field, out, steps, lattice.first, lattice.stride,
-                lattice.neighbours, weights, *limits,
+                *coder, np.zeros(differences.BIASES, np.int64), *fields, lattice.first,
+                lattice.stride, lattice.neighbours, weights, *limits,
             )  # fmt: skip
     if not whole:
         return -1

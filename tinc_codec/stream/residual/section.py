@@ -34,6 +34,7 @@ LEAST_CUT = 8
 
 _NO_REAL = np.zeros((0,) * AXES, np.float32)
 _NO_BAND = np.zeros((1 + 2 * PAD,) * AXES, np.int8)
+_NOT_ACTIVE = np.zeros((1 + 2 * PAD,) * AXES, np.int16)
 _INSIDE = (slice(PAD, -PAD),) * AXES
 _FAR = np.full(AXES, 40, np.int64)
 _LOW_KIND = coefficients.CLASSES - 8
@@ -77,10 +78,22 @@ class Header:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Level:
-    """One level while it is coded: magnitudes for contexts."""
+    """A level that has been coded: contexts for the next finer one.
+
+    Attributes
+    ----------
+    above, active : dict of direction to int8 and int16 arrays, padded
+        Integers, clipped, and what :func:`coefficients.around` makes of them.
+    shift : (3,) int64
+        1 for each axis that halves from the finer level to this one.
+    """
 
     above: dict[int, npt.NDArray[np.int8]]
+    active: dict[int, npt.NDArray[np.int16]]
     shift: npt.NDArray[np.int64]
+
+
+_NO_LEVEL = _Level(above={}, active={}, shift=_FAR)
 
 
 def _new_model() -> Model:
@@ -107,62 +120,72 @@ class _Coder:
         self.data, self.model = data, model
         self.state = np.zeros(binary.STATE_SIZE, np.int64)
         self.whole = True
+        self._kept: dict[str, npt.NDArray[Any]] = {}
         binary.start(self.state, data, decoding)
+
+    def _zeros(self, name: str, shape: Sequence[int], dtype: Any) -> npt.NDArray[Any]:
+        """Return zeros in memory that is used again: fresh pages cost more than the work there."""
+        size = math.prod(shape)
+        kept = self._kept.get(name)
+        if kept is None or kept.size < size:
+            kept = self._kept[name] = np.zeros(size, dtype)
+        else:
+            kept[:size] = 0
+        return kept[:size].reshape(shape)
 
     def low_pass(self, real: Float32Array, q: IntArray, scale: float, price: float) -> None:
         """Code the low-pass band."""
-        v, beside = _padded(q.shape, np.int8), _padded(q.shape, np.uint8)
+        v, beside = _padded(q.shape, np.int8), np.zeros(q.shape, np.uint8)
         self._band(
-            real,
-            scale,
-            v,
-            q,
-            _NO_BAND,
-            np.zeros(AXES, np.int64),
-            _FAR,
-            beside,
-            _LOW_KIND,
-            LOW_PASS,
-            price,
-        )
+            real, scale, v, q, _NO_LEVEL, np.zeros(AXES, np.int64), _FAR, beside, _LOW_KIND,
+            LOW_PASS, price,
+        )  # fmt: skip
 
     def level(
         self, level: int, real: dict[int, Float32Array], q: dict[int, IntArray], scale: float,
         price: float, parent: _Level, origin: Sequence[int],
     ) -> dict[int, npt.NDArray[np.int8]]:  # fmt: skip
-        """Code the bands of a level, or a tile of them; return their magnitudes."""
+        """Code the bands of a level, or a tile of them; return their integers, clipped."""
         largest = [max(band.shape[k] for band in q.values()) for k in range(AXES)]
         beside = np.zeros(largest, np.uint8)
+        kind = 8 * min(level, _LEVEL_CLASSES - 1)
         found = {}
         for direction, band in q.items():
-            v = _padded(band.shape, np.int8)
-            above, shift, corner = _NO_BAND, _FAR, np.zeros(AXES, np.int64)
-            if direction in parent.above:
-                above, shift = parent.above[direction], parent.shift
-                corner = np.array(origin, np.int64) >> shift
-            kind = 8 * min(level, _LEVEL_CLASSES - 1) + direction
-            part = tuple(slice(0, n) for n in band.shape)
-            sisters = _padded(band.shape, np.uint8)
-            sisters[_INSIDE] = beside[part]
+            v = found[direction] = _padded(band.shape, np.int8)
+            shift = parent.shift if direction in parent.above else _FAR
+            corner = np.array(origin, np.int64) >> shift
+            others = beside[tuple(slice(0, n) for n in band.shape)]
+            wanted = real.get(direction, _NO_REAL)
             self._band(
-                real.get(direction, _NO_REAL), scale, v, band, above, corner, shift, sisters, kind,
-                direction, price,
+                wanted, scale, v, band, parent, corner, shift, others, kind + direction, direction,
+                price,
             )  # fmt: skip
-            beside[part] = np.minimum(
-                beside[part] + np.abs(v[_INSIDE]).view(np.uint8), coefficients.CLIP
-            )
-            found[direction] = v
+            coefficients.add_magnitudes(v[_INSIDE], others)
         return found
 
-    def _band(self, *arguments: Any) -> None:
-        if self.whole:
-            real, scale, v, q, above, corner, shift, beside, kind, direction, price = arguments
-            active = np.zeros(v.shape, np.int16)
-            self.whole = coefficients.code_band(
-                self.state, self.data, self.model, real, np.float32(scale), v, active, q, above,
-                _around(above), corner, shift, beside, _around(beside), kind, direction,
-                np.float32(price),
-            )  # fmt: skip
+    def _band(
+        self, real: Float32Array, scale: float, v: IntArray, q: IntArray, parent: _Level,
+        corner: IntArray, shift: IntArray, beside: IntArray, kind: int, direction: int,
+        price: float,
+    ) -> None:  # fmt: skip
+        if not self.whole:
+            return
+        sisters = self._zeros("sisters", v.shape, np.uint8)
+        sisters[_INSIDE] = beside
+        sisters_active = self._zeros("sisters active", v.shape, np.int16)
+        coefficients.around(sisters, sisters_active)
+        rows, columns = (math.ceil(n / coefficients.BLOCK) for n in q.shape[1:])
+        above = parent.above.get(direction, _NO_BAND)
+        apart = np.array([1, above.shape[2], above.shape[1] * above.shape[2]])
+        self.whole = coefficients.code_band(
+            self.state, self.data, *self.model, np.zeros((2, binary.INPUTS), np.int64),
+            np.zeros((2, rows + 1, columns + 1), np.int64), real, np.float32(scale), q,
+            v.reshape(-1), self._zeros("active", (v.size,), np.int16), above.reshape(-1),
+            parent.active.get(direction, _NOT_ACTIVE).reshape(-1),
+            np.array([(corner[::-1] + PAD) @ apart, *apart[1:]], np.int64),
+            shift, sisters.reshape(-1), sisters_active.reshape(-1), kind, direction,
+            np.float32(price),
+        )  # fmt: skip
 
     def finished(self) -> bytes | None:
         """Return the segment; None if it did not fit."""
@@ -195,12 +218,13 @@ def _code_levels(
 ) -> _Level:
     """Code the low-pass band and the levels from the coarsest to ``stop``."""
     coder.low_pass(_NO_REAL if real is None else real.low, q.low, scale, price)
-    parent = _Level(above={}, shift=_FAR)
+    parent = _NO_LEVEL
     for level in range(len(plan.splits) - 1, stop - 1, -1):
         wanted = {} if real is None else real.levels[level]
         above = coder.level(level, wanted, q.levels[level], scale, price, parent, (0, 0, 0))
         halved = [plan.splits[level] >> k & 1 for k in range(AXES)]
-        parent = _Level(above=above, shift=np.array(halved, np.int64))
+        active = {d: _around(v) for d, v in above.items()} if level > 0 else {}
+        parent = _Level(above=above, active=active, shift=np.array(halved, np.int64))
     return parent
 
 
@@ -317,12 +341,10 @@ class Coefficients:
             bands = self._decoded(wavelet.windows(plan, window), run)
         step, bias = np.float32(self.header.step), np.float32(self.header.bias)
 
-        def band(level: int, direction: int, wanted: Window) -> Float32Array:
+        def band(level: int, direction: int, wanted: Window, out: Float32Array) -> None:
             whole = bands.low if direction == LOW_PASS else bands.levels[level][direction]
-            q = np.ascontiguousarray(whole[tuple(slice(*part) for part in wanted)])
-            out = np.empty(q.shape, np.float32)
-            coefficients.dequantize(q.reshape(-1), step, bias, out.reshape(-1))
-            return out
+            corner = (wanted[0][0], wanted[1][0], wanted[2][0])
+            coefficients.dequantize(whole, corner, step, bias, out)
 
         return wavelet.inverse(plan, window, band, run)
 

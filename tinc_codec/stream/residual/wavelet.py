@@ -22,8 +22,10 @@ Run = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 AXES = 3
 MOST_LEVELS = 16
 LOW_PASS = 0
+# The last axis, and the bit of a direction that is high-pass along it.
+_LINES, _ACROSS = 2, 4
 # Samples that a part of the work has at least, when it is shared among threads.
-_LEAST_PART = 1 << 15
+_LEAST_PART, _MOST_PARTS = 1 << 17, 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,36 +80,45 @@ def layout(shape: Shape, splits: Sequence[int]) -> Layout:
     return Layout(shapes=tuple(shapes), splits=tuple(splits))
 
 
-def _samples(split: int, direction: int) -> tuple[slice, slice, slice]:
-    """Return where a band lies among the samples of its level."""
-    a, b, c = (
-        slice(direction >> k & 1, None, 2) if split >> k & 1 else slice(None) for k in range(AXES)
-    )
-    return a, b, c
+def _rows(split: int, direction: int) -> tuple[slice, slice]:
+    """Return where the rows of a band lie among those of its level."""
+    z, step_z, y, step_y = _places(split, direction)
+    return slice(z, None, step_z), slice(y, None, step_y)
 
 
-def _along(x: Float32Array, axis: int, lift: Callable[[Any], Any], run: Run) -> None:
-    """Lift along an axis, shared out along another one."""
+def _places(split: int, direction: int) -> tuple[int, int, int, int]:
+    """Return the first row of a band, and how far the next ones are, along axes 0 and 1."""
+    z, y = ((direction >> k & 1, 1 + (split >> k & 1)) for k in range(_LINES))
+    return *z, *y
+
+
+def _parts(length: int, samples: int) -> list[tuple[int, int]]:
+    """Cut an axis in parts that are worth a thread each."""
+    count = max(1, min(_MOST_PARTS, samples // _LEAST_PART, length))
+    return list(pairwise(k * length // count for k in range(count + 1)))
+
+
+def _along_columns(x: Float32Array, axis: int, lift: Callable[..., Any], run: Run) -> None:
+    """Lift in place along axis 0 or 1."""
     n = x.shape[axis]
-    parts = max(1, min(16, x.size // _LEAST_PART))
-    if axis > 0:
-        lines = x.reshape(math.prod(x.shape[:axis]), n, -1)
-        cuts = np.linspace(0, len(lines), parts + 1, dtype=int)
-        pieces = [lines[a:b] for a, b in pairwise(cuts) if a < b]
-        list(run(lift, pieces))
+    if axis:
+        list(run(lambda part: _planes(x[slice(*part)], lift), _parts(len(x), x.size)))
         return
-    columns = x.reshape(1, n, -1)
-    if parts == 1:
-        lift(columns)
-        return
-    cuts = np.linspace(0, columns.shape[2], parts + 1, dtype=int)
+    columns = x.reshape(n, -1)
+    list(run(lambda part: lift(columns, *part), _parts(columns.shape[1], x.size)))
 
-    def lift_part(bounds: tuple[int, int]) -> None:
-        piece = np.ascontiguousarray(columns[:, :, bounds[0] : bounds[1]])
-        lift(piece)
-        columns[:, :, bounds[0] : bounds[1]] = piece
 
-    list(run(lift_part, [(a, b) for a, b in pairwise(cuts) if a < b]))
+def _planes(x: Float32Array, lift: Callable[..., Any]) -> None:
+    for plane in x:
+        lift(plane, 0, plane.shape[1])
+
+
+def _along_lines(
+    low: Float32Array, high: Float32Array, x: Float32Array, at: tuple[int, int, int, int],
+    lift: Callable[..., Any], run: Run,
+) -> None:  # fmt: skip
+    """Lift between lines of low and of high samples, and those of a level."""
+    list(run(lambda part: lift(low, high, x, at, *part), _parts(len(low), 2 * low.size)))
 
 
 def forward(
@@ -127,16 +138,28 @@ def forward(
     levels: list[dict[int, Float32Array]] = []
     low: Float32Array = np.array(volume, np.float32, order="C")
     for level, split in enumerate(plan.splits):
-        for axis in range(AXES):
+        for axis in range(_LINES):
             if split >> axis & 1:
-                _along(low, axis, lifting.analyse, run)
-        bands = {
-            d: np.ascontiguousarray(low[_samples(split, d)])
-            for d in [LOW_PASS, *plan.directions(level)]
-        }
+                _along_columns(low, axis, lifting.analyse_columns, run)
+        bands = {}
+        for d in _of_rows(plan, level):
+            if not split >> _LINES & 1:
+                bands[d] = np.ascontiguousarray(low[_rows(split, d)])
+                continue
+            for band in (d, d | _ACROSS):
+                shape = plan.band_shape(level, band) if band else plan.shapes[level + 1]
+                bands[band] = np.empty(shape, np.float32)
+            _along_lines(
+                bands[d], bands[d | _ACROSS], low, _places(split, d), lifting.analyse_lines, run
+            )
         low = bands.pop(LOW_PASS)
-        levels.append(bands)
+        levels.append({d: bands[d] for d in plan.directions(level)})
     return low, levels
+
+
+def _of_rows(plan: Layout, level: int) -> list[int]:
+    """Return the bands of a level that are low-pass along the last axis."""
+    return [d for d in [LOW_PASS, *plan.directions(level)] if not d & _ACROSS]
 
 
 def windows(plan: Layout, window: Window) -> list[Window]:
@@ -172,7 +195,10 @@ def band_window(plan: Layout, needed: Sequence[Window], level: int, direction: i
 
 
 def inverse(
-    plan: Layout, window: Window, band: Callable[[int, int, Window], Float32Array], run: Run = map
+    plan: Layout,
+    window: Window,
+    band: Callable[[int, int, Window, Float32Array], None],
+    run: Run = map,
 ) -> Float32Array:
     """Return a window of the volume.
 
@@ -183,23 +209,56 @@ def inverse(
     window : Window
         What is wanted.
     band : callable
-        (level, direction, window) to the coefficients; direction 0 at the coarsest level is the
-        low-pass band.
+        (level, direction, window, out) sets a contiguous array to coefficients; direction 0 at the
+        coarsest level is the low-pass band.
     run : callable
         Maps a function over items, on threads perhaps.
     """
     needed = windows(plan, window)
-    low = band(len(plan.splits), LOW_PASS, needed[-1])
+    low = np.empty(_lengths(needed[-1]), np.float32)
+    band(len(plan.splits), LOW_PASS, needed[-1], low)
+    # Bands take the same memory one after the other: fresh pages cost more than the work there.
+    memory = np.empty((2, _largest_band(plan, needed)), np.float32)
     for level in reversed(range(len(plan.splits))):
         split, wide = plan.splits[level], needed[level]
-        x = np.empty([b - a for a, b in wide], np.float32)
-        x[_samples(split, LOW_PASS)] = low
-        for d in plan.directions(level):
-            x[_samples(split, d)] = band(level, d, band_window(plan, needed, level, d))
-        for axis in reversed(range(AXES)):
+        x = np.empty(_lengths(wide), np.float32)
+
+        def coefficients(direction: int, room: Float32Array, level: int = level) -> Float32Array:
+            part = band_window(plan, needed, level, direction)
+            out = room[: math.prod(_lengths(part))].reshape(_lengths(part))
+            band(level, direction, part, out)
+            return out
+
+        for d in _of_rows(plan, level):
+            first = low if d == LOW_PASS else coefficients(d, memory[0])
+            if not split >> _LINES & 1:
+                x[_rows(split, d)] = first
+                continue
+            second = coefficients(d | _ACROSS, memory[1])
+            _along_lines(first, second, x, _places(split, d), lifting.synthesise_lines, run)
+        for axis in reversed(range(_LINES)):
             if split >> axis & 1:
-                _along(x, axis, lifting.synthesise, run)
+                _along_columns(x, axis, lifting.synthesise_columns, run)
         # What the next finer level needs of its low-pass band.
         kept = band_window(plan, needed, level - 1, LOW_PASS) if level else window
-        low = x[tuple(slice(a - c, b - c) for (a, b), (c, _) in zip(kept, wide, strict=True))]
-    return np.ascontiguousarray(low)
+        low = np.ascontiguousarray(
+            x[tuple(slice(a - c, b - c) for (a, b), (c, _) in zip(kept, wide, strict=True))]
+        )
+    return low
+
+
+def _largest_band(plan: Layout, needed: Sequence[Window]) -> int:
+    """Return the samples of the largest band that a window is made of."""
+    return max(
+        (
+            math.prod(_lengths(band_window(plan, needed, level, d)))
+            for level in range(len(plan.splits))
+            for d in plan.directions(level)
+        ),
+        default=0,
+    )
+
+
+def _lengths(window: Window) -> Shape:
+    a, b, c = (last - first for first, last in window)
+    return a, b, c
