@@ -431,8 +431,8 @@ def test_faces_of_many_points_take_bounded_memory() -> None:
     """Near faces along four axes a voxel takes 625, evaluated some at a time."""
     tree = tree_of((16, 16, 16, 16), 2, 1, Smoothing(reach=255, strength=16))
     payload = sealed(tree, weights.pack_raw(parameters_of(tree)))
-    points = [np.tile([6, 7, 8, 9], 2000)] * 4
-    decode(payload, [p[:1] for p in points])
+    points = (np.tile([6, 7, 8, 9], 2000),) * 4
+    decode(payload, tuple(p[:1] for p in points))
     with traced_peak() as peak:
         decode(payload, points)
         assert peak() <= FIXED_BYTES

@@ -16,7 +16,7 @@ Float32Array = npt.NDArray[np.float32]
 Evaluate = Callable[[Sequence[IntArray]], Float32Array]
 
 # Voxels evaluated at once for single voxels near faces, which take up to five along each axis.
-_PIECE = 1 << 15
+_PIECE = 1 << 16
 
 
 def tree_values(

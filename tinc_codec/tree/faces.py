@@ -128,21 +128,37 @@ def plan(geometry: Geometry, smoothing: Smoothing | None, axis: int, asked: IntA
     """
     if smoothing is None:
         return _untouched(asked)
-    once = np.unique(asked)
-    face, factor = corrections(geometry, smoothing, axis, once)
+    once = asked if (np.diff(asked) > 0).all() else np.unique(asked)
+    beside = _beside(edges(geometry, axis)[1:-1], smoothing.reach, once)
+    face, factor = corrections(geometry, smoothing, axis, beside)
     near = face >= 0
     if not near.any():
         return _untouched(asked)
     used, number = np.unique(face[near], return_inverse=True)
-    index = np.union1d(once, (used[:, None] + STENCIL).ravel())
+    index = _merged(once, np.unique(used[:, None] + STENCIL))
     return Plan(
         index=index,
         firsts=np.searchsorted(index, used - 2),
-        rows=np.searchsorted(index, once[near]),
+        rows=np.searchsorted(index, beside[near]),
         faces=number,
         factors=factor[near],
         asked=np.searchsorted(index, asked),
     )
+
+
+def _beside(at: IntArray, reach: int, index: IntArray) -> IntArray:
+    """Return those of some voxels, increasing, that are within reach of a face."""
+    starts, stops = (np.searchsorted(index, at + shift).tolist() for shift in (-reach, reach))
+    close = [np.arange(a, b) for a, b in zip(starts, stops, strict=True)]
+    found: IntArray = index[np.unique(np.concatenate([np.zeros(0, np.int64), *close]))]
+    return found
+
+
+def _merged(index: IntArray, more: IntArray) -> IntArray:
+    """Return the voxels of either list, both increasing."""
+    at = np.searchsorted(index, more)
+    missing = index[np.minimum(at, len(index) - 1)] != more
+    return np.insert(index, at[missing], more[missing])
 
 
 def _untouched(asked: IntArray) -> Plan:
