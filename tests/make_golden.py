@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from tinc_codec.stream.entropy import ALL_ZERO, SCALES
 from tinc_codec.stream.normalize import ArrayInfo
 from tinc_codec.stream.residual.predictive import CAUSAL, INTERPOLATED, SPARSE
 from tinc_codec.tree import section
+from tinc_codec.tree.faces import Smoothing
 from tinc_codec.tree.geometry import Geometry
 from tinc_codec.tree.network import Tree, layout
 
@@ -166,7 +168,7 @@ def coarse_parameters(tree: Tree) -> weights.QuantizedWeights:
     return weights.QuantizedWeights(base=0.01, codes=tuple(codes), groups=tuple(groups))
 
 
-def by_hand() -> bytes:
+def by_hand(smoothing: Smoothing | None = None) -> bytes:
     """What no encoder writes today: axes halved in turn, depths and widths of all sorts."""
     geometry = Geometry(shape=(5, 22, 9), splits=((1,), (0, 2), (1,)), coordinates="block")
     rng = np.random.default_rng(7)
@@ -174,7 +176,7 @@ def by_hand() -> bytes:
         rng.integers(1, 12, (nodes, depth))
         for nodes, depth in zip(geometry.node_counts, (3, 1, 2, 1), strict=True)
     )
-    tree = Tree(geometry=geometry, widths=widths)
+    tree = Tree(geometry=geometry, widths=widths, smoothing=smoothing)
     coded = weights.pack_quantized(coarse_parameters(tree))
     groups = len(layout(tree).groups)
     models = coded[5 + groups : 5 + 2 * groups]
@@ -209,9 +211,9 @@ def wavelet_by_hand(array: Array, splits: tuple[int, ...], **options: Any) -> by
     return sealed(array, lambda unit: {SectionKind.WAVELET: section_of(unit, splits, **options)})
 
 
-def tree_and_wavelet() -> bytes:
+def tree_and_wavelet(smoothing: Smoothing | None = None) -> bytes:
     array = phantom((16, 16, 16))
-    tree = encode(array, ratio=7, **QUICK)
+    tree = smoothed(encode(array, ratio=7, **QUICK), smoothing)
 
     def sections(unit: Array) -> dict[SectionKind, bytes]:
         chunk = open_chunk(tree)
@@ -220,6 +222,14 @@ def tree_and_wavelet() -> bytes:
         return container.unpack(tree) | {SectionKind.WAVELET: rest}
 
     return sealed(array, sections)
+
+
+def smoothed(payload: bytes, smoothing: Smoothing | None) -> bytes:
+    """Return the payload of a tree, its faces made smooth in this way."""
+    tree = open_chunk(payload).tree
+    assert tree is not None
+    data = section.to_bytes(replace(tree, smoothing=smoothing))
+    return container.pack(container.unpack(payload) | {SectionKind.TREE: data})
 
 
 def corrected(array: Array, bound: int, *, mode: int, slabs: int = 1) -> bytes:
@@ -248,6 +258,9 @@ BUILT: dict[str, Callable[[], bytes]] = {
     "by_hand": by_hand,
     "later_section": with_later_section,
     "tree_and_wavelet": tree_and_wavelet,
+    # Leaves of two to six voxels along an axis, some shorter than twice the reach.
+    "smooth_faces": lambda: by_hand(Smoothing(reach=2, strength=13)),
+    "smooth_faces_and_wavelet": lambda: tree_and_wavelet(Smoothing(reach=3, strength=9)),
     "wavelet_tiles": lambda: wavelet_by_hand(
         volume((17, 15, 16), "u2"), (7, 7, 7), step=0.04, cuts=7
     ),

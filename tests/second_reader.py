@@ -151,6 +151,7 @@ class Tree:
     shape: tuple[int, ...]
     block: bool
     splits: tuple[int, ...]
+    smooth: tuple[int, int] | None  # reach, strength
     widths: tuple[tuple[tuple[int, ...], ...], ...]  # level, layer, node
 
     def children(self, level: int) -> int:
@@ -175,6 +176,7 @@ def read_tree(data: bytes, shape: tuple[int, ...]) -> Tree:
     fields = Fields(data)
     flags, levels = fields.unsigned(1), fields.unsigned(1)
     splits = tuple(fields.take(levels - 1))
+    smooth = (fields.unsigned(1), fields.unsigned(1)) if flags & 2 else None
     nodes = 1
     widths = []
     for level in range(levels):
@@ -183,7 +185,9 @@ def read_tree(data: bytes, shape: tuple[int, ...]) -> Tree:
         if level < levels - 1:
             nodes <<= splits[level].bit_count()
     assert not fields.rest()
-    return Tree(shape=shape, block=flags == 1, splits=splits, widths=tuple(widths))
+    return Tree(
+        shape=shape, block=bool(flags & 1), splits=splits, smooth=smooth, widths=tuple(widths)
+    )
 
 
 def read_widths(fields: Fields, nodes: int) -> tuple[int, ...]:
@@ -322,7 +326,29 @@ def evaluate_tree(tree: Tree, weights: bytes) -> Array:
             x = matrices[node] @ x + biases[node][:, None]
             x = np.sin(x) if step < len(table) - 1 else x
         out[tuple(slice(a, b) for a, b in box)] = x.reshape([b - a for a, b in box])
-    return out.astype(np.float32)
+    values = out.astype(np.float32)
+    if tree.smooth is not None:
+        for axis, n in enumerate(tree.shape):
+            cuts = [*sorted({box[axis][0] for box in leaves}), n]
+            values = np.apply_along_axis(smoothed, axis, values, cuts, *tree.smooth)
+    return values
+
+
+def smoothed(line: Array, cuts: Sequence[int], reach: int, strength: int) -> Array:
+    """Faces, along one line of an axis."""
+    out = line.copy()
+    for start, p, stop in zip(cuts, cuts[1:], cuts[2:], strict=False):
+        if p - start < 2 or stop - p < 2:
+            continue
+        a, b, c, d = line[p - 2 : p + 2]
+        excess = (c - b) - ((b - a) + (d - c)) / np.float32(2)
+        for side, length in ((-1, p - start), (1, stop - p)):
+            r = min(reach, length // 2)
+            for k in range(r):
+                g = np.float32(strength * (r - k)) / np.float32(32 * r)
+                at = p - 1 - k if side < 0 else p + k
+                out[at] = line[at] - np.float32(side) * g * excess
+    return out
 
 
 def take_floats(fields: Fields, count: int) -> Array:

@@ -65,6 +65,16 @@ def test_the_cases_reach_what_the_format_has() -> None:
     }
 
 
+def test_the_tree_cases_reach_what_faces_have() -> None:
+    chunks = [open_chunk(goldens.payload(name)) for name in NAMES]
+    found = {
+        (chunk.form, chunk.tree.smoothing.reach > 2, chunk.tree.geometry.coordinates)
+        for chunk in chunks
+        if chunk.tree is not None and chunk.tree.smoothing is not None
+    }
+    assert found == {("tree", False, "block"), ("tree+wavelet", True, "global")}
+
+
 def test_the_wavelet_cases_reach_what_their_section_has() -> None:
     chunks = [open_chunk(goldens.payload(name)) for name in NAMES]
     coded = [chunk.wavelet for chunk in chunks if chunk.wavelet is not None]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,9 +11,10 @@ from hypothesis import strategies as st
 from trees import trees
 
 from tinc_codec.errors import CorruptPayload, TincError, TruncatedPayload
+from tinc_codec.tree.faces import Smoothing
 from tinc_codec.tree.geometry import Geometry
 from tinc_codec.tree.network import Tree, count_parameters
-from tinc_codec.tree.section import MAX_WIDTH, from_bytes, to_bytes
+from tinc_codec.tree.section import MAX_WIDTH, SMOOTHING_BYTES, from_bytes, to_bytes
 
 PLENTY = 1 << 40
 
@@ -23,7 +26,8 @@ SMALL_BYTES = bytes([1, 2, 0b10, 2, 6, 4, 2, 5, 2, 0b10, 3, 3, 0b100 << 3])
 
 
 def same(a: Tree, b: Tree) -> bool:
-    return a.geometry == b.geometry and all(
+    alike = a.geometry == b.geometry and a.smoothing == b.smoothing
+    return alike and all(
         x.dtype == y.dtype and np.array_equal(x, y) for x, y in zip(a.widths, b.widths, strict=True)
     )
 
@@ -33,6 +37,28 @@ def test_bytes_are_pinned() -> None:
     # lowest 1 (uneven), 3 bits, excesses 0 and 4
     assert to_bytes(SMALL).hex() == SMALL_BYTES.hex()
     assert same(from_bytes(SMALL_BYTES, (8, 8), PLENTY), SMALL)
+
+
+def test_bytes_of_a_smoothing_are_pinned() -> None:
+    smooth = replace(SMALL, smoothing=Smoothing(reach=200, strength=16))
+    data = bytes([3, *SMALL_BYTES[1:3], 200, 16, *SMALL_BYTES[3:]])
+    assert to_bytes(smooth).hex() == data.hex()
+    assert same(from_bytes(data, (8, 8), PLENTY), smooth)
+
+
+@pytest.mark.parametrize(
+    ("reach", "strength", "says"),
+    [(0, 9, "reach 0 "), (9, 0, "strength 0 "), (9, 17, "strength 17 ")],
+)
+def test_smoothings_out_of_range(reach: int, strength: int, says: str) -> None:
+    data = bytes([3, *SMALL_BYTES[1:3], reach, strength, *SMALL_BYTES[3:]])
+    with pytest.raises(CorruptPayload, match=says):
+        from_bytes(data, (8, 8), PLENTY)
+
+
+def test_one_level_has_no_faces_to_make_smooth() -> None:
+    with pytest.raises(CorruptPayload, match="one level has none"):
+        from_bytes(bytes([2, 1, 4, 8, 1, 2 << 1]), (8, 8), PLENTY)
 
 
 @given(trees())
@@ -52,15 +78,16 @@ def test_round_trip(tree: Tree) -> None:
 
 @given(trees())
 def test_even_widths_take_a_byte_a_layer(tree: Tree) -> None:
-    even = Tree(geometry=tree.geometry, widths=tuple(np.full_like(w, 63) for w in tree.widths))
+    even = replace(tree, widths=tuple(np.full_like(w, 63) for w in tree.widths))
     layers = sum(w.shape[1] for w in even.widths)
-    assert len(to_bytes(even)) == 2 + 2 * even.geometry.levels - 1 + layers
+    head = 2 if tree.smoothing is None else 2 + SMOOTHING_BYTES
+    assert len(to_bytes(even)) == head + 2 * even.geometry.levels - 1 + layers
 
 
 @pytest.mark.parametrize(
     ("at", "value", "says"),
     [
-        (0, 2, "reserved flag"),
+        (0, 4, "reserved flag"),
         (0, 0x81, "reserved flag"),
         (1, 0, "0 levels"),
         (1, 7, "7 levels"),

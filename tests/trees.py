@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 
+from tinc_codec.tree.faces import MAX_REACH, MAX_STRENGTH, Smoothing
 from tinc_codec.tree.geometry import Geometry
 from tinc_codec.tree.network import Tree, layout
 
@@ -53,6 +54,14 @@ def geometries(draw: st.DrawFn) -> Geometry:
     return Geometry(shape=tuple(shape), splits=tuple(splits), coordinates=coordinates)
 
 
+def smoothings() -> st.SearchStrategy[Smoothing]:
+    return st.builds(
+        Smoothing,
+        reach=st.integers(1, 9) | st.just(MAX_REACH),
+        strength=st.integers(1, MAX_STRENGTH),
+    )
+
+
 @st.composite
 def trees(draw: st.DrawFn) -> Tree:
     geometry = draw(geometries())
@@ -62,7 +71,8 @@ def trees(draw: st.DrawFn) -> Tree:
         rng.integers(1, widest, (nodes, draw(st.integers(1, 3))), endpoint=True)
         for nodes in geometry.node_counts
     )
-    return Tree(geometry=geometry, widths=widths)
+    smoothing = draw(st.none() | smoothings()) if geometry.splits else None
+    return Tree(geometry=geometry, widths=widths, smoothing=smoothing)
 
 
 def parameters_of(tree: Tree, seed: int = 0, gain: float = 1.0) -> Float32Array:

@@ -11,6 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from tinc_codec import weights
 from tinc_codec.engines import current_engine
 from tinc_codec.errors import CorruptPayload
 from tinc_codec.selection import Selection, resolve
+from tinc_codec.smoothed import tree_values
 from tinc_codec.stream import container, cosine, exceptions, normalize
 from tinc_codec.stream.container import SectionKind
 from tinc_codec.tree import network, section
@@ -302,17 +304,18 @@ def unit_values(chunk: Chunk, axes: Sequence[IntArray], *, pointwise: bool) -> F
     values = None
     if chunk.tree is not None and chunk.parameters is not None:
         engine = current_engine()
-        evaluate = engine.evaluate_points if pointwise else engine.evaluate_grid
+        form = engine.evaluate_points if pointwise else engine.evaluate_grid
+        evaluate = partial(form, chunk.tree, chunk.parameters)
         with np.errstate(over="ignore", invalid="ignore"):  # weights that no encoder writes
-            values = evaluate(chunk.tree, chunk.parameters, kept)
+            values = tree_values(chunk.tree, kept, evaluate, pointwise=pointwise)
     if chunk.wavelet is not None:
         with np.errstate(over="ignore", invalid="ignore"):
             rest = wavelet_values(chunk.wavelet, long_axes(shape), kept, pointwise=pointwise)
             values = rest if values is None else values + rest.reshape(values.shape)
     if values is None:
         assert chunk.coefficients is not None
-        form = cosine.evaluate_points if pointwise else cosine.evaluate_grid
-        values = form(chunk.coefficients, long_axes(shape), kept)
+        cosines = cosine.evaluate_points if pointwise else cosine.evaluate_grid
+        values = cosines(chunk.coefficients, long_axes(shape), kept)
     if pointwise:
         return values
     spread = tuple(len(a) if n > 1 else 1 for a, n in zip(axes, shape, strict=True))

@@ -16,6 +16,8 @@ from tinc_codec.runtime import current_runtime
 from tinc_codec.selection import Selection, resolve
 from tinc_codec.threads import each
 from tinc_codec.tree import section
+from tinc_codec.tree.faces import Plan, plans
+from tinc_codec.tree.geometry import IntArray
 
 if TYPE_CHECKING:
     import torch
@@ -97,7 +99,8 @@ def decode_resident(
     list of tensors of signed integers, or None
         Of the selection's shape, in C order: the bits of the values; see
         :mod:`tinc_codec.engines.gpu.values`. None where there is more or less to evaluate than a
-        tree, or padding around it: such chunks are for :func:`tinc_codec.decode.decode_chunk`.
+        tree, or padding around it, or single voxels are asked for of a tree whose faces are made
+        smooth: such chunks are for :func:`tinc_codec.decode.decode_chunk`.
 
     Raises
     ------
@@ -113,7 +116,7 @@ def decode_resident(
     ]
     alike: dict[Any, list[int]] = {}
     for k, (chunk, selection) in enumerate(zip(chunks, chosen, strict=True)):
-        if chunk.form == "tree" and chunk.crop is None:
+        if _stays(chunk, selection):
             alike.setdefault(_key(chunk, selection), []).append(k)
     found: list[torch.Tensor | None] = [None] * len(chunks)
     for group in alike.values():
@@ -123,10 +126,31 @@ def decode_resident(
             for k, bits in zip(some, decoded, strict=True):
                 found[k] = bits
 
-        voxels = math.prod(chosen[group[0]].shape)
-        itemsize = chunks[group[0]].info.dtype.itemsize
-        in_batches(run, group, most_decoded(voxels, itemsize))
+        first, selection = chunks[group[0]], chosen[group[0]]
+        voxels = math.prod(selection.shape)
+        if not selection.pointwise:  # with the stencils of faces
+            voxels = max(voxels, math.prod(len(plan.index) for plan in _plans(first, selection)))
+        in_batches(run, group, most_decoded(voxels, first.info.dtype.itemsize))
     return found
+
+
+def _stays(chunk: Chunk, selection: Selection) -> bool:
+    """Tell whether all that is to be done for a chunk is done on the device."""
+    if chunk.form != "tree" or chunk.tree is None or chunk.crop is not None:
+        return False
+    return chunk.tree.smoothing is None or not selection.pointwise
+
+
+def _plans(chunk: Chunk, selection: Selection) -> list[Plan]:
+    """Return what is evaluated along each axis of a tree, and corrected near faces."""
+    assert chunk.tree is not None
+    kept = _kept(chunk, selection)
+    return plans(chunk.tree.geometry, chunk.tree.smoothing, kept)
+
+
+def _kept(chunk: Chunk, selection: Selection) -> list[IntArray]:
+    """Return the voxels selected along the axes that a tree sees."""
+    return [a for a, n in zip(selection.axes, chunk.info.shape, strict=True) if n > 1]
 
 
 def _key(chunk: Chunk, selection: Selection) -> Any:
@@ -139,18 +163,20 @@ def _key(chunk: Chunk, selection: Selection) -> Any:
 def _decode_alike(chunks: Sequence[Chunk], selection: Selection) -> list[torch.Tensor]:
     """Return the bits of the selected voxels of chunks with one structure."""
     from tinc_codec.engines.gpu.engine import evaluate
+    from tinc_codec.engines.gpu.faces import smooth
 
     tree, info = chunks[0].tree, chunks[0].info
     assert tree is not None
     axes, pointwise = selection.axes, selection.pointwise
-    kept = [axis for axis, n in zip(axes, info.shape, strict=True) if n > 1]
     parameters = np.stack([chunk.parameters for chunk in chunks if chunk.parameters is not None])
-    units = evaluate(tree, parameters, kept, pointwise=pointwise)
-    if not pointwise:
-        spread = [len(a) if n > 1 else 1 for a, n in zip(axes, info.shape, strict=True)]
-        units = units.view(len(chunks), *spread).expand(-1, *[len(a) for a in axes])
+    along = None if pointwise else _plans(chunks[0], selection)
+    index = _kept(chunks[0], selection) if along is None else [plan.index for plan in along]
+    units = evaluate(tree, parameters, index, pointwise=pointwise)
+    spread = [len(a) if n > 1 else 1 for a, n in zip(axes, info.shape, strict=True)]
     out = []
     for chunk, unit in zip(chunks, units, strict=True):
+        if along is not None:
+            unit = smooth(unit, along).view(spread).expand([len(a) for a in axes])
         bits = values.denormalize(unit, chunk.info.low, chunk.info.high, chunk.info.dtype)
         if chunk.mask is not None:
             labels = chunk.mask.labels[tuple(axes) if pointwise else np.ix_(*axes)]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,10 +23,12 @@ from tinc_codec.decode import box_values, decode_chunk, open_chunk, unit_values
 from tinc_codec.engines import current_engine
 from tinc_codec.errors import InvalidSetting
 from tinc_codec.settings import Settings
+from tinc_codec.smoothed import tree_values
 from tinc_codec.stream import container, cosine, normalize
 from tinc_codec.stream.container import SectionKind
 from tinc_codec.stream.normalize import ArrayInfo
 from tinc_codec.threads import each
+from tinc_codec.tree import section
 
 if TYPE_CHECKING:
     from tinc_codec.fit import residual
@@ -336,10 +339,24 @@ def _trees(
         volume, tree = pair
         if tree is None:
             return None
-        form = _form(volume, {SectionKind.TREE: tree.tree, SectionKind.WEIGHTS: tree.weights})
+        sections = {SectionKind.TREE: tree.tree, SectionKind.WEIGHTS: tree.weights}
+        form = _form(volume, sections if raw else _smooth(volume, sections))
         return form if _is_portable(form.payload, settings.seed, raw=raw) else None
 
     return each(scored, list(zip(volumes, fitted, strict=True)))
+
+
+def _smooth(volume: Volume, sections: Sections) -> Sections:
+    """Return the sections of a tree, the faces of its leaves made smooth as is best."""
+    from tinc_codec.fit import faces
+
+    chunk = open_chunk(container.pack({**volume.exact, **sections}))
+    assert chunk.tree is not None
+    axes = [np.arange(n) for n in chunk.box_shape]
+    said = unit_values(chunk, axes, pointwise=False).reshape(volume.unit.shape)
+    smoothing = faces.choose(chunk.tree.geometry, said, volume.unit, volume.weight)
+    tree = section.to_bytes(replace(chunk.tree, smoothing=smoothing))
+    return {**sections, SectionKind.TREE: tree}
 
 
 def _low_order(volume: Volume) -> Form:
@@ -416,8 +433,13 @@ def _is_portable(payload: bytes, seed: int, *, raw: bool) -> bool:
     assert chunk.parameters is not None
     rng = np.random.default_rng(seed)
     points = [rng.integers(0, n, _CHECKED_VOXELS) for n in chunk.tree.geometry.shape]
-    here = current_engine().evaluate_points(chunk.tree, chunk.parameters, points)
-    there = reference.evaluate_points(chunk.tree, chunk.parameters, points)
+    here, there = (
+        tree_values(
+            chunk.tree, points, partial(engine.evaluate_points, chunk.tree, chunk.parameters),
+            pointwise=True,
+        )
+        for engine in (current_engine(), reference)
+    )  # fmt: skip
     tolerance = _RAW_TOLERANCE if raw else _TOLERANCE
     return bool(np.abs(here - there).max() <= tolerance)
 

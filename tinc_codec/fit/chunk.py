@@ -58,7 +58,7 @@ _gpu = threading.Lock()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FittedTree:
-    """The two sections of a fitted tree."""
+    """The two sections of a fitted tree, whose faces are not smooth yet."""
 
     tree: bytes
     weights: bytes
@@ -71,6 +71,8 @@ def fit_trees(
     rooms: Sequence[int],
 ) -> list[FittedTree | None]:
     """Fit trees whose sections take at most so many bytes each, overheads included.
+
+    Where there are faces, bytes are left for a smoothing.
 
     Chunks that get the same structure are fitted together where the engine gains by it.
 
@@ -133,7 +135,8 @@ def _fit_alike(
     parameters, sensitivity = fit(problem_of, tree, all_units, all_weights, recipe, settings.seed)
     if settings.preset == "paper":
         return [FittedTree(tree=head, weights=weights.pack_raw(values)) for values in parameters]
-    lefts = [room - len(head) - section_overhead(len(head)) for room in rooms]
+    first = len(head) + (section.SMOOTHING_BYTES if tree.geometry.splits else 0)
+    lefts = [room - first - section_overhead(first) for room in rooms]
     sizes = [left - section_overhead(left) for left in lefts]
     # What training changes between two roundings may take a little more room.
     plain = each(

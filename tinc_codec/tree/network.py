@@ -15,6 +15,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from tinc_codec.tree.faces import Smoothing
 from tinc_codec.tree.geometry import Geometry, IntArray
 
 OUTPUT_WIDTH = 1
@@ -30,10 +31,13 @@ class Tree:
         The boxes.
     widths : tuple of (nodes, depth) int arrays
         For each level, the output width of each sine layer of each node.
+    smoothing : Smoothing or None
+        How the faces of the leaves are made smooth; not for a tree of one level.
     """
 
     geometry: Geometry
     widths: tuple[IntArray, ...]
+    smoothing: Smoothing | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,30 +1,40 @@
 """The TREE section: structure of a tree <-> bytes. Widths are stored, never derived.
 
-Layout: flags u8 (bit 0: coordinates per block; others zero), levels u8, one split mask u8 per
-level below the root (bit k: axis k halved), then for each level its depth u8 and for each of its
-sine layers the widths: a varint ``lowest << 1`` when all nodes agree, else ``lowest << 1 | 1``,
-the bits per node u8, and the excesses over ``lowest``, packed from the least significant bit.
+Layout: flags u8 (bit 0: coordinates per block; bit 1: faces are made smooth; others zero), levels
+u8, one split mask u8 per level below the root (bit k: axis k halved), where faces are made smooth
+the reach u8 and the strength u8, then for each level its depth u8 and for each of its sine layers
+the widths: a varint ``lowest << 1`` when all nodes agree, else ``lowest << 1 | 1``, the bits per
+node u8, and the excesses over ``lowest``, packed from the least significant bit.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import numpy as np
 
 from tinc_codec.errors import CorruptPayload
 from tinc_codec.stream.wire import Reader, Writer
+from tinc_codec.tree.faces import MAX_REACH, MAX_STRENGTH, Smoothing
 from tinc_codec.tree.geometry import MAX_AXES, MAX_LEVELS, Geometry, IntArray
 from tinc_codec.tree.network import Tree, count_parameters
 
 MAX_DEPTH = 16
 MAX_WIDTH = 4096
+# Bytes that a smoothing of faces takes.
+SMOOTHING_BYTES = 2
+_BLOCK, _SMOOTH = 1, 2
 
 
 def to_bytes(tree: Tree) -> bytes:
     """Return the TREE section of a tree."""
     geometry = tree.geometry
-    out = Writer().u8(int(geometry.coordinates == "block")).u8(geometry.levels)
+    flags = _BLOCK * (geometry.coordinates == "block") | _SMOOTH * (tree.smoothing is not None)
+    out = Writer().u8(flags).u8(geometry.levels)
     for axes in geometry.splits:
         out.u8(sum(1 << axis for axis in axes))
+    if tree.smoothing is not None:
+        out.u8(tree.smoothing.reach).u8(tree.smoothing.strength)
     for widths in tree.widths:
         out.u8(widths.shape[1])
         for column in widths.T:
@@ -59,7 +69,11 @@ def from_bytes(data: bytes, shape: tuple[int, ...], most_parameters: int) -> Tre
         If the section is malformed or exceeds the limit.
     """
     reader = Reader(data, "TREE")
-    geometry = _read_geometry(reader, shape)
+    flags = reader.u8()
+    if flags > (_BLOCK | _SMOOTH):
+        raise CorruptPayload(f"tree: reserved flag bits are set in {flags:#04x}")
+    geometry = _read_geometry(reader, shape, "block" if flags & _BLOCK else "global")
+    smoothing = _read_smoothing(reader, geometry) if flags & _SMOOTH else None
     if sum(geometry.node_counts) > most_parameters:
         raise CorruptPayload(
             f"tree: {sum(geometry.node_counts)} nodes exceed {most_parameters}, "
@@ -72,7 +86,7 @@ def from_bytes(data: bytes, shape: tuple[int, ...], most_parameters: int) -> Tre
             raise CorruptPayload(f"tree: depth {depth} of a hyper layer is not in 1..{MAX_DEPTH}")
         widths.append(np.stack([_read_widths(reader, nodes) for _ in range(depth)], axis=1))
     reader.done()
-    tree = Tree(geometry=geometry, widths=tuple(widths))
+    tree = Tree(geometry=geometry, widths=tuple(widths), smoothing=smoothing)
     if count_parameters(tree) > most_parameters:
         raise CorruptPayload(
             f"tree: {count_parameters(tree)} parameters exceed {most_parameters}, "
@@ -81,10 +95,10 @@ def from_bytes(data: bytes, shape: tuple[int, ...], most_parameters: int) -> Tre
     return tree
 
 
-def _read_geometry(reader: Reader, shape: tuple[int, ...]) -> Geometry:
-    flags, levels = reader.u8(), reader.u8()
-    if flags > 1:
-        raise CorruptPayload(f"tree: reserved flag bits are set in {flags:#04x}")
+def _read_geometry(
+    reader: Reader, shape: tuple[int, ...], coordinates: Literal["global", "block"]
+) -> Geometry:
+    levels = reader.u8()
     if not 1 <= levels <= MAX_LEVELS:
         raise CorruptPayload(f"tree: {levels} levels are not in 1..{MAX_LEVELS}")
     if not 1 <= len(shape) <= MAX_AXES:
@@ -101,9 +115,18 @@ def _read_geometry(reader: Reader, shape: tuple[int, ...]) -> Geometry:
                 raise CorruptPayload(f"tree: axis {axis} is split below one voxel")
             sides[axis] //= 2
         splits.append(axes)
-    return Geometry(
-        shape=shape, splits=tuple(splits), coordinates="block" if flags & 1 else "global"
-    )
+    return Geometry(shape=shape, splits=tuple(splits), coordinates=coordinates)
+
+
+def _read_smoothing(reader: Reader, geometry: Geometry) -> Smoothing:
+    reach, strength = reader.u8(), reader.u8()
+    if not geometry.splits:
+        raise CorruptPayload("tree: faces are to be made smooth, but one level has none")
+    if not 1 <= reach <= MAX_REACH:
+        raise CorruptPayload(f"tree: reach {reach} at faces is not in 1..{MAX_REACH}")
+    if not 1 <= strength <= MAX_STRENGTH:
+        raise CorruptPayload(f"tree: strength {strength} at faces is not in 1..{MAX_STRENGTH}")
+    return Smoothing(reach=reach, strength=strength)
 
 
 def _read_widths(reader: Reader, nodes: int) -> IntArray:

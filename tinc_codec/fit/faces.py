@@ -1,0 +1,86 @@
+"""How the faces of a fitted tree's leaves are best made smooth, by trying."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from tinc_codec import metrics
+from tinc_codec.engines.cpu.faces import smooth
+from tinc_codec.tree.faces import Smoothing, edges, plans
+from tinc_codec.tree.geometry import Geometry
+
+Float32Array = npt.NDArray[np.float32]
+
+_REACHES = (1, 2, 4, 8)
+_STRENGTHS = (4, 6, 8, 10, 12, 14, 16)
+# Faces that jump by no more than this (metrics.block_jump) are taken for unseen, and what more
+# error (0.02 dB) that may cost.
+_UNSEEN, _MORE_ERROR = 1.05, 10**0.002
+
+
+def choose(
+    geometry: Geometry, said: Float32Array, unit: Float32Array, weight: Float32Array | None
+) -> Smoothing | None:
+    """Return the smoothing with the least error of those whose faces are not seen.
+
+    Where that costs more than 0.02 dB, or faces are seen whatever is done, that with the least
+    error. Wider reaches are tried as long as errors fall.
+
+    Parameters
+    ----------
+    geometry : Geometry
+        Of the tree.
+    said, unit : float32 arrays
+        What the tree says, not yet smooth, and what it should say.
+    weight : float32 array or None
+        1 where a voxel counts, 0 where not.
+    """
+    if not geometry.splits:
+        return None
+    axes = [np.arange(n) for n in geometry.shape]
+    levels = _faces_of_levels(geometry)
+
+    def tried(smoothing: Smoothing | None) -> tuple[float, bool, Smoothing | None]:
+        values = said.copy()
+        if smoothing is not None:
+            values = smooth(values, plans(geometry, smoothing, axes))
+        if weight is not None:
+            values[weight == 0] = unit[weight == 0]
+        jump = max(metrics.block_jump(unit, values, faces) for faces in levels)
+        return _error(values, unit), jump <= _UNSEEN, smoothing
+
+    trials = [tried(None)]
+    least = trials[0][0]
+    for reach in _REACHES:
+        some = [tried(Smoothing(reach=reach, strength=strength)) for strength in _STRENGTHS]
+        trials += some
+        lowest = min(error for error, _, _ in some)
+        if lowest >= least:
+            break
+        least = lowest
+    unseen = [trial for trial in trials if trial[1] and trial[0] <= _MORE_ERROR * trials[0][0]]
+    return min(unseen or trials, key=lambda trial: trial[0])[2]
+
+
+def _faces_of_levels(geometry: Geometry) -> list[list[list[int]]]:
+    """Return for each level below the root where its faces are along each axis."""
+    out = []
+    seen: list[set[int]] = [{0, n} for n in geometry.shape]
+    for level in range(1, geometry.levels):
+        upper = Geometry(
+            shape=geometry.shape, splits=geometry.splits[:level], coordinates=geometry.coordinates
+        )
+        found = [set(edges(upper, axis).tolist()) for axis in range(len(geometry.shape))]
+        out.append([sorted(new - old) for new, old in zip(found, seen, strict=True)])
+        seen = found
+    return out
+
+
+def _error(values: Float32Array, unit: Float32Array) -> float:
+    """Return the sum of squares of what is left of the error once values are clipped."""
+    total = 0.0
+    for said, wanted in zip(values, unit, strict=True):
+        rest = np.clip(said, 0, 1) - wanted
+        total += float(np.vdot(rest, rest))
+    return total
