@@ -17,6 +17,7 @@ from tinc_codec.engines.cpu import kernels
 from tinc_codec.engines.cpu.vector import LANES, ROWS, STRIDE, WIDTH
 
 ROOM = Path(kernels.__file__).parent
+RESIDUAL = ROOM.parents[1] / "stream" / "residual"
 Array = NDArray[np.float32]
 
 
@@ -145,13 +146,19 @@ def test_plain_processors_decode_alike(features: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "below"), [("kernels", ["vector"]), ("passes", ["vector", "kernels"])]
+    ("room", "name", "below"),
+    [
+        (ROOM, "kernels", ["vector"]),
+        (ROOM, "passes", ["vector", "kernels"]),
+        (RESIDUAL, "coefficients", ["binary"]),
+        (RESIDUAL, "differences", ["binary"]),
+    ],
 )
 def test_compiled_code_is_dropped_when_what_it_builds_on_changes(
-    name: str, below: list[str]
+    room: Path, name: str, below: list[str]
 ) -> None:
-    checksum = f"{crc32(b''.join((ROOM / f'{b}.py').read_bytes() for b in below)):08x}"
-    text = (ROOM / f"{name}.py").read_text()
+    checksum = f"{crc32(b''.join((room / f'{b}.py').read_bytes() for b in below)):08x}"
+    text = (room / f"{name}.py").read_text()
     found = re.search(r'BUILT_ON = "([0-9a-f]*)"', text)
     assert found is not None
     assert found[1] == checksum, f'write BUILT_ON = "{checksum}" in {name}.py'

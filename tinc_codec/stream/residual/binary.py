@@ -47,7 +47,7 @@ def kernel(
     In innermost loops counting takes longer than the work itself.
     """
     options: dict[str, Any] = {"nogil": True, "cache": True, "_nrt": False}
-    found: Any = njit(signature, inline="always" if inlined else "never", **options)
+    found: Any = njit(signature, forceinline=inlined, **options)
     return cast("Callable[[_Function], _Function]", found)
 
 

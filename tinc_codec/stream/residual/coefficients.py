@@ -16,6 +16,10 @@ from numba import njit
 
 from tinc_codec.stream.residual.binary import AT, BITS, DECODING, SLACK, code, kernel, learn, mix
 
+# numba keeps compiled code until this file changes, whatever becomes of the code it builds on:
+# tests/test_kernels.py holds this to the checksum of that.
+BUILT_ON = "b8742cad"
+
 # Zeros around each array of magnitudes, so that neighbours need no checks.
 PAD = 2
 BLOCK = 4

@@ -15,6 +15,10 @@ from tinc_codec.stream.residual.binary import AT, DECODING, SLACK, code, kernel,
 
 # Blocks of 4 x 4 x 4 that a sparse field skips.
 BLOCK_SHIFT = 2
+# numba keeps compiled code until this file changes, whatever becomes of the code it builds on:
+# tests/test_kernels.py holds this to the checksum of that.
+BUILT_ON = "b8742cad"
+
 # Neighbours whose differences count: the first four twice, eight more once.
 TWICE, COUNTED = 4, 12
 # Binary digits after the point of the weights of a prediction.
