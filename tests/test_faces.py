@@ -292,7 +292,7 @@ def test_what_is_there_is_not_made_smooth() -> None:
 def test_what_does_not_count_has_no_say() -> None:
     unit, said = stepped(0.02, 0.001)
     weight = np.ones_like(unit)
-    weight[10:14], weight[:, 10:14], weight[:, :, 10:14] = 0, 0, 0
+    weight[4:20], weight[:, 4:20], weight[:, :, 4:20] = 0, 0, 0
     assert chosen(unit, said) is not None
     assert chosen(unit, said, weight) is None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -14,18 +16,18 @@ Float32Array = npt.NDArray[np.float32]
 
 _REACHES = (1, 2, 4, 8)
 _STRENGTHS = (4, 6, 8, 10, 12, 14, 16)
-# Faces that jump by no more than this (metrics.block_jump) are taken for unseen, and what more
-# error (0.02 dB) that may cost.
-_UNSEEN, _MORE_ERROR = 1.05, 10**0.002
+# Faces that jump by no more than this (metrics.block_jump) are taken for unseen. What more error
+# that may cost (0.02 dB), and a wider reach, which blends leaves that differ as a whole (0.01 dB).
+_UNSEEN, _MORE_ERROR, _MORE_FOR_REACH = 1.05, 10**0.002, 10**0.001
 
 
 def choose(
     geometry: Geometry, said: Float32Array, unit: Float32Array, weight: Float32Array | None
 ) -> Smoothing | None:
-    """Return the smoothing with the least error of those whose faces are not seen.
+    """Return the smoothing with the least error, or a wider one, whose faces are not seen.
 
-    Where that costs more than 0.02 dB, or faces are seen whatever is done, that with the least
-    error. Wider reaches are tried as long as errors fall.
+    Where that costs more than 0.02 dB, or faces are seen whatever is done, of all smoothings.
+    Wider reaches are tried as long as errors hardly grow.
 
     Parameters
     ----------
@@ -56,11 +58,24 @@ def choose(
         some = [tried(Smoothing(reach=reach, strength=strength)) for strength in _STRENGTHS]
         trials += some
         lowest = min(error for error, _, _ in some)
-        if lowest >= least:
+        if lowest > _MORE_FOR_REACH * least:
             break
-        least = lowest
+        least = min(least, lowest)
     unseen = [trial for trial in trials if trial[1] and trial[0] <= _MORE_ERROR * trials[0][0]]
-    return min(unseen or trials, key=lambda trial: trial[0])[2]
+    return _widest(unseen or trials)
+
+
+def _widest(trials: Sequence[tuple[float, bool, Smoothing | None]]) -> Smoothing | None:
+    """Return the smoothing of the widest reach that has hardly more than the least error.
+
+    None where that is best.
+    """
+    least, _, best = min(trials, key=lambda trial: trial[0])
+    near = [(error, found) for error, _, found in trials if found is not None]
+    near = [(error, found) for error, found in near if error <= _MORE_FOR_REACH * least]
+    if best is None:
+        return None
+    return min(near, key=lambda trial: (-trial[1].reach, trial[0]))[1]
 
 
 def _faces_of_levels(geometry: Geometry) -> list[list[list[int]]]:
