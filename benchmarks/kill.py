@@ -134,7 +134,8 @@ def _kill(process: subprocess.Popen[bytes], kind: str) -> bool:
         return True
     workers = _workers(process.pid)
     if workers:
-        os.kill(random.choice(workers), signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            os.kill(random.choice(workers), signal.SIGKILL)
     return bool(workers)
 
 

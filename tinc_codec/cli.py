@@ -194,7 +194,8 @@ def _convert(
 ) -> None:
     """Write SRC as a zarr archive DST. Each chunk is decoded again and scored.
 
-    An interrupted conversion goes on when the same command is run again.
+    An interrupted conversion goes on when the same command is run again; one that is complete is
+    left as it is.
     """
     if ratio is None and psnr is None and max_error is None:
         raise typer.BadParameter("give one of --ratio, --psnr and --max-error")
@@ -227,6 +228,10 @@ def _convert(
             workers = archive.default_workers(len(plan), torch=plan.torch)
         if dry_run:
             _print_rows(plan_rows(plan, workers))
+            return
+        if archive.is_complete(plan, overwrite):
+            archive.run(plan, overwrite=overwrite)  # clears up what a killed run has left
+            print(f"{plan.dst}: complete already, of this source with these settings")
             return
         archive.check_target(plan, overwrite)
         part = _partition(partition)
