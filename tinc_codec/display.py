@@ -54,6 +54,11 @@ def bytes_text(count: float) -> str:
 def plan_rows(plan: Plan, workers: int) -> dict[str, str]:
     """Return what a plan will do, for ``--dry-run``."""
     rows = {"source": f"{plan.src} ({plan.kind}, {plan.source_dtype})", "archive": plan.dst}
+    if plan.roi_text:
+        rows["box"] = plan.roi_text
+    mask = plan.levels[0].source.mask
+    if mask:
+        rows["mask"] = f"{mask.location}; voxels outside of it become 0"
     for level in plan.levels:
         codec = "lossless" if level.lossless else _target(plan)
         shards = f" in {level.tasks} shards of {sizes(level.shards)}" if level.sharded else ""

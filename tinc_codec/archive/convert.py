@@ -26,6 +26,8 @@ def convert(
     shards: Sequence[int] | None = None,
     zarr_format: Literal[2, 3] = 3,
     min_psnr: float | None = None,
+    roi: Sequence[slice] | None = None,
+    mask: Any = None,
     overwrite: bool = False,
     workers: int = 1,
     progress: ProgressCallback | None = None,
@@ -42,7 +44,7 @@ def convert(
 
     Parameters
     ----------
-    src, dst, settings, chunks, shards, zarr_format, min_psnr
+    src, dst, settings, chunks, shards, zarr_format, min_psnr, roi, mask
         See :func:`tinc_codec.archive.plan`.
     overwrite : bool
         See :func:`tinc_codec.archive.run`.
@@ -69,6 +71,8 @@ def convert(
         shards=shards,
         zarr_format=zarr_format,
         min_psnr=min_psnr,
+        roi=roi,
+        mask=mask,
     )
     check_target(made, overwrite)
     found = _Collected(made.chunks, progress)

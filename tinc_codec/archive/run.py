@@ -196,7 +196,8 @@ def check_target(plan: Plan, overwrite: bool) -> None:
     FileExistsError, InvalidSetting
         See :func:`run`.
     """
-    target_of(plan.dst).check([plan.levels[0].source], overwrite)
+    source = plan.levels[0].source
+    target_of(plan.dst).check([source, *([source.mask] if source.mask else [])], overwrite)
 
 
 def is_complete(plan: Plan, overwrite: bool) -> bool:
@@ -327,8 +328,11 @@ def _provenance(plan: Plan, outcome: Outcome) -> dict[str, Any]:
     def finite(value: float) -> float | None:
         return value if math.isfinite(value) else None  # JSON has no infinities
 
+    source = plan.levels[0].source
+    part = {"roi": source.roi, "mask": source.mask and source.mask.location}
     return {
         "version": __version__,
+        **{name: value for name, value in part.items() if value is not None},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "fingerprint": plan.fingerprint,
         "source": {

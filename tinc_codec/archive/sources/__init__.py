@@ -1,8 +1,10 @@
 """Opening what users have, read by region: one module for each format."""
 
 from tinc_codec.archive.sources.opening import open_source
+from tinc_codec.archive.sources.parts import part_of, whole_roi
 from tinc_codec.archive.sources.source import (
     Readable,
+    Roi,
     Source,
     SourceSpec,
     default_dimension_names,
@@ -12,11 +14,14 @@ from tinc_codec.archive.sources.zarrs import is_zarr, zarr_array
 
 __all__ = [
     "Readable",
+    "Roi",
     "Source",
     "SourceSpec",
     "Staging",
     "default_dimension_names",
     "is_zarr",
     "open_source",
+    "part_of",
+    "whole_roi",
     "zarr_array",
 ]
