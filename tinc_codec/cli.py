@@ -284,7 +284,9 @@ def _print_outcome(plan: archive.Plan, outcome: archive.Outcome) -> None:
 
 
 @app.command("info")
-def _info(path: Annotated[Path, typer.Argument(metavar="PATH", help="A zarr folder.")]) -> None:
+def _info(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A zarr folder, or its URL.")],
+) -> None:
     """Describe an archive: the array, the codec's settings, and what the payloads say."""
     found = archive.info(path)
     rows = {

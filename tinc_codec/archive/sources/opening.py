@@ -150,6 +150,9 @@ def _open_url(spec: SourceSpec) -> Source:
             f"{spec.location}: {error}: pip install 'tinc_codec[cloud]'"
         ) from error
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{spec.location} is not there: {error}") from error
+        known = str(error).startswith(spec.location)
+        raise (
+            error if known else FileNotFoundError(f"{spec.location} is not there: {error}")
+        ) from error
     except Exception as error:  # each file system has its own, of access, addresses, time-outs
         raise OSError(f"{spec.location} cannot be read: {error}") from error

@@ -175,7 +175,12 @@ class Source:
         except (TincError, OSError):
             raise
         except Exception as error:  # whatever the decoder of this file raises for damaged bytes
-            raise OSError(f"{self.spec.location} cannot be read at {region}: {error}") from error
+            hint = ""
+            if "checksum" in str(error) and self.spec.location.startswith("http"):
+                hint = " (does the server answer requests for ranges of bytes? It has to)"
+            raise OSError(
+                f"{self.spec.location} cannot be read at {region}: {error}{hint}"
+            ) from error
 
     def preferred_region(self, region: Region) -> Region:
         """Return the region, enlarged to what the file has to be read for it anyway."""
