@@ -253,6 +253,8 @@ def _convert(
             print(f"{plan.dst}: complete already, of this source with these settings")
             return
         archive.check_target(plan, overwrite)
+        for said in plan.left_out:
+            print(f"tinc: {said}", file=sys.stderr)
         part = _partition(partition)
         with (
             archive.cluster_client(workers, scheduler=scheduler, cluster=cluster) as client,

@@ -66,6 +66,8 @@ def plan_rows(plan: Plan, workers: int) -> dict[str, str]:
             f"{sizes(level.shape)} {level.dtype}, {codec}, "
             f"{level.chunk_count} chunks of {sizes(level.chunks)}{shards}"
         )
+    if plan.left_out:
+        rows["left out"] = "; ".join(plan.left_out)
     rows["tasks"] = f"{len(plan)}, each read, encoded and written by one process"
     rows["bytes"] = f"{bytes_text(plan.raw_bytes)} of voxels"
     ratio = plan.settings.ratio

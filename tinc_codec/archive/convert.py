@@ -75,7 +75,7 @@ def convert(
         mask=mask,
     )
     check_target(made, overwrite)
-    found = _Collected(made.chunks, progress)
+    found = _Collected(made.levels[0].chunk_count, progress)
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(local_client(workers)) if workers > 1 else None
         outcome = run(made, client, overwrite=overwrite, on_shard=found.add)
@@ -83,8 +83,8 @@ def convert(
     return Scores(
         chunks=tuple(ordered),
         errors=outcome.errors,
-        raw_bytes=outcome.raw_bytes,
-        stored_bytes=outcome.stored_bytes,
+        raw_bytes=made.levels[0].raw_bytes,
+        stored_bytes=found.stored_bytes,
         seconds=outcome.seconds,
     )
 
@@ -94,10 +94,14 @@ class _Collected:
 
     def __init__(self, total: int, progress: ProgressCallback | None) -> None:
         self.chunks: list[ChunkScore] = []
+        self.stored_bytes = 0
         self._progress = progress
         self._sum = Progress(done=0, total=total, errors=Errors(), raw_bytes=0, stored_bytes=0)
 
     def add(self, record: ShardRecord, _earlier: bool) -> None:
+        if record.level:  # of a label image
+            return
+        self.stored_bytes += record.size
         for chunk in record.chunks:
             self.chunks.append(chunk)
             before = self._sum

@@ -17,7 +17,14 @@ from tinc_codec import __version__
 from tinc_codec.archive.arrays import Level, check_encoder, new_array
 from tinc_codec.archive.layout import Position, Region, chunk_shape, region_of, shard_shape
 from tinc_codec.archive.pyramid import level_factors, level_shape
-from tinc_codec.archive.sources import Source, SourceSpec, open_source, part_of, whole_roi
+from tinc_codec.archive.sources import (
+    Source,
+    SourceSpec,
+    label_images,
+    open_source,
+    part_of,
+    whole_roi,
+)
 from tinc_codec.errors import InvalidSetting
 from tinc_codec.runtime import current_runtime
 from tinc_codec.settings import Settings
@@ -82,6 +89,8 @@ class Plan:
         What the mask is known by again, if there is one.
     torch : bool
         Whether torch is to fit.
+    left_out : tuple of str
+        What the source has and the archive will not have, and why.
     """
 
     src: str
@@ -95,6 +104,7 @@ class Plan:
     source_id: str
     mask_id: str | None
     torch: bool
+    left_out: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return sum(level.tasks for level in self.levels)
@@ -199,6 +209,9 @@ def plan(
 ) -> Plan:
     """Plan a conversion; nothing is written.
 
+    Label images that an OME-Zarr source has are copied without loss, as many levels as the archive
+    has, except from a box of the source.
+
     Parameters
     ----------
     src : str, Path, SourceSpec or array
@@ -255,6 +268,10 @@ def plan(
     with open_part(src, roi, mask) as source:
         chosen = with_sentinels(settings or Settings(), source.attributes)
         arrays = _pyramid(source, chosen, levels, chunks, shards, zarr_format, labels=labels)
+        copied, left_out = _label_arrays(source, len(arrays))
+        label_levels = [
+            _label_level(path, spec, chunks, shards, zarr_format) for path, spec in copied.items()
+        ]
         made = Plan(
             src=source.spec.location,
             # Workers may have another working directory.
@@ -263,9 +280,10 @@ def plan(
             source_dtype=source.dtype.str,
             settings=chosen,
             zarr_format=zarr_format,
-            levels=arrays,
+            levels=(*arrays, *label_levels),
+            left_out=left_out,
             min_psnr=min_psnr,
-            source_id=_identity(source.spec),
+            source_id=_digest([_identity(spec) for spec in [source.spec, *copied.values()]]),
             mask_id=None if source.spec.mask is None else _identity(source.spec.mask),
             torch=current_runtime().uses_torch,
         )
@@ -320,6 +338,57 @@ def _pyramid(
         )
         found.append(_with_reading(level, source))
     return tuple(found)
+
+
+def _label_arrays(source: Source, levels: int) -> tuple[dict[str, SourceSpec], tuple[str, ...]]:
+    """Return the arrays of label images to copy by their paths in the archive; why others not.
+
+    OME-Zarr wants as many levels of them as of the image.
+    """
+    images, problems = label_images(source)
+    if images and source.spec.roi:
+        names = ", ".join(image.name for image in images)
+        return {}, (f"label images ({names}) are not copied when a box is converted", *problems)
+    arrays = {
+        f"labels/{image.name}/{path}": _for_workers(spec)
+        for image in images
+        for path, spec in list(image.levels.items())[:levels]
+    }
+    said = [f"{problem}: it is not copied" for problem in problems]
+    said += [
+        f"labels/{image.name} has {len(image.levels)} levels, and gets no more: OME-Zarr wants as "
+        f"many as the image's {levels}"
+        for image in images
+        if len(image.levels) < levels
+    ]
+    return arrays, tuple(said)
+
+
+def _label_level(
+    path: str,
+    spec: SourceSpec,
+    chunks: Sequence[int] | None,
+    shards: Sequence[int] | None,
+    zarr_format: Literal[2, 3],
+) -> Level:
+    """Lay out the copy of an array of a label image, in chunks as the image's where it can be."""
+    with open_source(spec) as source:
+        ndim = len(source.shape)
+        edges = chunk_shape(source.shape, chunks and chunks[-ndim:])
+        whole = shard_shape(source.shape, edges, shards and shards[-ndim:])
+        level = Level(
+            source=spec,
+            path=path,
+            image="/".join(path.split("/")[:2]),
+            dtype=source.dtype.newbyteorder("=").str,
+            factors=(1,) * ndim,
+            shape=source.shape,
+            chunks=edges,
+            shards=edges if zarr_format == 2 else whole,
+            lossless=True,
+            labels=True,
+        )
+        return _with_reading(level, source)
 
 
 def _fits(chunks: tuple[int, ...], dtype: np.dtype[Any], settings: Settings, number: int) -> bool:

@@ -10,9 +10,10 @@ from tinc_codec.archive.sources.source import (
     default_dimension_names,
 )
 from tinc_codec.archive.sources.staging import Staging
-from tinc_codec.archive.sources.zarrs import is_zarr, zarr_array
+from tinc_codec.archive.sources.zarrs import LabelImage, is_zarr, label_images, zarr_array
 
 __all__ = [
+    "LabelImage",
     "Readable",
     "Roi",
     "Source",
@@ -20,6 +21,7 @@ __all__ = [
     "Staging",
     "default_dimension_names",
     "is_zarr",
+    "label_images",
     "open_source",
     "part_of",
     "whole_roi",

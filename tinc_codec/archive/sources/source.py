@@ -105,6 +105,8 @@ class Source:
         User attributes of the array and of its group, OME metadata left out.
     ome : mapping
         OME metadata of the group; empty if none.
+    group : str
+        Where that group is, in a zarr store; empty if none.
     close : callable
         Lets go of the file; leaving a ``with`` block does the same.
     """
@@ -121,6 +123,7 @@ class Source:
     attributes: Mapping[str, Any] = field(default_factory=dict)
     group_attributes: Mapping[str, Any] = field(default_factory=dict)
     ome: Mapping[str, Any] = field(default_factory=dict)
+    group: str = ""
     close: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
