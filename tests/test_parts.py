@@ -245,6 +245,15 @@ def test_another_box_or_mask_is_refused_to_go_on_with(npy: Path, dst: Path) -> N
         run(plan(npy, dst, LOSSLESS, **given))
 
 
+def test_preserved_zeros_are_exact_outside_of_the_mask(npy: Path, dst: Path) -> None:
+    mask = ball(SHAPE)
+    where = saved_mask(npy.parent, mask)
+    convert(npy, dst, Settings(ratio=8, effort=1, form="wavelet", preserve=(0,)), mask=where)
+    decoded = zarr.open_group(dst, mode="r")["data"][:]
+    assert not decoded[~mask].any()
+    assert np.abs(decoded[mask].astype(int) - np.load(npy)[mask]).mean() < 5
+
+
 def test_the_archive_may_not_be_in_its_mask(npy: Path, tmp_path: Path) -> None:
     zarr.create_array(tmp_path / "m.zarr", data=ball(SHAPE))
     with pytest.raises(InvalidSetting, match="overlap"):

@@ -30,8 +30,10 @@ from tinc_codec.runtime import current_runtime
 from tinc_codec.settings import Settings
 
 # Measured bounds of tests/test_memory.py: what encoding takes per voxel of a chunk, beside it.
-_SMALL_INTEGERS, _OTHERS = 20, 40
-_ENCODER = 16 << 20
+_SMALL_INTEGERS, _OTHERS = 20, 40  # trees
+_WAVELETS, _BOUNDED = 64, 112
+_SCORING = 48  # threshold and errors, of one chunk after the other, when it has been encoded
+_ENCODER = 32 << 20
 _PROCESS = 400 << 20  # interpreter, compiled kernels, zarr and dask
 _TORCH = 8  # bytes a voxel that a batch holds in float32, with a mask
 PIECE_BYTES = 64 << 20  # bytes of the source that are read at once for a voxel of a coarse level
@@ -140,10 +142,18 @@ class Plan:
         # Held twice, as a box and as chunks, then decoded again.
         held = 3 * voxels * dtype.itemsize + level.held
         if level.lossless:
-            return _PROCESS + held
-        small = dtype.kind in "iu" and dtype.itemsize <= 2
-        work = chunk * (_SMALL_INTEGERS if small else _OTHERS) + _ENCODER
+            return _PROCESS + held + chunk * _SCORING
+        work = chunk * max(self._encoder_bytes(dtype), _SCORING) + _ENCODER
         return _PROCESS + held + (max(work, voxels * _TORCH) if self.torch else work)
+
+    def _encoder_bytes(self, dtype: np.dtype[Any]) -> int:
+        """Bytes that the encoder takes for a voxel of a chunk."""
+        # A chunk below the floor is stored losslessly, under a bound of 0.
+        if self.settings.max_error is not None or self.min_psnr is not None:
+            return _BOUNDED
+        if self.settings.form != "tree":
+            return _WAVELETS
+        return _SMALL_INTEGERS if dtype.kind in "iu" and dtype.itemsize <= 2 else _OTHERS
 
     @property
     def fingerprint(self) -> str:
