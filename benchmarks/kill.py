@@ -3,6 +3,7 @@
 Each round starts a conversion of a small archive, sends SIGKILL to a worker, to dask's scheduler or
 to the whole command at a random moment, and runs the same command until it ends well. The archive
 has to be that of a conversion that nobody disturbed, byte for byte, and nothing else may be left.
+What a round that went wrong left behind, the output of its runs too, is kept and its place printed.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +34,9 @@ _TINC = [sys.executable, "-c", "import sys; from tinc_codec.cli import main; sys
 _OPTIONS = ["--ratio", "16", "--effort", "1", "--chunks", "16,16,16", "--shards", "16,16,32"]
 _SHAPE = (32, 48, 64)
 _SHARDS = 2 * 3 * 2
-_PATIENCE = 300.0
+_PATIENCE = 300.0  # seconds for a run
+_MOST_RUNS = 5
+_LOG = "log.txt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,7 @@ class Round:
     runs : int
         How often the command was run until it ended well.
     wrong : str
-        What differs from an undisturbed conversion; empty if nothing does.
+        What differs from an undisturbed conversion, or how the runs failed; empty if all is well.
     """
 
     kind: str
@@ -60,31 +64,42 @@ class Round:
     wrong: str
 
 
+class RunsFailed(Exception):
+    """A round's command did not end well, however often it was run."""
+
+
 def prepare(folder: Path) -> Path:
     """Write a small volume and convert it undisturbed; return the archive."""
     np.save(folder / "source.npy", phantom(_SHAPE))
     whole = folder / "whole.zarr"
-    _run(folder, whole, ["--workers", "1"]).wait(_PATIENCE)
+    if _run(folder, whole, ["--workers", "1"]).wait(_PATIENCE):
+        raise RunsFailed((folder / _LOG).read_text())
     return whole
 
 
 def disturb(folder: Path, whole: Path, kind: str, shards: int, pause: float = 0.0) -> Round:
     """Convert, kill some time after so many shards are in place, go on until done, compare."""
-    dst = folder / "killed.zarr"
-    shutil.rmtree(dst, ignore_errors=True)
-    if kind == "scheduler":
-        hit, runs = _with_scheduler(folder, dst, shards, pause)
-    else:
-        process = _run(folder, dst, ["--workers", "2"])
-        _wait(process, dst, shards, pause)
-        hit = _kill(process, kind)
-        runs = _until_done(process, folder, dst, ["--workers", "2"])
+    for old in folder.glob("killed.zarr*"):
+        shutil.rmtree(old)
+    (folder / _LOG).unlink(missing_ok=True)
+    dst, hit = folder / "killed.zarr", False
+    try:
+        if kind == "scheduler":
+            hit, runs = _with_scheduler(folder, dst, shards, pause)
+        else:
+            process = _run(folder, dst, ["--workers", "2"])
+            _wait(process, dst, shards, pause)
+            hit = _kill(process, kind)
+            runs = _until_done(process, folder, dst, ["--workers", "2"])
+    except RunsFailed as error:
+        return Round(kind, shards, hit, _MOST_RUNS, str(error))
     return Round(kind, shards, hit, runs, _differences(folder, dst, whole))
 
 
 def _run(folder: Path, dst: Path, options: list[str]) -> subprocess.Popen[bytes]:
-    log = (folder / "log.txt").open("ab")
-    with log:
+    with (folder / _LOG).open("ab") as log:
+        log.write(f"--- {datetime.now(UTC):%H:%M:%S} convert {' '.join(options)}\n".encode())
+        log.flush()
         return subprocess.Popen(
             [*_TINC, "convert", "source.npy", str(dst), *_OPTIONS, *options],
             cwd=folder,
@@ -119,7 +134,8 @@ def _kill(process: subprocess.Popen[bytes], kind: str) -> bool:
         return True
     workers = _workers(process.pid)
     if workers:
-        os.kill(random.choice(workers), signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            os.kill(random.choice(workers), signal.SIGKILL)
     return bool(workers)
 
 
@@ -141,18 +157,32 @@ def _until_done(
     process: subprocess.Popen[bytes], folder: Path, dst: Path, options: list[str]
 ) -> int:
     """Run the command again until it ends well; return how often it ran."""
-    for runs in range(1, 6):
-        if process.wait(_PATIENCE) == 0:
+    for runs in range(1, _MOST_RUNS + 1):
+        if _ends_well(process, folder):
             return runs
-        process = _run(folder, dst, options)
-    process.kill()
-    raise RuntimeError(f"five runs of the command failed: see {folder / 'log.txt'}")
+        if runs < _MOST_RUNS:
+            process = _run(folder, dst, options)
+    raise RunsFailed(f"{_MOST_RUNS} runs of the command failed")
+
+
+def _ends_well(process: subprocess.Popen[bytes], folder: Path) -> bool:
+    """Wait for a run to end; one that takes longer than our patience is ended, and fails."""
+    try:
+        code = process.wait(_PATIENCE)
+        said = f"ended with {code}"
+    except subprocess.TimeoutExpired:
+        process.kill()
+        code = process.wait()
+        said = f"had not ended after {_PATIENCE:g} s and was killed"
+    with (folder / _LOG).open("a") as log:
+        log.write(f"--- {datetime.now(UTC):%H:%M:%S} {said}\n")
+    return code == 0
 
 
 def _with_scheduler(folder: Path, dst: Path, shards: int, pause: float) -> tuple[bool, int]:
     """Convert with a scheduler and workers in processes of their own; kill the scheduler."""
     hit = False
-    for runs in range(1, 6):
+    for runs in range(1, _MOST_RUNS + 1):
         file = folder / f"scheduler-{runs}.json"
         file.unlink(missing_ok=True)
         common = ["--scheduler-file", str(file)]
@@ -168,9 +198,9 @@ def _with_scheduler(folder: Path, dst: Path, shards: int, pause: float) -> tuple
                     _wait(process, dst, shards, pause)
                     hit = process.poll() is None
                     scheduler.kill()
-                if process.wait(_PATIENCE) == 0:
+                if _ends_well(process, folder):
                     return hit, runs
-    raise RuntimeError(f"five runs of the command failed: see {folder / 'log.txt'}")
+    raise RunsFailed(f"{_MOST_RUNS} runs of the command failed")
 
 
 class _ended:  # noqa: N801  # a context manager, used as a function
@@ -201,7 +231,7 @@ def _until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + _PATIENCE
     while not condition():
         if time.monotonic() > deadline:
-            raise RuntimeError("dask's scheduler did not start")
+            raise RunsFailed("dask's scheduler did not start")
         time.sleep(0.05)
 
 
@@ -228,8 +258,20 @@ def rounds(folder: Path, count: int, seed: int, kinds: Sequence[str] = KINDS) ->
         shards, pause = draw.randrange(_SHARDS), draw.uniform(0, 0.5)
         one = disturb(folder, whole, kinds[number % len(kinds)], shards, pause)
         print(f"{number + 1}/{count}: {one}", file=sys.stderr, flush=True)
+        if one.wrong:
+            _keep(folder, number + 1)
         found.append(one)
     return found
+
+
+def _keep(folder: Path, number: int) -> None:
+    """Put a round that went wrong aside, and print what its runs said."""
+    kept = Path(tempfile.mkdtemp(prefix=f"tinc-kill-{number}-"))
+    for path in [*folder.glob("killed.zarr*"), folder / _LOG]:
+        if path.exists():
+            shutil.move(path, kept)
+    print(f"kept in {kept}; its runs said:", file=sys.stderr)
+    print((kept / _LOG).read_text(errors="replace"), file=sys.stderr, flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -137,7 +137,9 @@ def test_tiff_and_zarr_sources(here, capsys):
 
 def test_does_not_overwrite_unasked(here, capsys):
     ok(capsys, "convert", "source.npy", "a.zarr", *FAST)
-    assert "--overwrite" in refused(capsys, "convert", "source.npy", "a.zarr", *FAST)
+    assert "complete already" in ok(capsys, "convert", "source.npy", "a.zarr", *FAST)
+    others = "--seed", "7"
+    assert "--overwrite" in refused(capsys, "convert", "source.npy", "a.zarr", *FAST, *others)
     ok(capsys, "convert", "source.npy", "a.zarr", *FAST, "--overwrite")
 
 

@@ -9,12 +9,14 @@ import pytest
 import zarr
 from volumes import volume
 
-from tinc_codec import UnsupportedData
-from tinc_codec.archive import ome, pyramid
+from tinc_codec import Settings, UnsupportedData
+from tinc_codec.archive import convert, ome, plan, pyramid, run
+from tinc_codec.cli import main
 
 pytest.importorskip("ome_zarr_models", reason="ome-zarr-models is not installed")
 
 FORMATS = [2, 3]
+WAVELETS = Settings(ratio=4, effort=1, form="wavelet")
 GRID = ome.grid("czyx", scale=(None, 4.0, 0.5, 0.5), units=(None, *["micrometer"] * 3))
 OMERO = {
     "id": 7,
@@ -147,6 +149,86 @@ class TestWritten:
         labels, label = {2: (Labels04, Label04), 3: (Labels05, Label05)}[zarr_format]
         labels.from_zarr(group["labels"])  # opens and checks every label image, too
         label.from_zarr(group["labels/cells"])
+
+
+def write_with_labels(folder, source_format):
+    """Write an image with two label images, of no channels and of two levels."""
+    group = write(folder, GRID, (2, 8, 12, 16), [(1,) * 4], source_format, name="brain")
+    group.create_group("labels", attributes=ome.labels_attributes(["cells", "rois"], source_format))
+    grid = ome.grid("zyx", scale=(4.0, 0.5, 0.5), units=["micrometer"] * 3, translation=(1, 2, 3))
+    colors = [{"label-value": 1, "rgba": [255, 0, 0, 255]}]
+    factors = [(1,) * 3, (1, 2, 2)]
+    for name in ("cells", "rois"):
+        label = {"image-label": {"colors": colors, "source": {"image": "../../"}}}
+        inner = group.create_group(
+            f"labels/{name}",
+            attributes={"kept": name}
+            | ome.image_attributes(
+                grid, [(str(k), f) for k, f in enumerate(factors)], source_format, block=label
+            ),
+        )
+        for k, f in enumerate(factors):
+            shape = pyramid.level_shape((8, 12, 16), f)
+            values = np.random.default_rng(k).integers(0, 2**40, shape)
+            described = ome.array_options(grid, {}, source_format)
+            inner.create_array(str(k), data=values, chunks=(3, 5, 7), **described)
+    return group
+
+
+@pytest.mark.parametrize("zarr_format", FORMATS)
+@pytest.mark.parametrize(("source_format", "levels"), [(2, 1), (3, 2)])
+def test_label_images_are_copied_with_their_metadata(tmp_path, zarr_format, source_format, levels):
+    source = write_with_labels(tmp_path / "s.zarr", source_format)
+    made = plan(tmp_path / "s.zarr", tmp_path / "a.zarr", WAVELETS, chunks=(1, 4, 6, 8),
+                zarr_format=zarr_format, levels=levels)  # fmt: skip
+    assert made.left_out == ()
+    run(made)
+    found = zarr.open_group(tmp_path / "a.zarr", mode="r")
+    for path in ("cells/0", "cells/1", "rois/0")[:: 3 - levels]:
+        copied = found[f"labels/{path}"]
+        assert np.array_equal(copied[:], source[f"labels/{path}"][:])
+        assert copied.dtype == np.int64
+    assert found["labels/cells"].attrs["kept"] == "cells"
+    blocks = [
+        ome.split(group["labels/cells"].attrs.asdict())[0]["multiscales"][0]
+        for group in (source, found)
+    ]
+    assert blocks[1]["axes"] == blocks[0]["axes"]
+    assert blocks[1]["datasets"] == blocks[0]["datasets"][:levels]
+
+    from ome_zarr_models import v04, v05
+
+    models = {2: v04, 3: v05}[zarr_format]
+    validated(tmp_path / "a.zarr", zarr_format)
+    models.Labels.from_zarr(found["labels"])
+    colors = models.ImageLabel.from_zarr(found["labels/rois"]).attributes
+    colors = colors.ome.image_label if zarr_format == 3 else colors.image_label
+    assert colors.colors[0].rgba == (255, 0, 0, 255)
+
+
+def test_label_images_are_part_of_the_source(tmp_path):
+    group = write_with_labels(tmp_path / "s.zarr", 3)
+    before = plan(tmp_path / "s.zarr", tmp_path / "a.zarr", WAVELETS)
+    group["labels/rois/0"][:3, :5, :7] += 1
+    assert plan(tmp_path / "s.zarr", tmp_path / "a.zarr", WAVELETS).source_id != before.source_id
+    scores = convert(tmp_path / "s.zarr", tmp_path / "a.zarr", WAVELETS)
+    assert len(scores.chunks) == 2
+    assert scores.raw_bytes == 2 * 8 * 12 * 16 * 2
+
+
+def test_label_images_that_are_not_copied_are_named(tmp_path, capsys):
+    group = write_with_labels(tmp_path / "s.zarr", 3)
+    command = ["convert", str(tmp_path / "s.zarr"), str(tmp_path / "a.zarr"), "--ratio", "16"]
+    command += ["--form", "wavelet", "--effort", "1", "--workers", "1"]
+    assert main([*command, "--roi", "0:4,:,:"]) == 0
+    assert "label images (cells, rois) are not copied when a box" in capsys.readouterr().err
+    assert "labels" not in zarr.open_group(tmp_path / "a.zarr", mode="r")
+    del group["labels/rois/0"]
+    assert main([*command, "--overwrite", "--levels", "3"]) == 0
+    said = capsys.readouterr().err
+    assert "labels/rois is no label image" in said
+    assert "labels/cells has 2 levels" in said
+    assert sorted(zarr.open_group(tmp_path / "a.zarr", mode="r")["labels"]) == ["cells"]
 
 
 class TestRead:

@@ -43,6 +43,21 @@ Chunks = Annotated[
         "most 64.",
     ),
 ]
+Roi = Annotated[
+    str | None,
+    typer.Option(
+        metavar="Z0:Z1,Y0:Y1,X0:X1",
+        help="Only this box, in voxels of the last axes; an edge left out is the volume's.",
+    ),
+]
+Mask = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MASK",
+        help="A volume of the whole's axes of space, or by whole factors smaller. Voxels where it "
+        "is 0 become 0; chunks of no others are not stored.",
+    ),
+]
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Chunks at once; by default as many as threads.")
 ]
@@ -157,6 +172,8 @@ def _convert(
         float | None,
         typer.Option(metavar="DB", help="Store chunks that decode with less losslessly."),
     ] = None,
+    roi: Roi = None,
+    mask: Mask = None,
     tree_levels: Annotated[str, typer.Option(metavar="N|auto", help="Of the tree.")] = "auto",
     level_ratio: Annotated[
         str, typer.Option(metavar="X|auto", help="Parameters of a node over its parent's.")
@@ -194,7 +211,8 @@ def _convert(
 ) -> None:
     """Write SRC as a zarr archive DST. Each chunk is decoded again and scored.
 
-    An interrupted conversion goes on when the same command is run again.
+    An interrupted conversion goes on when the same command is run again; one that is complete is
+    left as it is.
     """
     if ratio is None and psnr is None and max_error is None:
         raise typer.BadParameter("give one of --ratio, --psnr and --max-error")
@@ -222,13 +240,21 @@ def _convert(
             levels=levels,
             labels=labels,
             min_psnr=min_psnr,
+            roi=_roi(roi),
+            mask=mask,
         )
         if workers is None:
             workers = archive.default_workers(len(plan), torch=plan.torch)
         if dry_run:
             _print_rows(plan_rows(plan, workers))
             return
+        if archive.is_complete(plan, overwrite):
+            archive.run(plan, overwrite=overwrite)  # clears up what a killed run has left
+            print(f"{plan.dst}: complete already, of this source with these settings")
+            return
         archive.check_target(plan, overwrite)
+        for said in plan.left_out:
+            print(f"tinc: {said}", file=sys.stderr)
         part = _partition(partition)
         with (
             archive.cluster_client(workers, scheduler=scheduler, cluster=cluster) as client,
@@ -260,7 +286,9 @@ def _print_outcome(plan: archive.Plan, outcome: archive.Outcome) -> None:
 
 
 @app.command("info")
-def _info(path: Annotated[Path, typer.Argument(metavar="PATH", help="A zarr folder.")]) -> None:
+def _info(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A zarr folder, or its URL.")],
+) -> None:
     """Describe an archive: the array, the codec's settings, and what the payloads say."""
     found = archive.info(path)
     rows = {
@@ -299,6 +327,8 @@ def _estimate(
     effort: Effort = 5,
     chunks: Chunks = None,
     sample: Annotated[int, typer.Option(min=1, help="Chunks to fit.")] = 20,
+    roi: Roi = None,
+    mask: Mask = None,
     seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
     plot: Annotated[Path | None, typer.Option(help="Draw it: .png, .svg or .pdf.")] = None,
     workers: Workers = None,
@@ -315,6 +345,8 @@ def _estimate(
             Settings(effort=effort, seed=seed),
             chunks=None if chunks is None else _numbers("--chunks", chunks, int),
             sample=sample,
+            roi=_roi(roi),
+            mask=mask,
             workers=workers,
             progress=progress,
         )
@@ -365,6 +397,10 @@ def _verify(
     sample: Annotated[
         int | None, typer.Option(min=1, help="Compare so many chunks drawn at random, not all.")
     ] = None,
+    mask: Annotated[
+        str | None,
+        typer.Option(help="The mask of the conversion, if it is no more where it was."),
+    ] = None,
     max_error: Annotated[
         float | None, typer.Option(help="Fail if a voxel is off by more, in the data's unit.")
     ] = None,
@@ -378,7 +414,8 @@ def _verify(
     """Score the archive DST against its source SRC, from decoded bytes.
 
     Fails if they are not of one shape and dtype, or a chunk breaks a bound: one given here, or one
-    that the archive's settings promise.
+    that the archive's settings promise. Of an archive of a box or with a mask, the same part of SRC
+    is compared.
     """
     if report:
         archive.check_figure_can_be_written(report)
@@ -387,12 +424,12 @@ def _verify(
     bounds = archive.Bounds(max_error=max_error, psnr_db=min_psnr)
     with runtime(device=device, threads=threads), chunk_progress("verifying") as progress:
         scores = archive.verify(
-            src, dst, bounds=bounds, sample=sample, workers=workers, progress=progress
+            src, dst, bounds=bounds, mask=mask, sample=sample, workers=workers, progress=progress
         )
     if parquet:
         archive.write_table(parquet, scores, archive.info(dst).dimension_names)
     if report:
-        archive.write_report(report, src, dst, scores)
+        archive.write_report(report, src, dst, scores, mask=mask)
     _print_worst(scores, worst)
     _print_rows(dict(archive.summary_rows(scores)))
     broken = scores.broken
@@ -475,6 +512,19 @@ def _auto_or_number(option: str, text: str, kind: Callable[[str], Any]) -> Any:
 
 def _numbers(option: str, text: str, kind: Callable[[str], Any]) -> tuple[Any, ...]:
     return tuple(_number(option, part, kind) for part in text.split(",") if part)
+
+
+def _roi(text: str | None) -> tuple[slice, ...] | None:
+    if text is None:
+        return None
+    sides = []
+    for part in text.split(","):
+        start, colon, stop = part.partition(":")
+        if not colon:
+            raise InvalidSetting(f"--roi {part}: not a range; give START:STOP, such as 10:20 or :")
+        edges = (_number("--roi", edge, int) if edge.strip() else None for edge in (start, stop))
+        sides.append(slice(*edges))
+    return tuple(sides)
 
 
 def _int_or_float(text: str) -> int | float:

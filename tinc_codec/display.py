@@ -54,6 +54,11 @@ def bytes_text(count: float) -> str:
 def plan_rows(plan: Plan, workers: int) -> dict[str, str]:
     """Return what a plan will do, for ``--dry-run``."""
     rows = {"source": f"{plan.src} ({plan.kind}, {plan.source_dtype})", "archive": plan.dst}
+    if plan.roi_text:
+        rows["box"] = plan.roi_text
+    mask = plan.levels[0].source.mask
+    if mask:
+        rows["mask"] = f"{mask.location}; voxels outside of it become 0"
     for level in plan.levels:
         codec = "lossless" if level.lossless else _target(plan)
         shards = f" in {level.tasks} shards of {sizes(level.shards)}" if level.sharded else ""
@@ -61,6 +66,8 @@ def plan_rows(plan: Plan, workers: int) -> dict[str, str]:
             f"{sizes(level.shape)} {level.dtype}, {codec}, "
             f"{level.chunk_count} chunks of {sizes(level.chunks)}{shards}"
         )
+    if plan.left_out:
+        rows["left out"] = "; ".join(plan.left_out)
     rows["tasks"] = f"{len(plan)}, each read, encoded and written by one process"
     rows["bytes"] = f"{bytes_text(plan.raw_bytes)} of voxels"
     ratio = plan.settings.ratio

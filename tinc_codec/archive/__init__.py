@@ -17,7 +17,7 @@ from tinc_codec.archive.report import (
     summary_rows,
     write_report,
 )
-from tinc_codec.archive.run import Outcome, ShardsFailed, check_target, run
+from tinc_codec.archive.run import Outcome, ShardsFailed, check_target, is_complete, run
 from tinc_codec.archive.scores import Bounds, ChunkScore, Progress, Scores, score_chunk
 from tinc_codec.archive.sources import Source, open_source
 from tinc_codec.archive.table import check_table_can_be_written, write_table
@@ -49,6 +49,7 @@ __all__ = [
     "demonstrate",
     "estimate",
     "info",
+    "is_complete",
     "open_archive",
     "open_source",
     "plan",

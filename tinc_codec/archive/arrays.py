@@ -40,6 +40,8 @@ class Level:
         Whether the voxels are stored as they are, by zarr's own codecs.
     labels : bool
         Whether voxels are names of things: coarser ones are picked, where others are means.
+    image : str
+        Group of the label image within the archive; empty for the image itself.
     missing : float or None
         Value that stands for no value.
     staged : bool
@@ -57,6 +59,7 @@ class Level:
     shards: tuple[int, ...]
     lossless: bool
     labels: bool = False
+    image: str = ""
     missing: float | None = None
     staged: bool = False
     held: int = 0

@@ -26,6 +26,8 @@ def convert(
     shards: Sequence[int] | None = None,
     zarr_format: Literal[2, 3] = 3,
     min_psnr: float | None = None,
+    roi: Sequence[slice] | None = None,
+    mask: Any = None,
     overwrite: bool = False,
     workers: int = 1,
     progress: ProgressCallback | None = None,
@@ -42,7 +44,7 @@ def convert(
 
     Parameters
     ----------
-    src, dst, settings, chunks, shards, zarr_format, min_psnr
+    src, dst, settings, chunks, shards, zarr_format, min_psnr, roi, mask
         See :func:`tinc_codec.archive.plan`.
     overwrite : bool
         See :func:`tinc_codec.archive.run`.
@@ -69,9 +71,11 @@ def convert(
         shards=shards,
         zarr_format=zarr_format,
         min_psnr=min_psnr,
+        roi=roi,
+        mask=mask,
     )
     check_target(made, overwrite)
-    found = _Collected(made.chunks, progress)
+    found = _Collected(made.levels[0].chunk_count, progress)
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(local_client(workers)) if workers > 1 else None
         outcome = run(made, client, overwrite=overwrite, on_shard=found.add)
@@ -79,8 +83,8 @@ def convert(
     return Scores(
         chunks=tuple(ordered),
         errors=outcome.errors,
-        raw_bytes=outcome.raw_bytes,
-        stored_bytes=outcome.stored_bytes,
+        raw_bytes=made.levels[0].raw_bytes,
+        stored_bytes=found.stored_bytes,
         seconds=outcome.seconds,
     )
 
@@ -90,10 +94,14 @@ class _Collected:
 
     def __init__(self, total: int, progress: ProgressCallback | None) -> None:
         self.chunks: list[ChunkScore] = []
+        self.stored_bytes = 0
         self._progress = progress
         self._sum = Progress(done=0, total=total, errors=Errors(), raw_bytes=0, stored_bytes=0)
 
     def add(self, record: ShardRecord, _earlier: bool) -> None:
+        if record.level:  # of a label image
+            return
+        self.stored_bytes += record.size
         for chunk in record.chunks:
             self.chunks.append(chunk)
             before = self._sum

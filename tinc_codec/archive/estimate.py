@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinc_codec.archive.layout import Region, chunk_shape, grid_shape, region_of
+from tinc_codec.archive.plan import open_part
 from tinc_codec.archive.scores import ChunkScore, Progress, ProgressCallback, score_chunk
-from tinc_codec.archive.sources import Source, open_source
+from tinc_codec.archive.sources import Source
 from tinc_codec.archive.verify import in_window
 from tinc_codec.decode import decode_chunk
 from tinc_codec.encode import encode_chunk
@@ -156,6 +157,8 @@ def estimate(
     *,
     chunks: Sequence[int] | None = None,
     sample: int = 20,
+    roi: Sequence[slice] | None = None,
+    mask: Any = None,
     workers: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> Estimate:
@@ -175,6 +178,8 @@ def estimate(
         As for :func:`tinc_codec.archive.convert`.
     sample : int
         Chunks to fit.
+    roi, mask
+        As for :func:`tinc_codec.archive.plan`.
     workers : int, optional
         Fits to run, and to be timed, at once, which share the threads of the run-time settings; by
         default one on each thread. On a GPU it is 1.
@@ -198,7 +203,7 @@ def estimate(
     machine = current_runtime()
     at_once = 1 if machine.uses_torch else workers or machine.thread_count()
     threads = max(1, machine.thread_count() // at_once)
-    with open_source(src) as source, runtime(threads=threads, cache_bytes=0):
+    with open_part(src, roi, mask) as source, runtime(threads=threads, cache_bytes=0):
         check_array(np.empty((1,) * len(source.shape), source.dtype))
         edges = chunk_shape(source.shape, chunks)
         drawn = _draw(source, edges, sample, base.seed)

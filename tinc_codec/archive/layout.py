@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Iterator, Sequence
 from importlib import import_module
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
 import zarr
+from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
 from tinc_codec.errors import InvalidSetting
@@ -20,6 +22,7 @@ Position = tuple[int, ...]
 DEFAULT_EDGE = 64
 # A shard is a task: its chunks are read, fitted and written together.
 DEFAULT_CHUNKS_ALONG_A_SHARD = 4
+_AT_ONCE = 64  # requests
 _METADATA_FILES = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
 
 
@@ -169,8 +172,27 @@ def file_size(path: Path) -> int:
 
 def stored_bytes(array: zarr.Array[Any]) -> int:
     """Return the bytes of all chunks of an array, without metadata."""
+    if not isinstance(array.store, LocalStore):
+        return sum(sync(_remote_sizes(array)))
     files = (path for path in _folder(array).rglob("*") if path.name not in _METADATA_FILES)
     return sum(path.stat().st_size for path in files if path.is_file())
+
+
+async def _remote_sizes(array: zarr.Array[Any]) -> list[int]:
+    """Ask for the size of each file by its name: not every store can list what it holds."""
+
+    async def size(position: Position) -> int:
+        key = array.metadata.encode_chunk_key(position)
+        try:
+            return await array.store.getsize(f"{array.path}/{key}" if array.path else key)
+        except FileNotFoundError:  # zarr leaves out chunks of only fill value
+            return 0
+
+    found: list[int] = []
+    positions = product(*map(range, grid_shape(array.shape, array.shards or array.chunks)))
+    while batch := list(islice(positions, _AT_ONCE)):
+        found += await asyncio.gather(*map(size, batch))
+    return found
 
 
 def _folder(array: zarr.Array[Any]) -> Path:

@@ -30,7 +30,9 @@ from tinc_codec.errors import InvalidSetting
 
 Partition = tuple[int, int]
 _WHOLE: Partition = (0, 1)
-_INDEX = re.compile(rb'\{"index":(\d+),')
+# A last line without its end is being written, or was cut off; where the power failed, the system
+# may have left zeros.
+_RECORD = re.compile(rb'\{"index":(\d+),[^\0]*\}\n')
 
 
 @dataclass(slots=True)
@@ -110,13 +112,24 @@ def open_manifest(
         _lock(stack, folder, f"{name}.lock", target)
         _begin(plan, target, overwrite, shared)
         for old in folder.glob(f"scratch-{name}-*"):
-            shutil.rmtree(old)
+            _put_away(old)
         scratch = folder / f"scratch-{name}-{uuid.uuid4().hex}"
         scratch.mkdir()
         file = stack.enter_context(_append(folder / f"shards-{name}.jsonl"))
         done = _in_place(folder, target, len(plan))
         yield Manifest(folder=folder, scratch=scratch, done=done, _file=file)
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _put_away(scratch: Path) -> None:
+    """Remove the scratch folder of an earlier run, of which a worker may still be writing there.
+
+    Under another name nothing comes in any more, nor goes from it to its place.
+    """
+    gone = scratch.with_name(f"{scratch.name}.gone")
+    with contextlib.suppress(FileNotFoundError):
+        scratch.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -180,7 +193,10 @@ def _begin(plan: Plan, target: Target, overwrite: bool, shared: bool) -> None:
     if found is None:
         target.begin(fresh=not shared)
         new = path.with_suffix(f".{os.getpid()}")
-        new.write_text(json.dumps(said, indent=1))
+        with new.open("w") as file:
+            file.write(json.dumps(said, indent=1))
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(new, path)
     target.begin(fresh=False)
 
@@ -217,34 +233,36 @@ def _append(path: Path) -> Iterator[IO[bytes]]:
         yield file
 
 
-def _lines(folder: Path) -> Iterator[bytes]:
+def _lines(folder: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines that are records, with the index of their tasks."""
     for path in sorted(folder.glob("shards-*.jsonl")):
         with path.open("rb") as file:
-            # A last line without its end is being written, or was cut off.
-            yield from (line for line in file if line.endswith(b"\n"))
+            for line in file:
+                match = _RECORD.fullmatch(line)
+                if match:
+                    yield int(match[1]), line
 
 
-def _records(folder: Path) -> Iterator[ShardRecord]:
-    return (ShardRecord.from_json(json.loads(line)) for line in _lines(folder))
+def _record(line: bytes) -> ShardRecord:
+    return ShardRecord.from_json(json.loads(line))
 
 
 def _last_records(folder: Path, count: int) -> Iterator[ShardRecord]:
     """Yield the last record of each task: a shard that was found damaged has several."""
     last = np.full(count, -1, np.int64)
-    for number, line in enumerate(_lines(folder)):
-        match = _INDEX.match(line)
-        if match:
-            last[int(match[1])] = number
-    for number, record in enumerate(_records(folder)):
-        if last[record.index] == number:
-            yield record
+    for number, (index, _) in enumerate(_lines(folder)):
+        last[index] = number
+    for number, (index, line) in enumerate(_lines(folder)):
+        if last[index] == number:
+            yield _record(line)
 
 
 def _in_place(folder: Path, target: Target, count: int) -> bytearray:
     """Return which tasks are recorded and in place: each file is read, and its checksum taken."""
     done = bytearray(count)
+    records = (_record(line) for _, line in _lines(folder))
     with ThreadPoolExecutor() as pool:
-        for index, good in _in_order(pool, lambda r: _is_good(target, r), _records(folder)):
+        for index, good in _in_order(pool, lambda r: _is_good(target, r), records):
             done[index] |= good
     return done
 

@@ -262,6 +262,18 @@ def image_attributes(
     return _versioned(source, image, zarr_format)
 
 
+def label_image_attributes(
+    block: Mapping[str, Any], levels: int, zarr_format: int
+) -> dict[str, Any]:
+    """Return the attributes of a label image's group, of its first levels, in a format's version.
+
+    All else stays as it is.
+    """
+    image = {key: value for key, value in block["multiscales"][0].items() if key != "version"}
+    image["datasets"] = image["datasets"][:levels]
+    return _versioned(dict(block), image, zarr_format)
+
+
 def labels_attributes(names: Sequence[str], zarr_format: int) -> dict[str, Any]:
     """Return the attributes of the group ``labels``, which lists the label images in it."""
     if zarr_format == 3:

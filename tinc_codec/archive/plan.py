@@ -17,14 +17,23 @@ from tinc_codec import __version__
 from tinc_codec.archive.arrays import Level, check_encoder, new_array
 from tinc_codec.archive.layout import Position, Region, chunk_shape, region_of, shard_shape
 from tinc_codec.archive.pyramid import level_factors, level_shape
-from tinc_codec.archive.sources import Source, open_source
+from tinc_codec.archive.sources import (
+    Source,
+    SourceSpec,
+    label_images,
+    open_source,
+    part_of,
+    whole_roi,
+)
 from tinc_codec.errors import InvalidSetting
 from tinc_codec.runtime import current_runtime
 from tinc_codec.settings import Settings
 
 # Measured bounds of tests/test_memory.py: what encoding takes per voxel of a chunk, beside it.
-_SMALL_INTEGERS, _OTHERS = 20, 40
-_ENCODER = 16 << 20
+_SMALL_INTEGERS, _OTHERS = 20, 40  # trees
+_WAVELETS, _BOUNDED = 64, 112
+_SCORING = 48  # threshold and errors, of one chunk after the other, when it has been encoded
+_ENCODER = 32 << 20
 _PROCESS = 400 << 20  # interpreter, compiled kernels, zarr and dask
 _TORCH = 8  # bytes a voxel that a batch holds in float32, with a mask
 PIECE_BYTES = 64 << 20  # bytes of the source that are read at once for a voxel of a coarse level
@@ -76,10 +85,14 @@ class Plan:
         Of the pyramid, the full resolution first; then those of label images.
     min_psnr : float or None
         Chunks of less are stored losslessly, in dB against the chunk's own range.
-    source_id : dict
-        What the sources are known by again.
+    source_id : str
+        What the source is known by again.
+    mask_id : str or None
+        What the mask is known by again, if there is one.
     torch : bool
         Whether torch is to fit.
+    left_out : tuple of str
+        What the source has and the archive will not have, and why.
     """
 
     src: str
@@ -91,7 +104,9 @@ class Plan:
     levels: tuple[Level, ...]
     min_psnr: float | None
     source_id: str
+    mask_id: str | None
     torch: bool
+    left_out: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return sum(level.tasks for level in self.levels)
@@ -127,10 +142,18 @@ class Plan:
         # Held twice, as a box and as chunks, then decoded again.
         held = 3 * voxels * dtype.itemsize + level.held
         if level.lossless:
-            return _PROCESS + held
-        small = dtype.kind in "iu" and dtype.itemsize <= 2
-        work = chunk * (_SMALL_INTEGERS if small else _OTHERS) + _ENCODER
+            return _PROCESS + held + chunk * _SCORING
+        work = chunk * max(self._encoder_bytes(dtype), _SCORING) + _ENCODER
         return _PROCESS + held + (max(work, voxels * _TORCH) if self.torch else work)
+
+    def _encoder_bytes(self, dtype: np.dtype[Any]) -> int:
+        """Bytes that the encoder takes for a voxel of a chunk."""
+        # A chunk below the floor is stored losslessly, under a bound of 0.
+        if self.settings.max_error is not None or self.min_psnr is not None:
+            return _BOUNDED
+        if self.settings.form != "tree":
+            return _WAVELETS
+        return _SMALL_INTEGERS if dtype.kind in "iu" and dtype.itemsize <= 2 else _OTHERS
 
     @property
     def fingerprint(self) -> str:
@@ -151,8 +174,16 @@ class Plan:
             **self.settings.to_json(),
             "zarr_format": self.zarr_format,
             "min_psnr": self.min_psnr,
+            "roi": self.roi_text,
+            "mask": self.mask_id and self.mask_id[:16],
             **arrays,
         }
+
+    @property
+    def roi_text(self) -> str | None:
+        """The box of the source that is converted, in words; None for all of it."""
+        roi = self.levels[0].source.roi
+        return None if roi is None else ",".join(f"{start}:{stop}" for start, stop in roi)
 
     def check_memory(self, limit: int) -> None:
         """Refuse a plan whose workers would need more than so many bytes each.
@@ -183,8 +214,13 @@ def plan(
     levels: int = 1,
     labels: bool = False,
     min_psnr: float | None = None,
+    roi: Sequence[slice] | None = None,
+    mask: Any = None,
 ) -> Plan:
     """Plan a conversion; nothing is written.
+
+    Label images that an OME-Zarr source has are copied without loss, as many levels as the archive
+    has, except from a box of the source.
 
     Parameters
     ----------
@@ -211,6 +247,13 @@ def plan(
     min_psnr : float, optional
         Chunks that would decode with less, in dB against the chunk's own range, are stored
         losslessly.
+    roi : sequence of slice, optional
+        Convert only this box, named by ranges of the last axes, such as ``np.s_[10:20, :, 5:90]``.
+        The archive has its shape; the offset goes into the translation of OME-Zarr, in voxels where
+        their size is not known, and into the provenance.
+    mask : str, Path or array, optional
+        Any source of the whole volume's axes of space, or by whole factors smaller. Voxels where it
+        is 0 become 0, and chunks that hold no others are not stored.
 
     Returns
     -------
@@ -219,8 +262,8 @@ def plan(
     Raises
     ------
     InvalidSetting
-        If a setting, the chunks, the shards or the format are out of range, or the source is
-        damaged.
+        If a setting, the chunks, the shards, the format or the box are out of range, the mask has
+        another shape, or the source is damaged.
     UnsupportedData
         If the codec does not take the source's dtype.
     OSError
@@ -232,9 +275,13 @@ def plan(
         raise InvalidSetting("zarr format 2 has no shards; leave shards out, or take format 3")
     if min_psnr is not None and not math.isfinite(min_psnr):
         raise InvalidSetting(f"min_psnr={min_psnr} must be a finite number of dB")
-    with open_source(src) as source:
+    with open_part(src, roi, mask) as source:
         chosen = with_sentinels(settings or Settings(), source.attributes)
         arrays = _pyramid(source, chosen, levels, chunks, shards, zarr_format, labels=labels)
+        copied, left_out = _label_arrays(source, len(arrays))
+        label_levels = [
+            _label_level(path, spec, chunks, shards, zarr_format) for path, spec in copied.items()
+        ]
         made = Plan(
             src=source.spec.location,
             # Workers may have another working directory.
@@ -243,14 +290,29 @@ def plan(
             source_dtype=source.dtype.str,
             settings=chosen,
             zarr_format=zarr_format,
-            levels=arrays,
+            levels=(*arrays, *label_levels),
+            left_out=left_out,
             min_psnr=min_psnr,
-            source_id=_identity(source),
+            source_id=_digest([_identity(spec) for spec in [source.spec, *copied.values()]]),
+            mask_id=None if source.spec.mask is None else _identity(source.spec.mask),
             torch=current_runtime().uses_torch,
         )
     for level in made.levels:  # zarr's own checks, in memory
         new_array({}, level, chosen, zarr_format)
     return made
+
+
+def open_part(src: Any, roi: Sequence[slice] | None = None, mask: Any = None) -> Source:
+    """Open a source, or a box of it, or what lies in a mask; see :func:`plan`."""
+    source = open_source(src)
+    if roi is None and mask is None:
+        return source
+    try:
+        inner = None if mask is None else open_source(mask)
+        return part_of(source, whole_roi(source, roi), inner)
+    except BaseException:
+        source.close()
+        raise
 
 
 def _pyramid(
@@ -266,9 +328,7 @@ def _pyramid(
     """Lay out the levels of a pyramid."""
     dtype = source.dtype.newbyteorder("=")
     sentinels = _sentinels(source.attributes)
-    spec = replace(source.spec, checked=True)
-    if spec.array is None and not spec.is_url:
-        spec = replace(spec, location=os.path.abspath(spec.location))
+    spec = _for_workers(source.spec)
     found: list[Level] = []
     for number, factors in enumerate(level_factors(source.grid, source.shape, levels)):
         shape = level_shape(source.shape, factors)
@@ -288,6 +348,57 @@ def _pyramid(
         )
         found.append(_with_reading(level, source))
     return tuple(found)
+
+
+def _label_arrays(source: Source, levels: int) -> tuple[dict[str, SourceSpec], tuple[str, ...]]:
+    """Return the arrays of label images to copy by their paths in the archive; why others not.
+
+    OME-Zarr wants as many levels of them as of the image.
+    """
+    images, problems = label_images(source)
+    if images and source.spec.roi:
+        names = ", ".join(image.name for image in images)
+        return {}, (f"label images ({names}) are not copied when a box is converted", *problems)
+    arrays = {
+        f"labels/{image.name}/{path}": _for_workers(spec)
+        for image in images
+        for path, spec in list(image.levels.items())[:levels]
+    }
+    said = [f"{problem}: it is not copied" for problem in problems]
+    said += [
+        f"labels/{image.name} has {len(image.levels)} levels, and gets no more: OME-Zarr wants as "
+        f"many as the image's {levels}"
+        for image in images
+        if len(image.levels) < levels
+    ]
+    return arrays, tuple(said)
+
+
+def _label_level(
+    path: str,
+    spec: SourceSpec,
+    chunks: Sequence[int] | None,
+    shards: Sequence[int] | None,
+    zarr_format: Literal[2, 3],
+) -> Level:
+    """Lay out the copy of an array of a label image, in chunks as the image's where it can be."""
+    with open_source(spec) as source:
+        ndim = len(source.shape)
+        edges = chunk_shape(source.shape, chunks and chunks[-ndim:])
+        whole = shard_shape(source.shape, edges, shards and shards[-ndim:])
+        level = Level(
+            source=spec,
+            path=path,
+            image="/".join(path.split("/")[:2]),
+            dtype=source.dtype.newbyteorder("=").str,
+            factors=(1,) * ndim,
+            shape=source.shape,
+            chunks=edges,
+            shards=edges if zarr_format == 2 else whole,
+            lossless=True,
+            labels=True,
+        )
+        return _with_reading(level, source)
 
 
 def _fits(chunks: tuple[int, ...], dtype: np.dtype[Any], settings: Settings, number: int) -> bool:
@@ -317,6 +428,9 @@ def _with_reading(level: Level, source: Source) -> Level:
         held += math.prod(source.chunks) * itemsize
     if math.prod(level.factors) > 1:
         held += 2 * PIECE_BYTES
+    if source.spec.mask:  # voxels masked beside those read, and which they are
+        voxels = math.prod(level.clipped) if math.prod(level.factors) == 1 else PIECE_BYTES
+        held += 3 * voxels * itemsize
     return replace(level, staged=staged, held=held)
 
 
@@ -331,14 +445,22 @@ def _sentinels(attributes: Mapping[str, Any]) -> list[int | float]:
     return [v for v in declared if isinstance(v, int | float) and math.isfinite(v)]
 
 
-def _identity(source: Source) -> str:
-    """Return a digest of what the source is known by again.
+def _for_workers(spec: SourceSpec) -> SourceSpec:
+    """Return the spec as workers need it, which may have another working directory."""
+    if spec.array is None and not spec.is_url:
+        spec = replace(spec, location=os.path.abspath(spec.location))
+    return replace(spec, checked=True, mask=spec.mask and _for_workers(spec.mask))
+
+
+def _identity(spec: SourceSpec) -> str:
+    """Return a digest of what the source, or a mask, is known by again; of the whole of it.
 
     Its location does not count, so that a conversion may go on from a copy of its source.
     """
-    found = {name: v for name, v in source.fingerprint().items() if name != "location"}
-    attributes = [source.attributes, source.group_attributes, source.ome, asdict(source.grid)]
-    return _digest([found, attributes])
+    with open_source(replace(spec, roi=None, mask=None, checked=True)) as source:
+        found = {name: v for name, v in source.fingerprint().items() if name != "location"}
+        attributes = [source.attributes, source.group_attributes, source.ome, asdict(source.grid)]
+        return _digest([found, attributes])
 
 
 def _digest(values: Any) -> str:

@@ -50,6 +50,8 @@ def open_archive(path: str | Path) -> xr.DataArray | xr.DataTree:
         If nothing is there.
     InvalidSetting
         If it is not zarr.
+    OSError
+        If it cannot be read.
     """
     node = _open_node(path)
     if isinstance(node, zarr.Array):
@@ -69,6 +71,10 @@ def _open_node(path: str | Path) -> zarr.Array[Any] | zarr.Group:
         return zarr.open(location, mode="r")
     except (GroupNotFoundError, NodeNotFoundError, ContainsArrayError, FileNotFoundError) as error:
         raise InvalidSetting(f"{path} is neither a zarr array nor a zarr group: {error}") from error
+    except Exception as error:  # each file system has its own, of access, addresses, time-outs
+        if local:
+            raise
+        raise OSError(f"{path} cannot be read: {error}") from error
 
 
 def _multiscale(

@@ -114,6 +114,10 @@ class RemoteTarget(Target):
         except FileNotFoundError:
             return None
 
+    def read_finished(self, key: str) -> bytes | None:
+        """Return the bytes of an object, None if there is none or the archive is unfinished."""
+        return None if self.is_unfinished() else self.read(key)
+
     def finish(self, documents: Mapping[str, bytes]) -> None:
         """Write the metadata, the group's own last: it makes an archive of the rest."""
         last = set(_METADATA)

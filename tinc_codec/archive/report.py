@@ -19,6 +19,7 @@ from tinc_codec.archive.info import ArchiveInfo, info
 from tinc_codec.archive.layout import check_can_be_written
 from tinc_codec.archive.scores import ChunkScore, Scores
 from tinc_codec.archive.sources import Source, open_source
+from tinc_codec.archive.verify import open_original
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,7 +50,9 @@ def check_figure_can_be_written(path: Path) -> None:
     check_can_be_written(path, "matplotlib", "report")
 
 
-def write_report(path: str | Path, src: str | Path, dst: str | Path, scores: Scores) -> None:
+def write_report(
+    path: str | Path, src: str | Path, dst: str | Path, scores: Scores, *, mask: Any = None
+) -> None:
     """Write the page: summary, map and slices of the worst chunks, histograms, table, provenance.
 
     Parameters
@@ -60,6 +63,8 @@ def write_report(path: str | Path, src: str | Path, dst: str | Path, scores: Sco
         Source and archive, of which the slices shown are read again.
     scores : Scores
         As :func:`tinc_codec.archive.verify` gave them.
+    mask : str, Path or array, optional
+        As for :func:`tinc_codec.archive.verify`.
 
     Raises
     ------
@@ -70,7 +75,7 @@ def write_report(path: str | Path, src: str | Path, dst: str | Path, scores: Sco
     """
     check_figure_can_be_written(Path(path))
     described = info(dst)
-    with open_source(src) as source, open_source(dst) as archive:
+    with open_source(dst) as archive, open_original(src, archive, mask) as source:
         figures = [_slices(source, archive, chunk, scores) for chunk in scores.worst(_SLICES)]
     body = [
         f"<h1>Quality of {_text(Path(dst).name)}</h1>",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import json
 import math
 import shutil
 import time
@@ -83,6 +84,8 @@ class Outcome:
         Chunks stored losslessly since their fit failed or was below the floor.
     seconds : float
         Wall time of this run.
+    earlier : bool
+        The archive was complete before this run, which did nothing; ``errors`` are those of none.
     """
 
     finished: bool = False
@@ -93,6 +96,7 @@ class Outcome:
     stored_bytes: int = 0
     lossless: int = 0
     seconds: float = 0.0
+    earlier: bool = False
 
     @property
     def ratio(self) -> float:
@@ -120,6 +124,9 @@ def run(
     on_shard: OnShard | None = None,
 ) -> Outcome:
     """Carry out a plan, or go on with it where an earlier run was interrupted.
+
+    An archive that this very plan has completed already is left as it is, so that a run that was
+    killed at its very end, or came again from a queue, ends well.
 
     Parameters
     ----------
@@ -158,6 +165,8 @@ def run(
         raise InvalidSetting(f"partition {part + 1}/{parts} must be from 1/{parts} on")
     started = time.perf_counter()
     target = target_of(plan.dst)
+    if is_complete(plan, overwrite):
+        return replace(_complete(plan, target), seconds=time.perf_counter() - started)
     check_target(plan, overwrite)
     plan.check_memory(worker_memory(client))
     with open_manifest(plan, target, overwrite=overwrite, partition=partition) as manifest:
@@ -187,7 +196,56 @@ def check_target(plan: Plan, overwrite: bool) -> None:
     FileExistsError, InvalidSetting
         See :func:`run`.
     """
-    target_of(plan.dst).check([plan.levels[0].source], overwrite)
+    source = plan.levels[0].source
+    target_of(plan.dst).check([source, *([source.mask] if source.mask else [])], overwrite)
+
+
+def is_complete(plan: Plan, overwrite: bool) -> bool:
+    """Tell whether the archive is there already, made by the same plan from the same source.
+
+    Parameters
+    ----------
+    plan : Plan
+        The plan.
+    overwrite : bool
+        Whether it is to be replaced. Then it only counts as complete if the run that completed it
+        was killed before it had cleared up.
+    """
+    target = target_of(plan.dst)
+    if overwrite and not target.progress.exists():
+        return False
+    return _stored_provenance(plan, target).get("fingerprint") == plan.fingerprint
+
+
+def _stored_provenance(plan: Plan, target: Target) -> dict[str, Any]:
+    """Return what the archive tells of its making; nothing if it is not there, or of others."""
+    name = "zarr.json" if plan.zarr_format == 3 else ".zattrs"
+    try:
+        found = json.loads(target.read_finished(f"{plan.levels[0].path}/{name}") or b"{}")
+        attributes = found["attributes"] if plan.zarr_format == 3 else found
+        return dict(attributes["tinc_codec"])
+    except (ValueError, KeyError, TypeError):
+        return {}
+
+
+def _complete(plan: Plan, target: Target) -> Outcome:
+    """Clear up after a run that was killed once the archive had its name, and tell of that."""
+    _clear_up(plan, target)
+    told = _stored_provenance(plan, target)
+    return Outcome(
+        finished=True,
+        earlier=True,
+        shards=len(plan),
+        chunks=plan.chunks,
+        raw_bytes=told["raw_bytes"],
+        stored_bytes=told["stored_bytes"],
+        lossless=told["lossless_chunks"],
+    )
+
+
+def _clear_up(plan: Plan, target: Target) -> None:
+    shutil.rmtree(target.progress, ignore_errors=True)
+    shutil.rmtree(slab_folder(plan), ignore_errors=True)
 
 
 def _told(manifest: Manifest, on_shard: OnShard | None) -> Outcome:
@@ -262,8 +320,7 @@ def _finished(plan: Plan, target: Target, manifest: Manifest, outcome: Outcome) 
         if whole.shards < len(plan):
             return outcome
         target.finish(documents(plan, _provenance(plan, whole)))
-        shutil.rmtree(target.progress, ignore_errors=True)
-        shutil.rmtree(slab_folder(plan), ignore_errors=True)
+        _clear_up(plan, target)
     return replace(whole, finished=True)
 
 
@@ -271,9 +328,13 @@ def _provenance(plan: Plan, outcome: Outcome) -> dict[str, Any]:
     def finite(value: float) -> float | None:
         return value if math.isfinite(value) else None  # JSON has no infinities
 
+    source = plan.levels[0].source
+    part = {"roi": source.roi, "mask": source.mask and source.mask.location}
     return {
         "version": __version__,
+        **{name: value for name, value in part.items() if value is not None},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "fingerprint": plan.fingerprint,
         "source": {
             "name": Path(plan.src).name,
             "kind": plan.kind,

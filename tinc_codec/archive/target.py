@@ -124,19 +124,29 @@ class Target:
             what processes of an earlier run, should some still live, have not put in place.
         """
         path = self.partial / key
-        path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = scratch / uuid.uuid4().hex
         try:
             with unfinished.open("xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
+            self._make_folders(path.parent)
             os.replace(unfinished, path)
         except OSError:
             with contextlib.suppress(OSError):
                 unfinished.unlink()
             raise
         sync_folder(path.parent)
+
+    def _make_folders(self, folder: Path) -> None:
+        """Make a folder within the archive, but not the archive's own.
+
+        That is gone when another run has finished it; a worker left over must not make it anew.
+        """
+        if folder == self.partial or folder.is_dir():
+            return
+        self._make_folders(folder.parent)
+        folder.mkdir(exist_ok=True)
 
     def remove(self, key: str) -> None:
         """Remove what is under a key, if anything is."""
@@ -150,13 +160,23 @@ class Target:
         except FileNotFoundError:
             return None
 
+    def read_finished(self, key: str) -> bytes | None:
+        """Return the bytes under a key of the archive that has the name; None if there are none."""
+        try:
+            return (self.dst / key).read_bytes()
+        except OSError:
+            return None
+
     def finish(self, documents: Mapping[str, bytes]) -> None:
-        """Write the metadata and give the archive its name; one that has it is replaced."""
+        """Write the metadata and give the archive its name.
+
+        One that has it moves to the records of the conversion, and is removed with them.
+        """
         for key, data in documents.items():
             path = self.partial / key
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-        old = self.dst.with_name(f"{self.dst.name}.replaced-{os.getpid()}")
+        old = self.progress / f"replaced-{uuid.uuid4().hex}"
         if self.dst.exists():
             self.dst.rename(old)
         try:
@@ -166,7 +186,6 @@ class Target:
                 old.rename(self.dst)
             raise
         sync_folder(self.dst.parent)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from tinc_codec.archive.info import codec_settings
 from tinc_codec.archive.layout import Position, Region, chunk_groups, chunk_regions
 from tinc_codec.archive.payloads import form, index_bytes, is_plain, payloads
+from tinc_codec.archive.plan import open_part
 from tinc_codec.archive.scores import (
     Bounds,
     ChunkScore,
@@ -49,6 +50,7 @@ def verify(
     dst: str | Path,
     *,
     bounds: Bounds | None = None,
+    mask: Any = None,
     sample: int | None = None,
     seed: int = 0,
     workers: int | None = None,
@@ -63,12 +65,15 @@ def verify(
     Parameters
     ----------
     src : str or Path
-        The original; see :func:`tinc_codec.archive.open_source`.
+        The original; see :func:`tinc_codec.archive.open_source`. Of an archive of a box or with a
+        mask, which its provenance tells, the same is taken of it.
     dst : str or Path
         A zarr array or group.
     bounds : Bounds, optional
         Demands beside those that the archive's own settings make (``max_error``, ``psnr``); see
         :attr:`Scores.broken`.
+    mask : str, Path or array, optional
+        The mask that the archive was made with, if it is no more where it was.
     sample : int, optional
         Compare so many chunks, drawn at random, instead of all. Ranges and thresholds are theirs.
     seed : int
@@ -96,7 +101,7 @@ def verify(
     for name, value in (("sample", sample), ("workers", workers)):
         if value is not None and value < 1:
             raise InvalidSetting(f"{name}={value} must be at least 1")
-    with open_source(src) as source, open_source(dst) as archive:
+    with open_source(dst) as archive, open_original(src, archive, mask) as source:
         array = zarr_array(archive)
         _check_same_volume(source, archive)
         at_once = workers or current_runtime().thread_count()
@@ -110,6 +115,44 @@ def verify(
         return replace(scores, bounds=demanded, sampled_from=array.nchunks)
     stored = scores.stored_bytes + _shards(array, scores) * index_bytes(array)
     return replace(scores, bounds=demanded, stored_bytes=stored)
+
+
+def open_original(src: Any, archive: Source, mask: Any = None) -> Source:
+    """Open what an archive was made from: the box and mask that it tells of, or all of the source.
+
+    Parameters
+    ----------
+    src : str or Path
+        The source, or the box of it alone.
+    archive : Source
+        The archive.
+    mask : str, Path or array, optional
+        In place of the mask that the archive names.
+
+    Raises
+    ------
+    InvalidSetting
+        If the provenance, the box or the mask are not of such a source.
+    OSError
+        If the source or the mask cannot be read.
+    """
+    told = archive.attributes.get("tinc_codec")
+    told = told if isinstance(told, dict) else {}
+    if mask is None and told.get("mask") is not None:
+        mask = str(told["mask"])
+        if "://" not in mask and not Path(mask).exists():
+            raise FileNotFoundError(
+                f"{archive.spec.location} was made with the mask {mask}, which is not there; "
+                "say where it is with --mask (mask=)"
+            )
+    try:
+        roi = told.get("roi") and tuple(slice(int(start), int(stop)) for start, stop in told["roi"])
+    except (TypeError, ValueError):
+        raise InvalidSetting(f"{archive.spec.location}: roi={told['roi']} is no box") from None
+    if roi:
+        with open_source(src) as whole:
+            roi = None if whole.shape == archive.shape else roi
+    return open_part(src, roi, mask)
 
 
 def _shards(array: zarr.Array[Any], scores: Scores) -> int:

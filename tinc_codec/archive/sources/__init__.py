@@ -1,22 +1,29 @@
 """Opening what users have, read by region: one module for each format."""
 
 from tinc_codec.archive.sources.opening import open_source
+from tinc_codec.archive.sources.parts import part_of, whole_roi
 from tinc_codec.archive.sources.source import (
     Readable,
+    Roi,
     Source,
     SourceSpec,
     default_dimension_names,
 )
 from tinc_codec.archive.sources.staging import Staging
-from tinc_codec.archive.sources.zarrs import is_zarr, zarr_array
+from tinc_codec.archive.sources.zarrs import LabelImage, is_zarr, label_images, zarr_array
 
 __all__ = [
+    "LabelImage",
     "Readable",
+    "Roi",
     "Source",
     "SourceSpec",
     "Staging",
     "default_dimension_names",
     "is_zarr",
+    "label_images",
     "open_source",
+    "part_of",
+    "whole_roi",
     "zarr_array",
 ]

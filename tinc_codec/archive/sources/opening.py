@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from tinc_codec.archive.sources import arrays, hdf5, n5, nifti, npy, planes, tiff, zarrs
+from tinc_codec.archive.sources import arrays, hdf5, n5, nifti, npy, parts, planes, tiff, zarrs
 from tinc_codec.archive.sources.source import Source, SourceSpec
 from tinc_codec.errors import InvalidSetting, TincError
 
@@ -81,6 +82,18 @@ def locate(text: str, storage_options: Mapping[str, Any]) -> SourceSpec:
 
 def open_spec(spec: SourceSpec) -> Source:
     """Open what a spec names; see :func:`open_source`."""
+    source = _open_whole(replace(spec, roi=None, mask=None))
+    if spec.roi is None and spec.mask is None:
+        return source
+    try:
+        mask = None if spec.mask is None else open_spec(spec.mask)
+        return parts.part_of(source, spec.roi, mask)
+    except BaseException:
+        source.close()
+        raise
+
+
+def _open_whole(spec: SourceSpec) -> Source:
     if spec.array is not None:
         return arrays.open_array(spec)
     if spec.is_url:
@@ -137,6 +150,9 @@ def _open_url(spec: SourceSpec) -> Source:
             f"{spec.location}: {error}: pip install 'tinc_codec[cloud]'"
         ) from error
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{spec.location} is not there: {error}") from error
+        known = str(error).startswith(spec.location)
+        raise (
+            error if known else FileNotFoundError(f"{spec.location} is not there: {error}")
+        ) from error
     except Exception as error:  # each file system has its own, of access, addresses, time-outs
         raise OSError(f"{spec.location} cannot be read: {error}") from error

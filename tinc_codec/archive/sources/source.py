@@ -17,6 +17,7 @@ from tinc_codec.archive.ome import Grid
 from tinc_codec.archive.sources.fingerprint import fingerprint
 from tinc_codec.errors import TincError, UnsupportedData
 
+Roi = tuple[tuple[int, int], ...]  # start and stop along each axis
 _DEFAULT_AXES = ("t", "c", "z", "y", "x")
 
 
@@ -46,6 +47,10 @@ class SourceSpec:
         Whether every file of a folder has been looked at already.
     array : object
         The dask, xarray, zarr or numpy array itself, where the source is one.
+    roi : tuple of (int, int), or None
+        Box that is taken of it, in voxels, for each axis.
+    mask : SourceSpec or None
+        Of a volume; where that is 0, the voxels count as 0.
     """
 
     location: str
@@ -53,6 +58,8 @@ class SourceSpec:
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)  # may hold keys
     checked: bool = False
     array: Any = None
+    roi: Roi | None = None
+    mask: SourceSpec | None = None
 
     @property
     def is_url(self) -> bool:
@@ -88,6 +95,8 @@ class Source:
     chunks : tuple of int or None
         Edges of what the file gives up at once, its chunks, shards or planes; None if voxels can be
         had one by one.
+    origin : tuple of int or None
+        First voxel, as counted from the start of a chunk, where the source is a box of a file.
     files : tuple of str
         Paths or URLs whose size, time and ends tell whether the source has changed.
     resident_bytes : int
@@ -96,6 +105,8 @@ class Source:
         User attributes of the array and of its group, OME metadata left out.
     ome : mapping
         OME metadata of the group; empty if none.
+    group : str
+        Where that group is, in a zarr store; empty if none.
     close : callable
         Lets go of the file; leaving a ``with`` block does the same.
     """
@@ -106,11 +117,13 @@ class Source:
     grid: Grid
     name: str = "data"
     chunks: tuple[int, ...] | None = None
+    origin: tuple[int, ...] | None = None
     files: tuple[str, ...] = ()
     resident_bytes: int = 0
     attributes: Mapping[str, Any] = field(default_factory=dict)
     group_attributes: Mapping[str, Any] = field(default_factory=dict)
     ome: Mapping[str, Any] = field(default_factory=dict)
+    group: str = ""
     close: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
@@ -165,15 +178,22 @@ class Source:
         except (TincError, OSError):
             raise
         except Exception as error:  # whatever the decoder of this file raises for damaged bytes
-            raise OSError(f"{self.spec.location} cannot be read at {region}: {error}") from error
+            hint = ""
+            if "checksum" in str(error) and self.spec.location.startswith("http"):
+                hint = " (does the server answer requests for ranges of bytes? It has to)"
+            raise OSError(
+                f"{self.spec.location} cannot be read at {region}: {error}{hint}"
+            ) from error
 
     def preferred_region(self, region: Region) -> Region:
         """Return the region, enlarged to what the file has to be read for it anyway."""
         if self.chunks is None:
             return region
-        columns = zip(region, self.chunks, self.shape, strict=True)
+        origin = self.origin or (0,) * len(region)
+        columns = zip(region, self.chunks, self.shape, origin, strict=True)
         return tuple(
-            slice(s.start // c * c, min(math.ceil(s.stop / c) * c, n)) for s, c, n in columns
+            slice(max((s.start + o) // c * c - o, 0), min(math.ceil((s.stop + o) / c) * c - o, n))
+            for s, c, n, o in columns
         )
 
     def fingerprint(self) -> dict[str, Any]:

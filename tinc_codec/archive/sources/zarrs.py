@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import posixpath
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +96,62 @@ def _from_group(spec: SourceSpec, where: str, group: zarr.Group) -> Source:
         attributes=inner.attributes,
         group_attributes=rest,
         ome=block,
+        group=where,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelImage:
+    """A label image of OME-Zarr, which lies in the group ``labels`` beside the image's levels.
+
+    Attributes
+    ----------
+    name : str
+        In that group.
+    block, attributes : mapping
+        OME metadata, and other attributes, of its own group.
+    levels : mapping of str to SourceSpec
+        Its arrays by their paths in it.
+    """
+
+    name: str
+    block: Mapping[str, Any]
+    attributes: Mapping[str, Any]
+    levels: Mapping[str, SourceSpec]
+
+
+def label_images(source: Source) -> tuple[list[LabelImage], list[str]]:
+    """Return the label images of a source, and why some that it lists are none."""
+    if not source.group:
+        return [], []
+    options = dict(source.spec.storage_options) if source.spec.is_url else None
+    group = zarr.open_group(source.group, mode="r", storage_options=options)
+    labels = group.get("labels")
+    if not isinstance(labels, zarr.Group):
+        return [], []
+    listed = ome.split(labels.attrs.asdict())[0].get("labels")
+    found, problems = [], []
+    for name in listed if isinstance(listed, list) else []:
+        try:
+            found.append(_label_image(source, labels, str(name)))
+        except (InvalidSetting, KeyError, IndexError, TypeError) as error:
+            problems.append(f"labels/{name} is no label image of OME-Zarr ({error!r})")
+    return found, problems
+
+
+def _label_image(source: Source, labels: zarr.Group, name: str) -> LabelImage:
+    group = _group(source.group, labels, name)
+    block, rest = ome.split(group.attrs.asdict())
+    levels = {}
+    for level in block["multiscales"][0]["datasets"]:
+        path = str(level["path"])
+        array = group[path]
+        if not isinstance(array, zarr.Array) or array.dtype.kind not in "iu":
+            raise TypeError(f"{path} is no array of integers")
+        where = posixpath.join(source.group, "labels", name, path)
+        inside = where.removeprefix(source.spec.location).lstrip("/")
+        levels[path] = replace(source.spec, component=inside, roi=None, mask=None)
+    return LabelImage(name=name, block=block, attributes=rest, levels=levels)
 
 
 def _group(where: str, parent: zarr.Group, name: str) -> zarr.Group:
