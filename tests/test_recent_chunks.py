@@ -39,8 +39,8 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         assert recent._size <= decode_module._KEPT_BYTES
     assert recent.get(chunks[0]) is None
     assert recent.get(chunks[-1]) is not None
-    # A chunk larger than a quarter of it is not kept at all.
-    monkeypatch.setattr(decode_module, "_KEPT_BYTES", 2 * each)
+    # A chunk larger than half of it is not kept at all.
+    monkeypatch.setattr(decode_module, "_KEPT_BYTES", 2 * each - 1)
     recent = decode_module._RecentChunks()
     monkeypatch.setattr(decode_module, "_recent", recent)
     open_chunk(chunks[0])
@@ -53,3 +53,9 @@ def test_corrupt_payloads_are_not_kept() -> None:
     for _ in range(2):
         with pytest.raises(CorruptPayload):
             open_chunk(broken)
+
+
+def test_planes_of_a_usual_chunk_of_wavelets_are_decoded_once() -> None:
+    chunk = np.random.default_rng(0).integers(0, 999, (128, 128, 128), np.uint16)
+    coded = tinc_codec.encode(chunk, ratio=1000, form="wavelet", effort=1)
+    assert open_chunk(coded) is open_chunk(coded)

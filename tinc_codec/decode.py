@@ -43,7 +43,8 @@ SPARE_PARAMETERS = 1024
 LARGEST_RATIO = 1_000_000
 # Voxels evaluated at once: working memory does not grow with the array.
 _PART = 1 << 21
-_KEPT_BYTES = 32 << 20
+# Of the chunks opened last, at most; one of 128 x 128 x 128 wavelet coefficients takes 8 MiB.
+_KEPT_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +176,7 @@ class _RecentChunks:
 
     def put(self, payload: bytes, chunk: Chunk) -> None:
         size = len(payload) + chunk.nbytes
-        if size > _KEPT_BYTES // 4:
+        if size > _KEPT_BYTES // 2:
             return
         with self._lock:
             if payload not in self._chunks:
@@ -201,7 +202,7 @@ if hasattr(os, "register_at_fork"):
 def open_chunk(payload: Buffer) -> Chunk:
     """Parse and check a payload; evaluates nothing.
 
-    The chunks opened last are kept, in at most 32 MiB, for the next reading of the same bytes.
+    The chunks opened last are kept, in at most 64 MiB, for the next reading of the same bytes.
 
     Raises
     ------

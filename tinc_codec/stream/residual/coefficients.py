@@ -67,20 +67,20 @@ _BLOCK_BITS = 6
 
 @kernel(inlined=True)
 def _level(activity: Any) -> Any:
-    return np.int64(LEVEL[min(activity, _MOST_ACTIVITY)])
+    return np.int64(LEVEL[np.uint32(min(activity, _MOST_ACTIVITY))])
 
 
 @kernel()
 def _tell(active: Any, i: int, row: int, plane: int, size: int) -> None:
     """Add a magnitude to the activity of the places that have it as a neighbour, weighted to 34."""
     for step in (1, row, plane):
-        active[i + step] += 4 * size
+        active[np.uint32(i + step)] += 4 * size
     for step in (
         row + 1, row - 1, plane + 1, plane - 1, plane + row, plane - row, 2, 2 * row, 2 * plane
     ):  # fmt: skip
-        active[i + step] += 2 * size
+        active[np.uint32(i + step)] += 2 * size
     for step in (plane + row + 1, plane + row - 1, plane - row + 1, plane - row - 1):
-        active[i + step] += size
+        active[np.uint32(i + step)] += size
 
 
 @kernel()
@@ -160,7 +160,8 @@ def _code_sign(
     negative: int,
 ) -> int:  # fmt: skip
     """Code a sign in the context of the three nearest signs."""
-    signs = 9 * np.sign(v[i - 1]) + 3 * np.sign(v[i - row]) + np.sign(v[i - plane])
+    west, north, up = v[np.uint32(i - 1)], v[np.uint32(i - row)], v[np.uint32(i - plane)]
+    signs = 9 * np.sign(west) + 3 * np.sign(north) + np.sign(up)
     slot = _AT[12] + direction * 27 + signs + 13
     p = np.int64(prob[slot])
     negative = code(state, data, p, negative)
@@ -178,7 +179,10 @@ def _code_coefficient(
     """Code one coefficient; return it."""
     every = _level(2 * same + 3 * higher + 4 * side)
     ls, lu, lb = _level(same), _level(higher), _level(side)
-    w, n, u = abs(v[i - 1]), abs(v[i - row]), abs(v[i - plane])
+    w, n, u = (
+        abs(np.int64(v[np.uint32(i - 1)])), abs(np.int64(v[np.uint32(i - row)])),
+        abs(np.int64(v[np.uint32(i - plane)])),
+    )  # fmt: skip
     near = min(w, 2) * 81 + min(n, 2) * 27 + min(u, 2) * 9
     near += min(abs(above), 2) * 3 + min(beside, 2)
     slots[0] = _AT[0] + kind * LEVELS + ls
@@ -219,12 +223,21 @@ def _worth(real: Any, scale: float, first: Any, last: Any, price: float) -> Any:
 @kernel()
 def _sum(v: Any, at: int, row: int, plane: int, first: Any, last: Any, shift: Any) -> int:
     """Return the sum of magnitudes of a block, whose corner (0, 0, 0) is at ``at``."""
-    total = 0
+    start = first[2] >> shift[2]
+    width = ((last[2] - 1) >> shift[2]) + 1 - start
+    total = np.int32(0)
     for z in range(first[0] >> shift[0], ((last[0] - 1) >> shift[0]) + 1):
         for y in range(first[1] >> shift[1], ((last[1] - 1) >> shift[1]) + 1):
-            for x in range(first[2] >> shift[2], ((last[2] - 1) >> shift[2]) + 1):
-                total += abs(v[at + z * plane + y * row + x])
-    return total
+            i = np.uint32(at + z * plane + y * row + start)
+            if width == BLOCK:
+                total += (
+                    abs(np.int32(v[i])) + abs(np.int32(v[i + np.uint32(1)]))
+                    + abs(np.int32(v[i + np.uint32(2)])) + abs(np.int32(v[i + np.uint32(3)]))
+                )  # fmt: skip
+                continue
+            for x in range(width):
+                total += abs(np.int32(v[i + np.uint32(x)]))
+    return np.int64(total)
 
 
 @kernel()
@@ -264,7 +277,7 @@ def _code_block(
             up = there + (z >> shift[0]) * up_plane + (y >> shift[1]) * up_row
             for x in range(first[2], last[2]):
                 wanted = real[z, y, x] * scale if encoding else np.float32(0)
-                at, over = i + x, up + (x >> shift[2])
+                at, over = np.uint32(i + x), np.uint32(up + (x >> shift[2]))
                 value = _code_coefficient(
                     state, data, prob, count, weights, slots, inputs, wanted, own, at, row, plane,
                     parents[over], sisters[at], own_active[at], parents_active[over],

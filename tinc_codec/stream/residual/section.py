@@ -360,7 +360,7 @@ class Coefficients:
         bands, model, level = self._bands, self._model, self._parent
         assert model is not None
         assert level is not None
-        reached = wavelet.band_window(plan, needed, 0, LOW_PASS) if cuts else None
+        reached = needed[1] if cuts else None
         wanted = [tile for tile in self._missing if reached and _overlap(tile, reached)]
 
         def decode_tile(window: Window) -> None:

@@ -18,6 +18,7 @@ Shape = tuple[int, int, int]
 # Samples first to last (exclusive) along each axis.
 Window = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 Run = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
+Band = Callable[[int, int, Window, Float32Array], None]
 
 AXES = 3
 MOST_LEVELS = 16
@@ -26,6 +27,8 @@ LOW_PASS = 0
 _LINES, _ACROSS = 2, 4
 # Samples that a part of the work has at least, when it is shared among threads.
 _LEAST_PART, _MOST_PARTS = 1 << 17, 16
+# Half the samples of a slab when a level is put together, and its planes at least.
+_SLAB, _LEAST_PLANES = 1 << 20, 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,44 +165,60 @@ def _of_rows(plan: Layout, level: int) -> list[int]:
     return [d for d in [LOW_PASS, *plan.directions(level)] if not d & _ACROSS]
 
 
-def windows(plan: Layout, window: Window) -> list[Window]:
-    """Return what is needed of the volume, then of each level's low-pass band, finest first.
+def _widened(plan: Layout, level: int, window: Window) -> Window:
+    """Return the samples of a level that reach into a window of it.
 
-    Of a level that is halved, all samples that reach into the window, from an even one on.
+    Along axes that are halved, from an even one on.
     """
-    needed = []
-    for level, split in enumerate(plan.splits):
-        wide = tuple(
-            (max(0, a - lifting.REACH) & ~1, min(n, b + lifting.REACH))
-            if split >> k & 1
-            else (a, b)
-            for k, ((a, b), n) in enumerate(zip(window, plan.shapes[level], strict=True))
-        )
-        needed.append(wide)
-        window = tuple(
-            (a // 2, (b + 1) // 2) if split >> k & 1 else (a, b) for k, (a, b) in enumerate(wide)
-        )  # type: ignore[assignment]
-    return [*needed, window]  # type: ignore[list-item]
+    a, b, c = (
+        (max(0, first - lifting.REACH) & ~1, min(n, last + lifting.REACH))
+        if plan.splits[level] >> k & 1
+        else (first, last)
+        for k, ((first, last), n) in enumerate(zip(window, plan.shapes[level], strict=True))
+    )
+    return a, b, c
 
 
-def band_window(plan: Layout, needed: Sequence[Window], level: int, direction: int) -> Window:
-    """Return the part of a band that the samples needed of its level are made of."""
-    split = plan.splits[level]
+def _band_part(split: int, wide: Window, direction: int) -> Window:
+    """Return the part of a band that samples of its level, from even ones on, are made of."""
     a, b, c = (
         ((first + 1) // 2 if direction >> k & 1 else first // 2,
          last // 2 if direction >> k & 1 else (last + 1) // 2)
         if split >> k & 1 else (first, last)
-        for k, (first, last) in enumerate(needed[level])
+        for k, (first, last) in enumerate(wide)
     )  # fmt: skip
     return a, b, c
 
 
-def inverse(
-    plan: Layout,
-    window: Window,
-    band: Callable[[int, int, Window, Float32Array], None],
-    run: Run = map,
-) -> Float32Array:
+def windows(plan: Layout, window: Window) -> list[Window]:
+    """Return what is needed of the volume, then of each level's low-pass band, finest first."""
+    needed = [window]
+    for level, split in enumerate(plan.splits):
+        needed.append(_band_part(split, _widened(plan, level, needed[-1]), LOW_PASS))
+    return needed
+
+
+def _lengths(window: Window) -> Shape:
+    a, b, c = (last - first for first, last in window)
+    return a, b, c
+
+
+def _within(window: Window, outer: Window) -> tuple[slice, ...]:
+    """Return where a window lies in an array of an outer one."""
+    return tuple(slice(a - c, b - c) for (a, b), (c, _) in zip(window, outer, strict=True))
+
+
+def _slabs(window: Window) -> list[Window]:
+    """Cut a window along its first axis: samples in between stay in the cache, on threads."""
+    (first, last), *others = window
+    count = 2 * (math.prod(_lengths(window)) // _SLAB)
+    planes = max(_LEAST_PLANES, math.ceil((last - first) / max(count, 1)))
+    starts = range(first, last, planes)
+    b, c = others
+    return [((a, min(a + planes, last)), b, c) for a in starts]
+
+
+def inverse(plan: Layout, window: Window, band: Band, run: Run = map) -> Float32Array:
     """Return a window of the volume.
 
     Parameters
@@ -217,48 +236,49 @@ def inverse(
     needed = windows(plan, window)
     low = np.empty(_lengths(needed[-1]), np.float32)
     band(len(plan.splits), LOW_PASS, needed[-1], low)
-    # Bands take the same memory one after the other: fresh pages cost more than the work there.
-    memory = np.empty((2, _largest_band(plan, needed)), np.float32)
     for level in reversed(range(len(plan.splits))):
-        split, wide = plan.splits[level], needed[level]
-        x = np.empty(_lengths(wide), np.float32)
+        coarse, known, wanted = low, needed[level + 1], needed[level]
+        low = np.empty(_lengths(wanted), np.float32)
 
-        def coefficients(direction: int, room: Float32Array, level: int = level) -> Float32Array:
-            part = band_window(plan, needed, level, direction)
-            out = room[: math.prod(_lengths(part))].reshape(_lengths(part))
-            band(level, direction, part, out)
-            return out
+        def fill(
+            slab: Window, level: int = level, coarse: Float32Array = coarse,
+            known: Window = known, out: Float32Array = low, wanted: Window = wanted,
+        ) -> None:  # fmt: skip
+            out[_within(slab, wanted)] = _synthesised(plan, level, slab, coarse, known, band)
 
-        for d in _of_rows(plan, level):
-            first = low if d == LOW_PASS else coefficients(d, memory[0])
-            if not split >> _LINES & 1:
-                x[_rows(split, d)] = first
-                continue
-            second = coefficients(d | _ACROSS, memory[1])
-            _along_lines(first, second, x, _places(split, d), lifting.synthesise_lines, run)
-        for axis in reversed(range(_LINES)):
-            if split >> axis & 1:
-                _along_columns(x, axis, lifting.synthesise_columns, run)
-        # What the next finer level needs of its low-pass band.
-        kept = band_window(plan, needed, level - 1, LOW_PASS) if level else window
-        low = np.ascontiguousarray(
-            x[tuple(slice(a - c, b - c) for (a, b), (c, _) in zip(kept, wide, strict=True))]
-        )
+        list(run(fill, _slabs(wanted)))
     return low
 
 
-def _largest_band(plan: Layout, needed: Sequence[Window]) -> int:
-    """Return the samples of the largest band that a window is made of."""
-    return max(
-        (
-            math.prod(_lengths(band_window(plan, needed, level, d)))
-            for level in range(len(plan.splits))
-            for d in plan.directions(level)
-        ),
-        default=0,
-    )
+def _synthesised(
+    plan: Layout, level: int, window: Window, low: Float32Array, known: Window, band: Band
+) -> Float32Array:
+    """Return a window of a level, from the part of its low-pass band that is known."""
+    split, wide = plan.splits[level], _widened(plan, level, window)
+    parts = {d: _band_part(split, wide, d) for d in [LOW_PASS, *plan.directions(level)]}
+    # Bands take the same memory one after the other: fresh pages cost more than the work there.
+    memory = np.empty((2, max(math.prod(_lengths(part)) for part in parts.values())), np.float32)
 
+    def coefficients(direction: int, room: Float32Array) -> Float32Array:
+        shape = _lengths(parts[direction])
+        out = room[: math.prod(shape)].reshape(shape)
+        if direction == LOW_PASS:
+            out[...] = low[_within(parts[direction], known)]
+        else:
+            band(level, direction, parts[direction], out)
+        return out
 
-def _lengths(window: Window) -> Shape:
-    a, b, c = (last - first for first, last in window)
-    return a, b, c
+    x = np.empty(_lengths(wide), np.float32)
+    for d in _of_rows(plan, level):
+        first = coefficients(d, memory[0])
+        if not split >> _LINES & 1:
+            x[_rows(split, d)] = first
+            continue
+        second = coefficients(d | _ACROSS, memory[1])
+        lifting.synthesise_lines(first, second, x, _places(split, d), 0, len(first))
+    if split >> 1 & 1:
+        _planes(x, lifting.synthesise_columns)
+    if split & 1:
+        columns = x.reshape(len(x), -1)
+        lifting.synthesise_columns(columns, 0, columns.shape[1])
+    return x[_within(window, wide)]
