@@ -71,7 +71,7 @@ def _level(activity: Any) -> Any:
 
 
 @kernel()
-def _tell(active: Any, i: int, row: int, plane: int, size: int) -> None:
+def _tell(active: Any, i: Any, row: int, plane: int, size: int) -> None:
     """Add a magnitude to the activity of the places that have it as a neighbour, weighted to 34."""
     for step in (1, row, plane):
         active[np.uint32(i + step)] += 4 * size
@@ -104,8 +104,7 @@ def around(v: Any, out: Any) -> None:
 @kernel()
 def _code_size(
     state: Any, data: Any, prob: Any, count: Any, weights: Any, slots: Any, inputs: Any, size: int,
-    every: Any, same: Any,
-    near: int, direction: int,
+    every: Any, same: Any, near: int, direction: int,
 ) -> int:  # fmt: skip
     """Code a magnitude of 1 or more: in unary, a long one with an Exp-Golomb tail."""
     for k in range(1, _MOST_UNARY):
@@ -156,7 +155,7 @@ def _choose(prob: Any, real: Any, p: Any, every: Any, price: Any) -> int:
 
 @kernel()
 def _code_sign(
-    state: Any, data: Any, prob: Any, v: Any, i: int, row: int, plane: int, direction: int,
+    state: Any, data: Any, prob: Any, v: Any, i: Any, row: int, plane: int, direction: int,
     negative: int,
 ) -> int:  # fmt: skip
     """Code a sign in the context of the three nearest signs."""
@@ -172,17 +171,15 @@ def _code_sign(
 @kernel(inlined=True)
 def _code_coefficient(
     state: Any, data: Any, prob: Any, count: Any, weights: Any, slots: Any, inputs: Any, real: Any,
-    v: Any, i: int,
-    row: int, plane: int, above: int, beside: int, same: int, higher: int, side: int, kind: int,
-    direction: int, price: Any,
+    v: Any, i: Any, row: int, plane: int, above: int, beside: int, same: int, higher: int,
+    side: int, kind: int, direction: int, price: Any,
 ) -> Any:  # fmt: skip
     """Code one coefficient; return it."""
     every = _level(2 * same + 3 * higher + 4 * side)
     ls, lu, lb = _level(same), _level(higher), _level(side)
-    w, n, u = (
-        abs(np.int64(v[np.uint32(i - 1)])), abs(np.int64(v[np.uint32(i - row)])),
-        abs(np.int64(v[np.uint32(i - plane)])),
-    )  # fmt: skip
+    w: Any = abs(np.int64(v[np.uint32(i - 1)]))
+    n: Any = abs(np.int64(v[np.uint32(i - row)]))
+    u: Any = abs(np.int64(v[np.uint32(i - plane)]))
     near = min(w, 2) * 81 + min(n, 2) * 27 + min(u, 2) * 9
     near += min(abs(above), 2) * 3 + min(beside, 2)
     slots[0] = _AT[0] + kind * LEVELS + ls
@@ -221,7 +218,7 @@ def _worth(real: Any, scale: float, first: Any, last: Any, price: float) -> Any:
 
 
 @kernel()
-def _sum(v: Any, at: int, row: int, plane: int, first: Any, last: Any, shift: Any) -> int:
+def _sum(v: Any, at: int, row: int, plane: int, first: Any, last: Any, shift: Any) -> Any:
     """Return the sum of magnitudes of a block, whose corner (0, 0, 0) is at ``at``."""
     start = first[2] >> shift[2]
     width = ((last[2] - 1) >> shift[2]) + 1 - start
@@ -242,9 +239,8 @@ def _sum(v: Any, at: int, row: int, plane: int, first: Any, last: Any, shift: An
 
 @kernel()
 def _code_block_flag(
-    state: Any, data: Any, prob: Any, count: Any, weights: Any, slots: Any, inputs: Any,
-    worth: Any, around: int,
-    higher: int, side: int, kind: int, price: Any,
+    state: Any, data: Any, prob: Any, count: Any, weights: Any, slots: Any, inputs: Any, worth: Any,
+    around: int, higher: int, side: int, kind: int, price: Any,
 ) -> Any:  # fmt: skip
     """Code whether a block has any coefficient but 0, given what they are worth."""
     lu, lb = _level(2 * higher), _level(side)
@@ -262,10 +258,9 @@ def _code_block_flag(
 @kernel()
 def _code_block(
     state: Any, data: Any, prob: Any, count: Any, weights: Any, slots: Any, inputs: Any, real: Any,
-    scale: Any, own: Any,
-    own_active: Any, q: Any, parents: Any, parents_active: Any, shift: Any, sisters: Any,
-    sisters_active: Any, first: Any, last: Any, places: Any, above_places: Any, kind: int,
-    direction: int, price: Any,
+    scale: Any, own: Any, own_active: Any, q: Any, parents: Any, parents_active: Any, shift: Any,
+    sisters: Any, sisters_active: Any, first: Any, last: Any, places: Any, above_places: Any,
+    kind: int, direction: int, price: Any,
 ) -> None:  # fmt: skip
     """Code the coefficients of a block that has one but 0."""
     here, row, plane = places
@@ -299,10 +294,9 @@ _CODE_BAND = (
 
 @kernel(_CODE_BAND)
 def code_band(
-    state: Any, data: Any, prob: Any, count: Any, weights: Any, scratch: Any, flags: Any,
-    real: Any, scale: Any, q: Any, own: Any, own_active: Any, parents: Any, parents_active: Any,
-    corner: Any, shift: Any, sisters: Any, sisters_active: Any, kind: int, direction: int,
-    price: Any,
+    state: Any, data: Any, prob: Any, count: Any, weights: Any, scratch: Any, flags: Any, real: Any,
+    scale: Any, q: Any, own: Any, own_active: Any, parents: Any, parents_active: Any, corner: Any,
+    shift: Any, sisters: Any, sisters_active: Any, kind: int, direction: int, price: Any,
 ) -> Any:  # fmt: skip
     """Encode a band, choosing its integers, or decode it; False: the data were too short.
 

@@ -101,8 +101,7 @@ def _code_large(state: Any, data: Any, prob: Any, rest: Any) -> Any:
 @kernel(inlined=True)
 def _code_size(
     state: Any, data: Any, prob: Any, count: Any, mixing: Any, slots: Any, inputs: Any, size: Any,
-    shift: Any, around: Any,
-    near: Any, next_near: Any, vary: Any,
+    shift: Any, around: Any, near: Any, next_near: Any, vary: Any,
 ) -> Any:  # fmt: skip
     """Code a magnitude: its upper digits in unary, then the lower ones."""
     few: Any = min(shift, _SHIFTS - 1)
@@ -139,8 +138,8 @@ def _code_size(
 
 @kernel(inlined=True)
 def _gather(
-    place: Any, shape: Any, neighbours: Any, known: Any, own: Any, lowest: Any,
-    values: Any, sizes: Any,
+    place: Any, shape: Any, neighbours: Any, known: Any, own: Any, lowest: Any, values: Any,
+    sizes: Any,
 ) -> None:  # fmt: skip
     """Set values and sizes to the neighbours of a place near a side of the field.
 
@@ -183,8 +182,7 @@ def _offsets(z: Any, y: Any, shape: Any, neighbours: Any, flat: Any) -> None:
 @kernel(inlined=True)
 def _code_difference(
     state: Any, data: Any, prob: Any, count: Any, mixing: Any, slots: Any, inputs: Any, sizes: Any,
-    vary: Any, part: Any,
-    r: Any, most: Any,
+    vary: Any, part: Any, r: Any, most: Any,
 ) -> Any:  # fmt: skip
     """Code one difference, in steps, in the context of those of the neighbours; return it."""
     activity = np.int64(0)
