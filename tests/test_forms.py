@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from volumes import volume
 
-from tinc_codec import InvalidSetting, Settings, decode, encode, forms, inspect
+from tinc_codec import InvalidSetting, Settings, decode, encode, forms, inspect, metrics
 from tinc_codec.metrics import psnr
 from tinc_codec.phantom import phantom
 
@@ -148,6 +148,34 @@ def test_a_psnr_is_reached_by_fewer_bytes_than_a_higher_one(case: str, wanted: f
     # Voxels of eight bits are exact from some step on, and no step is finer than needed.
     finer = encode(array, psnr=wanted + 3, form="wavelet", effort=1)
     assert len(payload) < len(finer) or np.isinf(reached)
+
+
+@pytest.mark.parametrize("wanted", [0.8, 0.95, 0.99])
+@pytest.mark.parametrize("case", ["u2", ">i2", "u4", "f2", "f8"])
+def test_an_ssim_is_reached_by_fewer_bytes_than_a_higher_one(case: str, wanted: float) -> None:
+    array = TARGETS[case]
+    payload = encode(array, ssim=wanted, form="wavelet", effort=1)
+    reached = metrics.ssim(array, decode(payload), float(np.ptp(array)), ndim=min(3, array.ndim))
+    assert reached >= wanted - 1e-5
+    finer = encode(array, ssim=(wanted + 1) / 2, form="wavelet", effort=1)
+    assert len(payload) < len(finer)
+
+
+def test_an_ssim_counts_masked_voxels_as_exact() -> None:
+    array = with_holes()
+    decoded = decode(encode(array, ssim=0.9, form="wavelet", effort=1))
+    counts = np.isfinite(array)
+    np.testing.assert_array_equal(np.isfinite(decoded), counts)
+    original, found = (np.where(counts, part, array[counts].mean()) for part in (array, decoded))
+    assert metrics.ssim(original, found, float(np.ptp(array[counts]))) > 0.85
+
+
+def test_an_ssim_with_a_tree_is_reached_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forms, "_smaller", lambda form, than: 1.0)
+    array = phantom((16, 17, 18))
+    payload = encode(array, ssim=0.93, **QUICK)
+    assert inspect(payload).form == "tree+wavelet"
+    assert metrics.ssim(array, decode(payload), float(np.ptp(array))) >= 0.93
 
 
 def test_a_psnr_with_a_tree_is_reached_too(monkeypatch: pytest.MonkeyPatch) -> None:

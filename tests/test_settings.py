@@ -41,7 +41,7 @@ def valid_settings() -> st.SearchStrategy[Settings]:
 @given(valid_settings())
 def test_json_carries_every_setting(settings: Settings) -> None:
     config = json.loads(json.dumps(settings.to_json(), allow_nan=False))
-    targets = {"ratio", "psnr", "max_error"}
+    targets = {"ratio", "psnr", "ssim", "max_error"}
     names = {field.name for field in fields(Settings)}
     assert set(config) - targets == names - targets
     assert len(set(config) & targets) == 1
@@ -70,6 +70,7 @@ def test_defaults() -> None:
     ("name", "values", "says"),
     [
         ("ratio", [0, 0.5, -3, 100_001, math.nan, math.inf, "64", True], "1 to 100000"),
+        ("ssim", [0, 0.009, 0.99991, 1, math.nan, "0.9", True], "0.01 to 0.9999"),
         ("levels", [0, 7, 2.0, "many", None, True], "1 to 6"),
         ("level_ratio", [0, 0.04, 21, math.nan, "x", None], "0.05 to 20"),
         ("allocation", ["none", None, 1, ["even"]], "'even', 'signal', 'variance'"),

@@ -135,13 +135,17 @@ def _convert(
     ratio: Annotated[
         float | None,
         typer.Option(
-            help="Raw bytes over compressed bytes, of each chunk. Give one of --ratio, --psnr and "
-            "--max-error."
+            help="Raw bytes over compressed bytes, of each chunk. Give one of --ratio, --psnr, "
+            "--ssim and --max-error."
         ),
     ] = None,
     psnr: Annotated[
         float | None,
         typer.Option(metavar="DB", help="At least this in each chunk, against its own range."),
+    ] = None,
+    ssim: Annotated[
+        float | None,
+        typer.Option(help="At least this structural similarity in each chunk, 0.01 to 0.9999."),
     ] = None,
     max_error: Annotated[
         float | None,
@@ -214,11 +218,12 @@ def _convert(
     An interrupted conversion goes on when the same command is run again; one that is complete is
     left as it is.
     """
-    if ratio is None and psnr is None and max_error is None:
-        raise typer.BadParameter("give one of --ratio, --psnr and --max-error")
+    if ratio is psnr is ssim is max_error is None:
+        raise typer.BadParameter("give one of --ratio, --psnr, --ssim and --max-error")
     settings = Settings(
         ratio=ratio,
         psnr=psnr,
+        ssim=ssim,
         max_error=max_error,
         form=form,
         levels=_auto_or_number("--tree-levels", tree_levels, int),

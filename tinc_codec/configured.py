@@ -28,6 +28,7 @@ class Configured:
         ratio: float | None = None,
         *,
         psnr: float | None = None,
+        ssim: float | None = None,
         max_error: float | None = None,
         levels: int | Literal["auto"] = "auto",
         level_ratio: float | Literal["auto"] = "auto",
@@ -44,6 +45,7 @@ class Configured:
         given: dict[str, Any] = {
             "ratio": ratio,
             "psnr": psnr,
+            "ssim": ssim,
             "max_error": max_error,
             "levels": levels,
             "level_ratio": level_ratio,

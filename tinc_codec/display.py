@@ -83,6 +83,8 @@ def _target(plan: Plan) -> str:
     wanted = plan.settings
     if wanted.max_error is not None:
         return f"maximum error {wanted.max_error:g}"
+    if wanted.ssim is not None:
+        return f"SSIM {wanted.ssim:g}"
     return f"PSNR {wanted.psnr:g} dB" if wanted.psnr is not None else f"ratio {wanted.ratio:g}"
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from tinc_codec import metrics
 from tinc_codec.decode import box_values, decode_chunk, open_chunk, unit_values
 from tinc_codec.engines import current_engine
 from tinc_codec.errors import InvalidSetting
@@ -46,11 +47,13 @@ _CHECKED_VOXELS = 2048
 _SMALLEST_WAVELET = 24
 # Of a tree with wavelet coefficients, the share of the bytes that is the tree's.
 _TREE_SHARE = 0.4
-# Efforts from which other plans of the transform are tried, and from which a fit with a tenth of
-# the work tells where a whole one is worth it: where it is not further behind than this.
 # Where errors are bounded: a transform is tried where its correction alone takes fewer bits a voxel
 # than this, with steps of so many bounds.
 _BASE_BELOW_BITS, _STEPS_OF_BOUND = 0.6, (2.5, 4.0, 6.0)
+# Where the search for an SSIM starts.
+_STEP_OF_SSIM = 0.1
+# Efforts from which other plans of the transform are tried, and from which a fit with a tenth of
+# the work tells where a whole one is worth it: where it is not further behind than this.
 _PLANS_FROM, _PILOT_FROM, _PILOT_LESS, _PROMISING_DB = 3, 5, 4, 0.3
 
 
@@ -119,7 +122,7 @@ def encode(volumes: Sequence[Volume], settings: Settings) -> list[bytes]:
         found = _trees_alone(volumes, settings)
     elif settings.ratio is not None:
         found = _within_budgets(volumes, settings)
-    elif settings.psnr is not None:
+    elif settings.max_error is None:
         found = _as_good(volumes, settings)
     else:
         found = each(lambda volume: _bounded(volume, settings), volumes)
@@ -163,19 +166,25 @@ def _within_budgets(volumes: Sequence[Volume], settings: Settings) -> list[Form]
 
 
 def _as_good(volumes: Sequence[Volume], settings: Settings) -> list[Form]:
-    """Return the smallest forms that have the PSNR asked for."""
-    assert settings.psnr is not None
-    wanted, plans = settings.psnr, settings.effort >= _PLANS_FROM
+    """Return the smallest forms that have the PSNR, or the SSIM, asked for."""
+    plans = settings.effort >= _PLANS_FROM
+
+    def good(volume: Volume, form: Form) -> bool:
+        if settings.psnr is not None:
+            return form.psnr_db >= settings.psnr
+        return _ssim(form.payload, volume) >= (settings.ssim or 0)
 
     def reach(volume: Volume, tree: Form | None = None) -> Form | None:
-        return _wavelet_as_good(volume, tree, wanted, plans)
+        start = _STEP_OF_SSIM if settings.psnr is None else 4 * 10 ** (-settings.psnr / 20)
+        return _wavelet_as_good(volume, tree, lambda form: good(volume, form), start, plans)
 
     found = each(reach, volumes)
+    target = f"psnr={settings.psnr:g}" if settings.psnr is not None else f"ssim={settings.ssim}"
     for volume, form in zip(volumes, found, strict=True):
         if form is None:
             raise InvalidSetting(
-                f"psnr={wanted:g} is more than the transform's precision gives for a chunk of "
-                f"{volume.info.dtype}; use max_error=0, or a lower psnr"
+                f"{target} is more than the transform's precision gives for a chunk of "
+                f"{volume.info.dtype}; use max_error=0, or a lower one"
             )
     if settings.form == "auto":
         sizes = [round(_TREE_SHARE * len(form.payload)) for form in found if form is not None]
@@ -397,15 +406,16 @@ def _wavelet_within(volume: Volume, tree: Form | None, plans: bool) -> Form | No
     return None if coding is None else _with_wavelet(volume, tree, coding)
 
 
-def _wavelet_as_good(volume: Volume, tree: Form | None, psnr_db: float, plans: bool) -> Form | None:
-    """Add to a tree, or to nothing, the smallest wavelet section that reaches a PSNR."""
+def _wavelet_as_good(
+    volume: Volume, tree: Form | None, good: Callable[[Form], bool], start: float, plans: bool
+) -> Form | None:
+    """Add to a tree, or to nothing, the smallest wavelet section that makes a good form."""
     from tinc_codec.fit import residual
 
-    def good(coding: residual.Coding) -> bool:
-        return _with_wavelet(volume, tree, coding).psnr_db >= psnr_db
+    def enough(coding: residual.Coding) -> bool:
+        return good(_with_wavelet(volume, tree, coding))
 
-    start = 4 * 10 ** (-psnr_db / 20)
-    coding = residual.as_good(_rest(volume, tree), good, start, plans=plans)
+    coding = residual.as_good(_rest(volume, tree), enough, start, plans=plans)
     return None if coding is None else _with_wavelet(volume, tree, coding)
 
 
@@ -458,6 +468,15 @@ def _decoded(payload: bytes, volume: Volume) -> npt.NDArray[Any]:
     return box_values(chunk, [np.arange(n) for n in chunk.box_shape], pointwise=False).astype(
         native
     )
+
+
+def _ssim(payload: bytes, volume: Volume) -> float:
+    """Return the SSIM of a payload over the box, where what is not fitted counts as exact."""
+    info, decoded = volume.info, _decoded(payload, volume)
+    unit = normalize.normalize(decoded, info.low, info.high).reshape(volume.unit.shape)
+    if volume.weight is not None:
+        unit = np.where(volume.weight == 0, volume.unit, unit)
+    return metrics.ssim(volume.unit, unit, 1.0, ndim=min(3, unit.ndim))
 
 
 def _psnr(payload: bytes, volume: Volume) -> float:

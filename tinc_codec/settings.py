@@ -44,13 +44,16 @@ class Settings:
 
     Attributes
     ----------
-    ratio, psnr, max_error : float or None
+    ratio, psnr, ssim, max_error : float or None
         What to reach; at most one is given, and ratio=64 is meant where none is.
 
         - ratio: raw bytes of the chunk / bytes of the payload, header included; 1 to 100 000. The
           payload never exceeds ``raw_bytes / ratio``.
         - psnr: in dB, against the chunk's own range of values, 1 to 200; the smallest payload
           found that has at least this.
+        - ssim: mean structural similarity of volumes (:func:`tinc_codec.metrics.ssim`,
+          against the chunk's own range), 0.01 to 0.9999; the smallest payload found that has at
+          least this.
         - max_error: in units of the data, 0 (without loss) or more; the smallest payload found
           whose every voxel is as near as this, on every engine.
     levels : int or "auto"
@@ -81,6 +84,7 @@ class Settings:
 
     ratio: float | None = None
     psnr: float | None = None
+    ssim: float | None = None
     max_error: float | None = None
     levels: int | Auto = "auto"
     level_ratio: float | Auto = "auto"
@@ -116,13 +120,18 @@ class Settings:
         object.__setattr__(self, "milestones", _checked_milestones(self.milestones, self.preset))
 
     def _check_target(self) -> None:
-        targets = {name: getattr(self, name) for name in ("ratio", "psnr", "max_error")}
+        targets = {name: getattr(self, name) for name in ("ratio", "psnr", "ssim", "max_error")}
         given = [f"{name}={value!r}" for name, value in targets.items() if value is not None]
         if len(given) > 1:
             raise InvalidSetting(f"{' and '.join(given)} are given; at most one target can be")
         if not given:
             object.__setattr__(self, "ratio", DEFAULT_RATIO)
-        limits = {"ratio": (1, 100_000), "psnr": (1, 200), "max_error": (0, sys.float_info.max)}
+        limits = {
+            "ratio": (1, 100_000),
+            "psnr": (1, 200),
+            "ssim": (0.01, 0.9999),
+            "max_error": (0, sys.float_info.max),
+        }
         for name, (low, high) in limits.items():
             if getattr(self, name) is not None:
                 _check_number(name, getattr(self, name), low, high)

@@ -61,8 +61,8 @@ class TINCSerializer(Configured, ArrayBytesCodec, ArrayBytesCodecPartialDecodeMi
 
     Parameters
     ----------
-    ratio, psnr, max_error : float, optional
-        The target of every chunk, one of the three; ratio=64 where none is given.
+    ratio, psnr, ssim, max_error : float, optional
+        The target of every chunk, one of the four; ratio=64 where none is given.
     levels, level_ratio, allocation, effort, seed, preset, preserve, coordinates, form, \
 iterations, milestones
         See :class:`tinc_codec.Settings`.

@@ -235,6 +235,7 @@ def lossless_chunk(chunk: NDArray[Any], plan: Plan, level: Level, region: Region
         plan.settings,
         ratio=None,
         psnr=None,
+        ssim=None,
         max_error=0,
         form="auto",
         preset="default",
