@@ -3,8 +3,10 @@
 - fit: the table of :mod:`benchmarks.speed.fit` for a phantom of 256³ at 512 times, everything on
   the device.
 - batch: 64 chunks of 64³ encoded together at effort 5, against one of them.
-- decode: the 256³ payload, beside the float32 products of square matrices (TF32 off) on the same
-  device. Multiply-adds are nominal, as in the roofline. The result is copied to the host.
+- decode: the 256³ payload into memory of the device, beside the float32 products of square matrices
+  (TF32 off) there. Multiply-adds are nominal, as in the roofline.
+
+"batch" and "decode" are measured with torch's kernels and with Triton's.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.rows import Store, markdown
@@ -32,9 +33,10 @@ _NO_DEVICE = "no CUDA device"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """What is measured: "batch" or "decode", and on what volume."""
+    """What is measured: "batch" or "decode", with whose kernels, and on what volume."""
 
     what: str
+    triton: bool
     side: int
     ratio: float
 
@@ -91,24 +93,28 @@ def measure_decode(volume: Array, size: Size, device: str) -> dict[str, Any]:
     """Evaluate the whole volume from its payload; and multiply matrices, in turns."""
     import torch
 
-    from tinc_codec.engines.gpu import engine
+    from tinc_codec.decode_together import decode_resident
     from tinc_codec.engines.gpu.device import exact_products
 
     payload = encode_chunk(volume, Settings(ratio=size.ratio, effort=1, form="tree"))
-    chunk = open_chunk(payload)
-    assert chunk.tree is not None
-    assert chunk.parameters is not None
-    tree, parameters = chunk.tree, chunk.parameters
-    axes = [np.arange(n) for n in tree.geometry.shape]
+    tree = open_chunk(payload).tree
+    assert tree is not None
     target = torch.device("cpu" if device == "torch" else device)
     matrix = torch.rand((size.matrix, size.matrix), device=target)
 
+    def wait() -> None:
+        if target.type == "cuda":
+            torch.cuda.synchronize(target)
+
     def multiply() -> None:
         with exact_products(target):
-            (matrix @ matrix)[0, 0].item()  # waits for the device
+            matrix @ matrix
+        wait()
 
     def evaluate() -> None:
-        engine.evaluate_grid(tree, parameters, axes)
+        (found,) = decode_resident([payload], [None])
+        assert found is not None
+        wait()
 
     multiply(), evaluate()
     seconds = interleaved({"product": multiply, "decode": evaluate}, size.rounds)
@@ -136,18 +142,27 @@ def tables(options: Options, device: str) -> str:
     """Measure what is missing on a device; return the tables."""
     size = _QUICK if options.quick else _FULL
     volume = phantom((size.side,) * 3)
+    rows, fits = options.store("gpu"), options.store("gpu_fit")
+    measures = {
+        "batch": lambda: measure_batch(volume, size),
+        "decode": lambda: measure_decode(volume, size, device),
+    }
+    found = []
+    for triton in (False, True) if device == "cuda" else (False,):
+        with runtime(device=device, triton=triton):
+            for what, measure in measures.items():
+                case = Case(what=what, triton=triton, side=size.side, ratio=size.ratio)
+                found.append(rows.row(case, measure))
     with runtime(device=device):
-        rows, fits = options.store("gpu"), options.store("gpu_fit")
-        batch, decoding = (
-            Case(what=what, side=size.side, ratio=size.ratio) for what in ("batch", "decode")
-        )
-        found = [
-            rows.row(batch, lambda: measure_batch(volume, size)),
-            rows.row(decoding, lambda: measure_decode(volume, size, device)),
-        ]
         fitted = _fit_lines(fits, size.fit, volume)
-    figures = [[name, row[name]] for row in found for name in _FIGURES if row[name]]
-    return f"{markdown(fit.COLUMNS, fitted)}\n\n{markdown(('figure', 'value'), figures)}"
+    figures = [
+        [name, "Triton" if row["triton"] == "True" else "torch", row[name]]
+        for row in found
+        for name in _FIGURES
+        if row[name]
+    ]
+    head = ("figure", "kernels", "value")
+    return f"{markdown(fit.COLUMNS, fitted)}\n\n{markdown(head, figures)}"
 
 
 def _fit_lines(store: Store, size: fit.Size, volume: Array) -> list[list[str]]:
