@@ -308,3 +308,23 @@ def test_settings_survive_json(settings: dict[str, Any]) -> None:
     made = Settings(**settings)
     assert Settings.from_json(json.loads(json.dumps(made.to_json()))) == made
     assert made.ratio == settings.get("ratio", None if made.psnr or "max_error" in settings else 64)
+
+
+def test_the_least_effort_tries_no_tree_unless_something_is_said_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried: list[int] = []
+    whole = forms._trees
+
+    def counted(volumes: Any, settings: Settings, rooms: Any) -> Any:
+        tried.append(settings.effort)
+        return whole(volumes, settings, rooms)
+
+    monkeypatch.setattr(forms, "_trees", counted)
+    array = phantom((12, 12, 12))
+    encode(array, ratio=16, effort=1)
+    encode(array, psnr=30, effort=1)
+    assert not tried
+    encode(array, ratio=16, effort=1, levels=1, iterations=5)
+    encode(array, ratio=16, effort=2, iterations=5)
+    assert tried == [1, 2]

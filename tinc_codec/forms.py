@@ -52,9 +52,9 @@ _TREE_SHARE = 0.4
 _BASE_BELOW_BITS, _STEPS_OF_BOUND = 0.6, (2.5, 4.0, 6.0)
 # Where the search for an SSIM starts.
 _STEP_OF_SSIM = 0.1
-# Efforts from which other plans of the transform are tried, and from which a fit with a tenth of
-# the work tells where a whole one is worth it: where it is not further behind than this.
-_PLANS_FROM, _PILOT_FROM, _PILOT_LESS, _PROMISING_DB = 3, 5, 4, 0.3
+# Efforts from which trees are tried, other plans of the transform too, and from which a fit with a
+# tenth of the work tells where a whole one is worth it: where it is not further behind than this.
+_TREES_FROM, _PLANS_FROM, _PILOT_FROM, _PILOT_LESS, _PROMISING_DB = 2, 3, 5, 4, 0.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +148,7 @@ def _within_budgets(volumes: Sequence[Volume], settings: Settings) -> list[Form]
     """Return the best of wavelet, tree with wavelet, and the low-order form."""
     plans = settings.effort >= _PLANS_FROM
     found = each(lambda volume: _wavelet_within(volume, None, plans), volumes)
-    if settings.form == "auto":
+    if _tries_trees(settings):
         budgets = [round(_TREE_SHARE * _budget(volume)) for volume in volumes]
 
         def add(volume: Volume, tree: Form) -> Form | None:
@@ -186,10 +186,20 @@ def _as_good(volumes: Sequence[Volume], settings: Settings) -> list[Form]:
                 f"{target} is more than the transform's precision gives for a chunk of "
                 f"{volume.info.dtype}; use max_error=0, or a lower one"
             )
-    if settings.form == "auto":
+    if _tries_trees(settings):
         sizes = [round(_TREE_SHARE * len(form.payload)) for form in found if form is not None]
         found = _with_trees(volumes, found, settings, sizes, reach, _smaller)
     return [form for form in found if form is not None]
+
+
+def _tries_trees(settings: Settings) -> bool:
+    """Tell whether trees are tried.
+
+    At the least effort, where one takes ten times the time of all else, only if something is said
+    of it.
+    """
+    said = settings.levels != "auto" or settings.iterations != "auto"
+    return settings.form == "auto" and (said or settings.effort >= _TREES_FROM)
 
 
 def _bounded(volume: Volume, settings: Settings) -> Form:
