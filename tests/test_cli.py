@@ -188,7 +188,7 @@ def test_wrong_usage_is_one_line_and_status_2(here, capsys, arguments):
 
 def test_convert_needs_a_target(here, capsys):
     message = refused(capsys, "convert", "source.npy", "a.zarr", status=2)
-    assert "one of --ratio, --psnr and --max-error" in message
+    assert "one of --ratio, --psnr, --ssim and --max-error" in message
 
 
 def test_damaged_chunks_are_one_line(here, capsys):

@@ -199,6 +199,15 @@ def test_a_psnr_beyond_binary32_is_refused_in_words() -> None:
         encode(array, psnr=190, form="wavelet", effort=1)
 
 
+@pytest.mark.parametrize("effort", [1, 3])
+@pytest.mark.parametrize("dtype", ["u2", "f4", "f8"])
+def test_a_smooth_chunk_with_bytes_to_spare_is_nearly_exact(dtype: str, effort: int) -> None:
+    """No step is finer than the coder's integers can hold, however large the budget."""
+    ramp = np.broadcast_to(np.arange(24)[:, None, None] * 1000.0, (24, 16, 12)).astype(dtype)
+    payload = encode(ramp, ratio=4, form="wavelet", effort=effort)
+    assert fidelity(ramp, payload) > 90
+
+
 def test_a_fidelity_of_a_constant_costs_nothing() -> None:
     payload = encode(np.full((20, 20, 20), 7, "u2"), psnr=90)
     assert inspect(payload).form == "constant"

@@ -221,8 +221,10 @@ def _bounded(volume: Volume, settings: Settings) -> Form:
 def _wavelet_at(volume: Volume, step: float, plans: bool) -> Form:
     """Return the form of wavelet coefficients at a step, in normalised units."""
     rest = _rest(volume, None)
+    step = max(step, rest.finest_step())
     if plans:
         rest.choose_plan(step)
+        step = max(step, rest.finest_step())
     first = rest.code(step)
     assert first is not None
     cuts = rest.cuts_for(len(first.data))

@@ -216,6 +216,8 @@ def _next(low: tuple[float, float], high: tuple[float, float], wanted: float, tu
 def within_size(volume: Volume, size: int, *, plans: bool) -> Coding | None:
     """Return the coding with the finest step that takes at most ``size`` bytes.
 
+    Not finer than integers can hold: a smooth volume may take less.
+
     Parameters
     ----------
     volume : Volume
@@ -237,19 +239,19 @@ def within_size(volume: Volume, size: int, *, plans: bool) -> Coding | None:
         return (4 * size if coding is None else len(coding.data)), coding
 
     def solve(start: float) -> Coding | None:
-        best = None
+        best, finest = None, math.log2(volume.finest_step())
         wanted = math.log2(0.999 * size)
         low, high = (-math.inf, math.inf), (math.inf, -math.inf)  # step and size of the two sides
-        at = math.log2(start)
+        at = max(math.log2(start), finest)
         for turn in range(_TURNS):
             found, coding = attempt(2.0**at)
             if coding is not None and found <= size:
                 high, best = (at, math.log2(found)), coding
-                if found >= 0.998 * size:
+                if found >= 0.998 * size or at == finest:
                     break
             else:
                 low = at, math.log2(found)
-            at = _next(low, high, wanted, turn)
+            at = max(_next(low, high, wanted, turn), finest)
             if high[0] - low[0] < 1e-3 or at > _COARSEST:
                 break
         return best
@@ -283,10 +285,10 @@ def as_good(
     Coding or None
         None where not even the finest step that integers can hold is good.
     """
+    if plans:
+        volume.choose_plan(max(start, volume.finest_step()))
     finest = math.log2(volume.finest_step())
     start = max(start, 2.0**finest)
-    if plans:
-        volume.choose_plan(start)
     first = volume.code(start)
     assert first is not None
     cuts = volume.cuts_for(len(first.data))
