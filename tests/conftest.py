@@ -26,6 +26,12 @@ def tinc_data() -> Path:
     return folder
 
 
+@pytest.fixture
+def dst(tmp_path: Path) -> Path:
+    """Where an archive may be made."""
+    return tmp_path / "a.zarr"
+
+
 def _why_no_gpu() -> str | None:
     try:
         import torch

@@ -40,11 +40,6 @@ def npy(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def dst(tmp_path: Path) -> Path:
-    return tmp_path / "a.zarr"
-
-
 @pytest.fixture(autouse=True)
 def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(target, "PAUSES", (0.01, 0.01))

@@ -90,11 +90,6 @@ def npy(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def dst(tmp_path: Path) -> Path:
-    return tmp_path / "a.zarr"
-
-
 @pytest.mark.parametrize("before", ["nothing", "old"])
 def test_whatever_step_is_the_last_the_same_command_goes_on(tmp_path: Path, before: str) -> None:
     np.save(tmp_path / "source.npy", np.arange(12, dtype=np.uint16).reshape(2, 2, 3))

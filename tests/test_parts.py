@@ -27,11 +27,6 @@ def npy(tmp_path: Path) -> Path:
     return tmp_path / "source.npy"
 
 
-@pytest.fixture
-def dst(tmp_path: Path) -> Path:
-    return tmp_path / "a.zarr"
-
-
 def ball(shape: tuple[int, ...]) -> Any:
     """A ball of most of the width in the middle."""
     grids = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")

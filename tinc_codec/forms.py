@@ -371,13 +371,22 @@ def _smooth(volume: Volume, sections: Sections) -> Sections:
     """Return the sections of a tree, the faces of its leaves made smooth as is best."""
     from tinc_codec.fit import faces
 
-    chunk = open_chunk(container.pack({**volume.exact, **sections}))
+    payload = container.pack({**volume.exact, **sections})
+    chunk = open_chunk(payload)
     assert chunk.tree is not None
-    axes = [np.arange(n) for n in chunk.box_shape]
-    said = unit_values(chunk, axes, pointwise=False).reshape(volume.unit.shape)
+    if not chunk.tree.geometry.splits:
+        return sections
+    said = _said(payload, volume)
     smoothing = faces.choose(chunk.tree.geometry, said, volume.unit, volume.weight)
     tree = section.to_bytes(replace(chunk.tree, smoothing=smoothing))
     return {**sections, SectionKind.TREE: tree}
+
+
+def _said(payload: bytes, volume: Volume) -> Float32Array:
+    """Return what a payload says of the box, in normalised units, of the volume's shape."""
+    chunk = open_chunk(payload)
+    axes = [np.arange(n) for n in chunk.box_shape]
+    return unit_values(chunk, axes, pointwise=False).reshape(volume.unit.shape)
 
 
 def _low_order(volume: Volume) -> Form:
@@ -392,10 +401,7 @@ def _rest(volume: Volume, tree: Form | None) -> residual.Volume:
 
     if tree is None:
         return residual.Volume(volume.unit)
-    chunk = open_chunk(tree.payload)
-    axes = [np.arange(n) for n in chunk.box_shape]
-    said = unit_values(chunk, axes, pointwise=False).reshape(volume.unit.shape)
-    rest = volume.unit - said
+    rest = volume.unit - _said(tree.payload, volume)
     if volume.weight is not None:
         rest[volume.weight == 0] = 0
     return residual.Volume(rest)
@@ -482,10 +488,15 @@ def _decoded(payload: bytes, volume: Volume) -> npt.NDArray[Any]:
     )
 
 
+def _decoded_unit(payload: bytes, volume: Volume) -> Float32Array:
+    """Return the decoded voxels normalised again, of the volume's shape."""
+    info, decoded = volume.info, _decoded(payload, volume)
+    return normalize.normalize(decoded, info.low, info.high).reshape(volume.unit.shape)
+
+
 def _ssim(payload: bytes, volume: Volume) -> float:
     """Return the SSIM of a payload over the box, where what is not fitted counts as exact."""
-    info, decoded = volume.info, _decoded(payload, volume)
-    unit = normalize.normalize(decoded, info.low, info.high).reshape(volume.unit.shape)
+    unit = _decoded_unit(payload, volume)
     if volume.weight is not None:
         unit = np.where(volume.weight == 0, volume.unit, unit)
     return metrics.ssim(volume.unit, unit, 1.0, ndim=min(3, unit.ndim))
@@ -493,8 +504,7 @@ def _ssim(payload: bytes, volume: Volume) -> float:
 
 def _psnr(payload: bytes, volume: Volume) -> float:
     """Return the PSNR in dB of a payload over the fitted voxels, against high - low."""
-    info, decoded = volume.info, _decoded(payload, volume)
-    error = normalize.normalize(decoded, info.low, info.high).reshape(volume.unit.shape)
+    error = _decoded_unit(payload, volume)
     error -= volume.unit
     squares = float(np.average(error.astype(np.float64) ** 2, weights=volume.weight))
     return -10 * math.log10(squares) if squares > 0 else math.inf

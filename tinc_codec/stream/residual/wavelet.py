@@ -116,12 +116,12 @@ def _planes(x: Float32Array, lift: Callable[..., Any]) -> None:
         lift(plane, 0, plane.shape[1])
 
 
-def _along_lines(
-    low: Float32Array, high: Float32Array, x: Float32Array, at: tuple[int, int, int, int],
-    lift: Callable[..., Any], run: Run,
-) -> None:  # fmt: skip
-    """Lift between lines of low and of high samples, and those of a level."""
-    list(run(lambda part: lift(low, high, x, at, *part), _parts(len(low), 2 * low.size)))
+def _analyse_lines(
+    low: Float32Array, high: Float32Array, x: Float32Array, at: tuple[int, int, int, int], run: Run
+) -> None:
+    """Take lines of low and of high samples from those of a level."""
+    parts = _parts(len(low), 2 * low.size)
+    list(run(lambda part: lifting.analyse_lines(low, high, x, at, *part), parts))
 
 
 def forward(
@@ -152,9 +152,7 @@ def forward(
             for band in (d, d | _ACROSS):
                 shape = plan.band_shape(level, band) if band else plan.shapes[level + 1]
                 bands[band] = np.empty(shape, np.float32)
-            _along_lines(
-                bands[d], bands[d | _ACROSS], low, _places(split, d), lifting.analyse_lines, run
-            )
+            _analyse_lines(bands[d], bands[d | _ACROSS], low, _places(split, d), run)
         low = bands.pop(LOW_PASS)
         levels.append({d: bands[d] for d in plan.directions(level)})
     return low, levels
@@ -237,17 +235,22 @@ def inverse(plan: Layout, window: Window, band: Band, run: Run = map) -> Float32
     low = np.empty(_lengths(needed[-1]), np.float32)
     band(len(plan.splits), LOW_PASS, needed[-1], low)
     for level in reversed(range(len(plan.splits))):
-        coarse, known, wanted = low, needed[level + 1], needed[level]
-        low = np.empty(_lengths(wanted), np.float32)
-
-        def fill(
-            slab: Window, level: int = level, coarse: Float32Array = coarse,
-            known: Window = known, out: Float32Array = low, wanted: Window = wanted,
-        ) -> None:  # fmt: skip
-            out[_within(slab, wanted)] = _synthesised(plan, level, slab, coarse, known, band)
-
-        list(run(fill, _slabs(wanted)))
+        low = _level(plan, level, needed[level], low, needed[level + 1], band, run)
     return low
+
+
+def _level(
+    plan: Layout, level: int, window: Window, low: Float32Array, known: Window, band: Band,
+    run: Run,
+) -> Float32Array:  # fmt: skip
+    """Return a window of a level, put together in slabs; as :func:`_synthesised`."""
+    out = np.empty(_lengths(window), np.float32)
+
+    def fill(slab: Window) -> None:
+        out[_within(slab, window)] = _synthesised(plan, level, slab, low, known, band)
+
+    list(run(fill, _slabs(window)))
+    return out
 
 
 def _synthesised(
@@ -276,9 +279,7 @@ def _synthesised(
             continue
         second = coefficients(d | _ACROSS, memory[1])
         lifting.synthesise_lines(first, second, x, _places(split, d), 0, len(first))
-    if split >> 1 & 1:
-        _planes(x, lifting.synthesise_columns)
-    if split & 1:
-        columns = x.reshape(len(x), -1)
-        lifting.synthesise_columns(columns, 0, columns.shape[1])
+    for axis in reversed(range(_LINES)):
+        if split >> axis & 1:
+            _along_columns(x, axis, lifting.synthesise_columns, map)
     return x[_within(window, wide)]
