@@ -15,6 +15,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 from corrections import coded
+from filters import filtered, some_filter
 from goldens import FOLDER, Array, assert_within_tolerance, inspection
 from trees import parameters_of
 from volumes import volume
@@ -137,6 +138,7 @@ ENCODED: dict[str, tuple[Callable[[], Array], dict[str, Any]]] = {
     "wavelet_padded_with_nan": (padded_with_nan, WAVELET | {"psnr": 35}),
     "wavelet_uint8": (lambda: wide("u1"), WAVELET | {"psnr": 45}),
     "wavelet_int32": (lambda: wide("i4"), WAVELET | {"psnr": 110}),
+    "filter": (lambda: phantom((32, 32, 32)), WAVELET | {"ratio": 32}),
     "correction_lossless": (lambda: volume((8, 11, 9), ">u2", order="F"), LOSSLESS),
     "correction_one_axis": (lambda: volume((700,), "u1"), {"max_error": 1, "effort": 1}),
     "correction_two_axes": (lambda: volume((30, 21), "u2"), {"max_error": 2, "effort": 1}),
@@ -261,6 +263,25 @@ BUILT: dict[str, Callable[[], bytes]] = {
     # Leaves of two to six voxels along an axis, some shorter than twice the reach.
     "smooth_faces": lambda: by_hand(Smoothing(reach=2, strength=13)),
     "smooth_faces_and_wavelet": lambda: tree_and_wavelet(Smoothing(reach=3, strength=9)),
+    "filter_one_axis": lambda: filtered(
+        wavelet_by_hand(volume((70,), "u2"), (4, 4), step=0.04), some_filter(1)
+    ),
+    "filter_four_axes": lambda: filtered(
+        wavelet_by_hand(volume((2, 9, 8, 11), "f4"), (7, 7), step=0.04), some_filter(4)
+    ),
+    "filter_by_activity": lambda: filtered(
+        wavelet_by_hand(volume((2, 13), "u2"), (6,), step=0.04), some_filter(2, by_value=False)
+    ),
+    "filter_tone": lambda: filtered(
+        wavelet_by_hand(volume((5, 6, 7), "i2"), (7,), step=0.04),
+        some_filter(3, by_activity=False, by_value=False),
+    ),
+    "filter_of_tree_and_wavelet": lambda: filtered(
+        tree_and_wavelet(), some_filter(3, by_activity=False)
+    ),
+    "filter_and_correction": lambda: filtered(
+        wavelet_and_correction(phantom((16, 14, 15)), 30, step=0.05, mode=SPARSE), some_filter(3)
+    ),
     "wavelet_tiles": lambda: wavelet_by_hand(
         volume((17, 15, 16), "u2"), (7, 7, 7), step=0.04, cuts=7
     ),

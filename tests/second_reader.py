@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from second_reader_correction import corrected
+from second_reader_filter import evaluate_filter
 from second_reader_wavelet import evaluate_wavelet
 
 Array = npt.NDArray[Any]
 Box = tuple[tuple[int, int], ...]
 
-ARRAY, TREE, WEIGHTS, COSINE, CROP, MASK, WAVELET, CORRECTION = range(1, 9)
+ARRAY, TREE, WEIGHTS, COSINE, CROP, MASK, WAVELET, CORRECTION, FILTER = range(1, 10)
 KINDS = {0: "u", 1: "i", 2: "f"}
 
 
@@ -90,10 +91,10 @@ def sections(payload: bytes) -> dict[int, bytes]:
         if crc32c(payload[start : fields.at]) != fields.unsigned(4):
             raise NotAPayload("checksum")
         kind, optional = tag & 63, bool(tag & 128)
-        if tag & 64 or kind <= previous or (optional and kind <= CORRECTION):
+        if tag & 64 or kind <= previous or (optional and kind <= FILTER):
             raise NotAPayload("tag")
         previous = kind
-        if kind <= CORRECTION:
+        if kind <= FILTER:
             out[kind] = data
         elif not optional:
             raise NotAPayload("needs a section that is unknown")
@@ -451,6 +452,8 @@ def decode(payload: bytes) -> Array:
         unit = np.zeros(longer, np.float32)  # constant, or WAVELET or CORRECTION
     if WAVELET in parts:
         unit = unit + evaluate_wavelet(parts[WAVELET], longer)
+    if FILTER in parts:
+        unit = evaluate_filter(parts[FILTER], unit)
     values = stored_values(unit, header)
     if CORRECTION in parts:
         values = corrected(parts[CORRECTION], values, header.low, header.high)

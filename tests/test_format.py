@@ -15,6 +15,7 @@ import pytest
 import second_reader
 import second_reader_coder as coder_reader
 import second_reader_correction as correction_reader
+import second_reader_filter as filter_reader
 import second_reader_wavelet as wavelet_reader
 from corrections import coded, textures
 from goldens import NAMES, TOLERANCE, assert_within_tolerance
@@ -36,7 +37,7 @@ from tinc_codec.stream.residual import section as wavelet_section
 from tinc_codec.tree import geometry, section
 from tinc_codec.tree.network import Tree, layout
 
-READERS = (second_reader, coder_reader, correction_reader, wavelet_reader)
+READERS = (second_reader, coder_reader, correction_reader, filter_reader, wavelet_reader)
 FUTURE = "from __future__ import annotations"
 PACKAGE = Path(tinc_codec.__file__).parent
 TEXT = (PACKAGE / "FORMAT.md").read_text(encoding="utf-8")

@@ -14,6 +14,7 @@ from functools import cache
 import numpy as np
 import pytest
 from corrections import coded, texture
+from filters import filtered, some_filter
 from trees import parameters_of
 from volumes import volume
 from wavelets import section_of
@@ -31,7 +32,13 @@ from tinc_codec.tree.network import Tree, layout
 
 FORMS = ("even", "uneven", "raw", "cosine", "constant", "crop", "mask", "float64", "1-D", "4-D")
 FORMS += ("wavelet", "wavelet-tiles", "tree+wavelet", "wavelet-1-D", "wavelet-4-D", "wavelet-mask")
-FORMS += ("correction", "correction-slabs", "wavelet+correction", "correction-mask")
+FORMS += (
+    "wavelet-filter",
+    "correction",
+    "correction-slabs",
+    "wavelet+correction",
+    "correction-mask",
+)
 Sections = dict[SectionKind, bytes]
 # What a decoder may take beside twice the declared array: parts, tables of a small tree; and for a
 # wavelet section, for each voxel: an integer of four bytes, and magnitudes while bands are decoded;
@@ -90,6 +97,8 @@ def wavelet_payload_of(form: str) -> bytes:
         unit = np.random.default_rng(0).normal(0, 0.1, (16, 16, 16)).astype("f4")
         coded = section_of(unit, (7, 7), step=0.2, offset=0)
         return container.pack(sections_of("even") | {SectionKind.WAVELET: coded})
+    if form == "wavelet-filter":
+        return filtered(payload_of("wavelet"), some_filter(3))
     array = volume((16, 16, 16))
     if form == "wavelet-1-D":
         array = volume((2000,), ">i2")

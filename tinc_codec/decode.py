@@ -21,6 +21,7 @@ import numpy.typing as npt
 from tinc_codec import weights
 from tinc_codec.engines import current_engine
 from tinc_codec.errors import CorruptPayload
+from tinc_codec.filtered import filtered_values
 from tinc_codec.selection import Selection, resolve
 from tinc_codec.smoothed import tree_values
 from tinc_codec.stream import container, cosine, exceptions, normalize
@@ -32,6 +33,8 @@ from tinc_codec.windowed import field_values, wavelet_values
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from tinc_codec.engines import Engine
+    from tinc_codec.stream.residual.postfilter import PostFilter
     from tinc_codec.stream.residual.section import Coefficients
 
 Float32Array = npt.NDArray[np.float32]
@@ -67,6 +70,8 @@ class Chunk:
         Of the cosines, one axis per axis of the box, where the form is the low-order one.
     wavelet : Coefficients or None
         Of what the tree leaves, or of the volume where there is no tree.
+    postfilter : PostFilter or None
+        What the sum of these is filtered by.
     correction : bytes or None
         What is still to be added to the values, coded.
     sections : dict of str to int
@@ -80,6 +85,7 @@ class Chunk:
     parameters: Float32Array | None
     coefficients: npt.NDArray[np.float64] | None
     wavelet: Coefficients | None
+    postfilter: PostFilter | None
     correction: bytes | None
     sections: dict[str, int]
 
@@ -222,7 +228,7 @@ def _parse(payload: bytes) -> Chunk:
     if SectionKind.ARRAY not in parts:
         raise CorruptPayload("payload: the ARRAY section is missing; restore it from its source")
     info = normalize.ArrayInfo.from_bytes(parts[SectionKind.ARRAY])
-    crop = mask = tree = parameters = coefficients = transformed = None
+    crop = mask = tree = parameters = coefficients = transformed = postfilter = None
     if SectionKind.CROP in parts:
         crop = exceptions.Crop.from_bytes(parts[SectionKind.CROP], info.dtype, info.shape)
     box_shape = crop.shape if crop else info.shape
@@ -240,6 +246,10 @@ def _parse(payload: bytes) -> Chunk:
         from tinc_codec.stream.residual import section as wavelet
 
         transformed = wavelet.from_bytes(parts[SectionKind.WAVELET], long_axes(box_shape))
+    if SectionKind.FILTER in parts:
+        from tinc_codec.stream.residual import postfilter as filters
+
+        postfilter = filters.from_bytes(parts[SectionKind.FILTER], len(long_axes(box_shape)))
     return Chunk(
         info=info,
         crop=crop,
@@ -248,6 +258,7 @@ def _parse(payload: bytes) -> Chunk:
         parameters=parameters,
         coefficients=coefficients,
         wavelet=transformed,
+        postfilter=postfilter,
         correction=parts.get(SectionKind.CORRECTION),
         sections={kind.name.lower(): len(data) for kind, data in parts.items()},
     )
@@ -260,7 +271,8 @@ def _check_forms(
     has_tree = SectionKind.TREE in parts
     has_cosine = SectionKind.COSINE in parts
     fitted = has_tree or SectionKind.WAVELET in parts or SectionKind.CORRECTION in parts
-    if has_tree != (SectionKind.WEIGHTS in parts) or (fitted and has_cosine):
+    lone_filter = SectionKind.FILTER in parts and SectionKind.WAVELET not in parts
+    if has_tree != (SectionKind.WEIGHTS in parts) or (fitted and has_cosine) or lone_filter:
         raise CorruptPayload("payload: its sections contradict each other; restore it")
     if (fitted or has_cosine) != (info.low != info.high):
         raise CorruptPayload(
@@ -283,8 +295,10 @@ def long_axes(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(n for n in shape if n > 1)
 
 
-def unit_values(chunk: Chunk, axes: Sequence[IntArray], *, pointwise: bool) -> Float32Array:
-    """Evaluate the tree, the wavelet or the low-order form on voxels of the box.
+def unit_values(
+    chunk: Chunk, axes: Sequence[IntArray], *, pointwise: bool, engine: Engine | None = None
+) -> Float32Array:
+    """Evaluate the tree, the wavelet or the low-order form on voxels of the box, and filter them.
 
     Parameters
     ----------
@@ -294,6 +308,8 @@ def unit_values(chunk: Chunk, axes: Sequence[IntArray], *, pointwise: bool) -> F
         Voxel indices.
     pointwise : bool
         As in :class:`tinc_codec.selection.Selection`.
+    engine : Engine, optional
+        Evaluates the tree; by default that of the run-time settings.
 
     Returns
     -------
@@ -302,25 +318,38 @@ def unit_values(chunk: Chunk, axes: Sequence[IntArray], *, pointwise: bool) -> F
     """
     shape = chunk.box_shape
     kept = [index for index, n in zip(axes, shape, strict=True) if n > 1]
-    values = None
-    if chunk.tree is not None and chunk.parameters is not None:
-        engine = current_engine()
-        form = engine.evaluate_points if pointwise else engine.evaluate_grid
-        evaluate = partial(form, chunk.tree, chunk.parameters)
-        with np.errstate(over="ignore", invalid="ignore"):  # weights that no encoder writes
-            values = tree_values(chunk.tree, kept, evaluate, pointwise=pointwise)
-    if chunk.wavelet is not None:
-        with np.errstate(over="ignore", invalid="ignore"):
-            rest = wavelet_values(chunk.wavelet, long_axes(shape), kept, pointwise=pointwise)
-            values = rest if values is None else values + rest.reshape(values.shape)
-    if values is None:
-        assert chunk.coefficients is not None
-        cosines = cosine.evaluate_points if pointwise else cosine.evaluate_grid
-        values = cosines(chunk.coefficients, long_axes(shape), kept)
+    evaluate = partial(_sum_of_forms, chunk, pointwise=pointwise, engine=engine)
+    with np.errstate(over="ignore", invalid="ignore"):  # numbers that no encoder writes
+        if chunk.postfilter is None:
+            values = evaluate(kept)
+        else:
+            values = filtered_values(
+                chunk.postfilter, long_axes(shape), kept, evaluate, pointwise=pointwise
+            )
     if pointwise:
         return values
     spread = tuple(len(a) if n > 1 else 1 for a, n in zip(axes, shape, strict=True))
     return np.broadcast_to(values.reshape(spread), [len(a) for a in axes])
+
+
+def _sum_of_forms(
+    chunk: Chunk, axes: Sequence[IntArray], *, pointwise: bool, engine: Engine | None
+) -> Float32Array:
+    """Return voxels of the axes longer than one voxel, not yet filtered; any shape in C order."""
+    values = None
+    if chunk.tree is not None and chunk.parameters is not None:
+        found = engine or current_engine()
+        form = found.evaluate_points if pointwise else found.evaluate_grid
+        evaluate = partial(form, chunk.tree, chunk.parameters)
+        values = tree_values(chunk.tree, axes, evaluate, pointwise=pointwise)
+    if chunk.wavelet is not None:
+        rest = wavelet_values(chunk.wavelet, long_axes(chunk.box_shape), axes, pointwise=pointwise)
+        values = rest if values is None else values + rest.reshape(values.shape)
+    if values is None:
+        assert chunk.coefficients is not None
+        cosines = cosine.evaluate_points if pointwise else cosine.evaluate_grid
+        values = cosines(chunk.coefficients, long_axes(chunk.box_shape), axes)
+    return values
 
 
 def box_values(

@@ -3,6 +3,7 @@
 - tree: the whole budget for a tree of networks;
 - wavelet: the whole budget for wavelet coefficients;
 - tree and wavelet: a share for the tree, the rest for what it leaves;
+- either of these two with a filter of the decoded values, where that is worth its bytes;
 - cosine: a few low-order terms, where the budget is very small;
 - wavelet and correction, or correction alone, where every voxel is to be within a bound. No tree:
   engines may differ by a level there.
@@ -13,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +24,6 @@ from tinc_codec.decode import box_values, decode_chunk, open_chunk, unit_values
 from tinc_codec.engines import current_engine
 from tinc_codec.errors import InvalidSetting
 from tinc_codec.settings import Settings
-from tinc_codec.smoothed import tree_values
 from tinc_codec.stream import container, cosine, normalize
 from tinc_codec.stream.container import SectionKind
 from tinc_codec.stream.normalize import ArrayInfo
@@ -52,9 +51,11 @@ _TREE_SHARE = 0.4
 _BASE_BELOW_BITS, _STEPS_OF_BOUND = 0.6, (2.5, 4.0, 6.0)
 # Where the search for an SSIM starts.
 _STEP_OF_SSIM = 0.1
-# Efforts from which trees are tried, other plans of the transform too, and from which a fit with a
-# tenth of the work tells where a whole one is worth it: where it is not further behind than this.
-_TREES_FROM, _PLANS_FROM, _PILOT_FROM, _PILOT_LESS, _PROMISING_DB = 2, 3, 5, 4, 0.3
+# Efforts from which trees and filters are tried, other plans of the transform too, and from which a
+# fit with a tenth of the work tells where a whole one is worth it: where it is not further behind
+# than this.
+_TREES_FROM, _FILTERS_FROM, _PLANS_FROM = 2, 2, 3
+_PILOT_FROM, _PILOT_LESS, _PROMISING_DB = 5, 4, 0.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +115,33 @@ class Form:
     psnr_db: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Search:
+    """What is tried with wavelet coefficients.
+
+    Attributes
+    ----------
+    plans : bool
+        Other plans of the transform than the one in which all axes are alike.
+    filters : bool
+        Filters of the decoded values.
+    seed : int
+        Of the voxels on which engines are compared.
+    """
+
+    plans: bool
+    filters: bool
+    seed: int
+
+
+def _search(settings: Settings) -> _Search:
+    return _Search(
+        plans=settings.effort >= _PLANS_FROM,
+        filters=settings.effort >= _FILTERS_FROM,
+        seed=settings.seed,
+    )
+
+
 def encode(volumes: Sequence[Volume], settings: Settings) -> list[bytes]:
     """Return the payload of the best form of each volume."""
     if not volumes:
@@ -146,13 +174,13 @@ def _trees_alone(volumes: Sequence[Volume], settings: Settings) -> list[Form]:
 
 def _within_budgets(volumes: Sequence[Volume], settings: Settings) -> list[Form]:
     """Return the best of wavelet, tree with wavelet, and the low-order form."""
-    plans = settings.effort >= _PLANS_FROM
-    found = each(lambda volume: _wavelet_within(volume, None, plans), volumes)
+    search = _search(settings)
+    found = each(lambda volume: _wavelet_within(volume, None, search), volumes)
     if _tries_trees(settings):
         budgets = [round(_TREE_SHARE * _budget(volume)) for volume in volumes]
 
         def add(volume: Volume, tree: Form) -> Form | None:
-            return _wavelet_within(volume, tree, plans)
+            return _wavelet_within(volume, tree, search)
 
         found = _with_trees(volumes, found, settings, budgets, add, _higher)
 
@@ -167,7 +195,7 @@ def _within_budgets(volumes: Sequence[Volume], settings: Settings) -> list[Form]
 
 def _as_good(volumes: Sequence[Volume], settings: Settings) -> list[Form]:
     """Return the smallest forms that have the PSNR, or the SSIM, asked for."""
-    plans = settings.effort >= _PLANS_FROM
+    search = _search(settings)
 
     def good(volume: Volume, form: Form) -> bool:
         if settings.psnr is not None:
@@ -176,7 +204,7 @@ def _as_good(volumes: Sequence[Volume], settings: Settings) -> list[Form]:
 
     def reach(volume: Volume, tree: Form | None = None) -> Form | None:
         start = _STEP_OF_SSIM if settings.psnr is None else 4 * 10 ** (-settings.psnr / 20)
-        return _wavelet_as_good(volume, tree, lambda form: good(volume, form), start, plans)
+        return _wavelet_as_good(volume, tree, lambda form: good(volume, form), start, search)
 
     found = each(reach, volumes)
     target = f"psnr={settings.psnr:g}" if settings.psnr is not None else f"ssim={settings.ssim}"
@@ -412,7 +440,7 @@ def _with_wavelet(volume: Volume, tree: Form | None, coding: residual.Coding) ->
     return _form(volume, {**sections, SectionKind.WAVELET: coding.data})
 
 
-def _wavelet_within(volume: Volume, tree: Form | None, plans: bool) -> Form | None:
+def _wavelet_within(volume: Volume, tree: Form | None, search: _Search) -> Form | None:
     """Add to a tree, or to nothing, the wavelet section that fits the budget; None if none does."""
     room = _room(volume) if tree is None else _budget(volume) - len(tree.payload)
     size = room - container.section_overhead(max(room, 0))
@@ -420,21 +448,54 @@ def _wavelet_within(volume: Volume, tree: Form | None, plans: bool) -> Form | No
         return None
     from tinc_codec.fit import residual
 
-    coding = residual.within_size(_rest(volume, tree), size, plans=plans)
-    return None if coding is None else _with_wavelet(volume, tree, coding)
+    rest = _rest(volume, tree)
+    coding = residual.within_size(rest, size, plans=search.plans)
+    if coding is None:
+        return None
+    plain = _with_wavelet(volume, tree, coding)
+    filtered = _filtered(volume, plain, coding, search) if search.filters else plain
+    if filtered is plain:
+        return plain
+    taken = len(filtered.sections[SectionKind.FILTER])
+    less = size - taken - container.section_overhead(taken)
+    again = residual.within_size(rest, less, start=coding.step)
+    if again is None:
+        return plain
+    filtered = _filtered(volume, _with_wavelet(volume, tree, again), again, search, taken)
+    return filtered if filtered.psnr_db > plain.psnr_db else plain
 
 
 def _wavelet_as_good(
-    volume: Volume, tree: Form | None, good: Callable[[Form], bool], start: float, plans: bool
+    volume: Volume, tree: Form | None, good: Callable[[Form], bool], start: float, search: _Search
 ) -> Form | None:
     """Add to a tree, or to nothing, the smallest wavelet section that makes a good form."""
     from tinc_codec.fit import residual
 
-    def enough(coding: residual.Coding) -> bool:
-        return good(_with_wavelet(volume, tree, coding))
+    def finished(coding: residual.Coding) -> Form:
+        plain = _with_wavelet(volume, tree, coding)
+        return _filtered(volume, plain, coding, search) if search.filters else plain
 
-    coding = residual.as_good(_rest(volume, tree), enough, start, plans=plans)
-    return None if coding is None else _with_wavelet(volume, tree, coding)
+    coding = residual.as_good(
+        _rest(volume, tree), lambda coding: good(finished(coding)), start, plans=search.plans
+    )
+    return None if coding is None else finished(coding)
+
+
+def _filtered(
+    volume: Volume, plain: Form, coding: residual.Coding, search: _Search, most: int | None = None
+) -> Form:
+    """Add the filter that a form is best with, of at most so many bytes; itself if none gains."""
+    from tinc_codec.fit import postfilter
+    from tinc_codec.stream.residual import postfilter as stage
+
+    said = _said(plain.payload, volume)
+    found = postfilter.choose(said, volume.unit, volume.weight, coding.worth_of_byte, most)
+    if found is None:
+        return plain
+    form = _form(volume, {**plain.sections, SectionKind.FILTER: stage.to_bytes(found)})
+    if SectionKind.TREE in form.sections and not _is_portable(form.payload, search.seed):
+        return plain
+    return form if form.psnr_db > plain.psnr_db else plain
 
 
 def _form(volume: Volume, sections: Sections) -> Form:
@@ -448,8 +509,8 @@ def _recorded(volume: Volume, form: Form) -> bytes:
     return container.pack({**volume.exact, SectionKind.ARRAY: array, **form.sections})
 
 
-def _is_portable(payload: bytes, seed: int, *, raw: bool) -> bool:
-    """Tell whether this engine agrees with the reference on a tree, as FORMAT.md promises.
+def _is_portable(payload: bytes, seed: int, *, raw: bool = False) -> bool:
+    """Tell whether this engine agrees with the reference on a form, as FORMAT.md promises.
 
     Checked on voxels drawn from all of the box. Weights so large that rounding errors grow
     beyond the promise would decode differently elsewhere.
@@ -457,17 +518,12 @@ def _is_portable(payload: bytes, seed: int, *, raw: bool) -> bool:
     from tinc_codec.engines import reference
 
     chunk = open_chunk(payload)
-    assert chunk.tree is not None
-    assert chunk.parameters is not None
     rng = np.random.default_rng(seed)
-    points = [rng.integers(0, n, _CHECKED_VOXELS) for n in chunk.tree.geometry.shape]
+    points = [rng.integers(0, n, _CHECKED_VOXELS) for n in chunk.box_shape]
     here, there = (
-        tree_values(
-            chunk.tree, points, partial(engine.evaluate_points, chunk.tree, chunk.parameters),
-            pointwise=True,
-        )
+        unit_values(chunk, points, pointwise=True, engine=engine)
         for engine in (current_engine(), reference)
-    )  # fmt: skip
+    )
     tolerance = _RAW_TOLERANCE if raw else _TOLERANCE
     return bool(np.abs(here - there).max() <= tolerance)
 

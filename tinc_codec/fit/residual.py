@@ -63,6 +63,11 @@ class Coding:
     data: bytes
     step: float
 
+    @property
+    def worth_of_byte(self) -> float:
+        """Squared error, in squared normalised units, that a byte more or less is worth."""
+        return 8 * _PRICE * self.step**2
+
 
 def plan_of(shape: Shape, starts: tuple[int, ...]) -> Layout:
     """Return the plan in which axis k is halved from level ``starts[k]`` on, while it is long."""
@@ -213,7 +218,9 @@ def _next(low: tuple[float, float], high: tuple[float, float], wanted: float, tu
     return low[0] + min(max(share, 0.1), 0.9) * (high[0] - low[0])
 
 
-def within_size(volume: Volume, size: int, *, plans: bool) -> Coding | None:
+def within_size(
+    volume: Volume, size: int, *, plans: bool = False, start: float | None = None
+) -> Coding | None:
     """Return the coding with the finest step that takes at most ``size`` bytes.
 
     Not finer than integers can hold: a smooth volume may take less.
@@ -225,7 +232,9 @@ def within_size(volume: Volume, size: int, *, plans: bool) -> Coding | None:
     size : int
         Bytes at hand for the section.
     plans : bool
-        Whether to try other plans than the one in which all axes are alike.
+        Whether to try other plans than the one in use.
+    start : float, optional
+        A step near the wanted one, where that is known.
 
     Returns
     -------
@@ -256,7 +265,7 @@ def within_size(volume: Volume, size: int, *, plans: bool) -> Coding | None:
                 break
         return best
 
-    best = solve(volume.spread())
+    best = solve(start or volume.spread())
     if best is not None and plans:
         volume.choose_plan(best.step)
         better = solve(best.step)

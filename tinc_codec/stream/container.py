@@ -35,6 +35,7 @@ class SectionKind(IntEnum):
     MASK = 6
     WAVELET = 7
     CORRECTION = 8
+    FILTER = 9
 
 
 _KNOWN_KINDS = frozenset(int(kind) for kind in SectionKind)

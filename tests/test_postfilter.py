@@ -1,0 +1,259 @@
+"""The FILTER section: its bytes, its arithmetic, parts of it, and the encoder's choice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from filters import filtered, some_filter
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from second_reader_filter import evaluate_filter
+from volumes import volume
+
+import tinc_codec
+from tinc_codec import CorruptPayload, TruncatedPayload, decode, encode, inspect, runtime
+from tinc_codec.decode import open_chunk
+from tinc_codec.filtered import filtered_values
+from tinc_codec.fit import postfilter as fit
+from tinc_codec.phantom import phantom
+from tinc_codec.stream import container
+from tinc_codec.stream.container import SectionKind
+from tinc_codec.stream.residual import postfilter
+from tinc_codec.stream.residual.postfilter import PostFilter
+
+Array = NDArray[Any]
+SHAPES = [(40,), (9, 14), (7, 8, 9), (3, 5, 6, 7), (2, 2, 2)]
+
+
+def noise(shape: tuple[int, ...]) -> Array:
+    """Values that go beyond 0 and 1."""
+    return np.random.default_rng(1).uniform(-0.2, 1.2, shape).astype(np.float32)
+
+
+def part(
+    found: PostFilter, values: Array, axes: Sequence[Array], *, pointwise: bool = False
+) -> Array:
+    def evaluate(index: Sequence[Array]) -> Array:
+        picked: Array = values[tuple(index)] if pointwise else values[np.ix_(*index)]
+        return picked
+
+    return filtered_values(found, values.shape, axes, evaluate, pointwise=pointwise)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("by_activity", [True, False])
+@pytest.mark.parametrize("by_value", [True, False])
+def test_is_what_the_format_says(shape: tuple[int, ...], by_activity: bool, by_value: bool) -> None:
+    found = some_filter(len(shape), by_activity=by_activity, by_value=by_value)
+    data = postfilter.to_bytes(found)
+    assert postfilter.from_bytes(data, len(shape)) == found
+    values = noise(shape)
+    whole = part(found, values, [np.arange(n) for n in shape])
+    np.testing.assert_array_equal(whole, evaluate_filter(data, values))
+    assert np.abs(whole - values).max() > 0.01
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_parts_are_those_of_the_whole(data: st.DataObject) -> None:
+    shape = data.draw(st.sampled_from(SHAPES))
+    found, values = some_filter(len(shape)), noise(shape)
+    whole = part(found, values, [np.arange(n) for n in shape])
+    some = [st.lists(st.integers(0, n - 1), min_size=1, max_size=6) for n in shape]
+    axes = [np.array(data.draw(index)) for index in some]
+    np.testing.assert_array_equal(part(found, values, axes), whole[np.ix_(*axes)])
+    count = min(map(len, axes))
+    points = [index[:count] for index in axes]
+    np.testing.assert_array_equal(part(found, values, points, pointwise=True), whole[tuple(points)])
+
+
+def test_nothing_asked_for_is_nothing() -> None:
+    found, values = some_filter(3), noise((4, 5, 6))
+    none = [np.arange(4), np.zeros(0, np.int64), np.arange(6)]
+    assert part(found, values, none).shape == (4, 0, 6)
+
+
+def test_threads_and_slabs_change_nothing() -> None:
+    found, values = some_filter(3), noise((70, 64, 66))
+    axes = [np.arange(n) for n in values.shape]
+    with runtime(threads=1):
+        alone = part(found, values, axes)
+    with runtime(threads=3):
+        np.testing.assert_array_equal(part(found, values, axes), alone)
+
+
+def test_what_is_not_a_number_stays_where_it_is() -> None:
+    values = noise((9, 9, 9))
+    values[4, 4, 4] = np.nan
+    with np.errstate(invalid="ignore"):
+        out = part(some_filter(3), values, [np.arange(9)] * 3)
+    known = np.isfinite(out)
+    assert not known[4, 4, 4]
+    assert known[0].all()
+    assert (~known).sum() == 19  # with the neighbours along the axes, up to three voxels away
+
+
+BROKEN = {
+    "reserved flag": (lambda d: d[:0] + bytes([4]) + d[1:], "flags"),
+    "one knot": (lambda d: d[:1] + bytes([1]) + d[2:], "knots 1"),
+    "equal knots": (lambda d: d[:3] + d[2:3] + d[4:], "do not increase"),
+    "exponent": (lambda d: d[:8] + bytes([32]) + d[9:], "exponent 32"),
+    "activities": (lambda d: d[:15] + bytes([17]) + d[16:], "activity 17"),
+    "finest": (lambda d: d[:16] + bytes([99]) + d[17:], "exponent 99"),
+    "more": (lambda d: d + b"0", "after its end"),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_refuses(how: str) -> None:
+    broken, what = BROKEN[how]
+    with pytest.raises(CorruptPayload, match=what):
+        postfilter.from_bytes(broken(postfilter.to_bytes(some_filter(3))), 3)
+
+
+def test_refuses_what_ends_early_and_weights_of_other_axes() -> None:
+    data = postfilter.to_bytes(some_filter(3))
+    for size in range(len(data)):
+        with pytest.raises(TruncatedPayload):
+            postfilter.from_bytes(data[:size], 3)
+    with pytest.raises(CorruptPayload):
+        postfilter.from_bytes(data, 2)
+
+
+def test_a_filter_without_a_wavelet_is_refused() -> None:
+    tree = encode(volume((12, 12, 12)), ratio=8, form="tree", iterations=2)
+    with pytest.raises(CorruptPayload, match="contradict"):
+        decode(filtered(tree, some_filter(3)))
+
+
+# The encoder.
+
+
+def blurred(shape: tuple[int, ...]) -> tuple[Array, Array]:
+    """Two materials with an edge between them, and what a blur makes of it."""
+    z, y, x = np.indices(shape) / np.array(shape).reshape(3, 1, 1, 1)
+    sharp = (((z - 0.5) ** 2 + (y - 0.4) ** 2 + (x - 0.6) ** 2) < 0.1).astype(np.float32)
+    soft = sharp.copy()
+    for axis in range(3):
+        soft = (np.roll(soft, 1, axis) + 2 * soft + np.roll(soft, -1, axis)) / 4
+    return 0.8 * sharp + 0.1, (0.8 * soft + 0.1).astype(np.float32)
+
+
+def error(values: Array, wanted: Array) -> float:
+    return float(np.mean((values - wanted) ** 2, dtype=np.float64))
+
+
+def test_the_fit_makes_edges_sharp() -> None:
+    sharp, soft = blurred((30, 32, 34))
+    found = fit.choose(soft, sharp, None, 0.0)
+    assert found is not None
+    out = part(found, soft, [np.arange(n) for n in soft.shape])
+    assert error(out, sharp) < 0.25 * error(soft, sharp)
+
+
+def test_the_fit_knows_the_price_of_bytes() -> None:
+    sharp, soft = blurred((30, 32, 34))
+    squares = soft.size * error(soft, sharp)
+    sizes = []
+    for price in (0.0, 0.002 * squares, squares):
+        found = fit.choose(soft, sharp, None, price)
+        sizes.append(0 if found is None else len(postfilter.to_bytes(found)))
+    assert sizes[0] > sizes[1] > sizes[2] == 0
+    found = fit.choose(soft, sharp, None, 0.0, most=30)
+    assert found is not None
+    assert len(postfilter.to_bytes(found)) <= 30
+
+
+def test_the_fit_does_not_look_at_voxels_that_do_not_count() -> None:
+    sharp, soft = blurred((30, 32, 34))
+    weight = np.ones_like(sharp)
+    weight[:, :9] = 0
+    spoilt = np.where(weight == 0, np.float32(0.3), sharp)
+    assert fit.choose(soft, spoilt, weight, 0.0) == fit.choose(soft, sharp, weight, 0.0)
+
+
+def test_nothing_to_gain_is_no_filter() -> None:
+    values = noise((8, 8, 8))
+    assert fit.choose(values, values, None, 0.0) is None
+
+
+@pytest.mark.parametrize("shape", [(40,), (30, 31), (12, 13, 14), (3, 9, 10, 11)])
+def test_the_fit_takes_any_axes(shape: tuple[int, ...]) -> None:
+    wanted = noise(shape)
+    found = fit.choose(0.9 * wanted + np.float32(0.02), wanted, None, 0.0)
+    assert found is not None
+    out = part(found, 0.9 * wanted + np.float32(0.02), [np.arange(n) for n in shape])
+    assert error(out, wanted) < 0.2 * error(0.9 * wanted + np.float32(0.02), wanted)
+
+
+def without_filter(array: Array, monkeypatch: pytest.MonkeyPatch, **options: Any) -> bytes:
+    with monkeypatch.context() as patched:
+        patched.setattr(fit, "choose", lambda *_: None)
+        return encode(array, **options)
+
+
+def test_a_filter_that_pays_is_taken_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    array, options = phantom((40, 40, 40)), {"ratio": 40, "form": "wavelet", "effort": 3}
+    payload = encode(array, **options)
+    assert SectionKind.FILTER in container.unpack(payload)
+    assert len(payload) <= array.nbytes / 40
+    plain = inspect(without_filter(array, monkeypatch, **options))
+    assert inspect(payload).psnr_db > plain.psnr_db
+    difference = decode(payload).astype(float) - array
+    psnr = 20 * np.log10(np.ptp(array) / np.sqrt(np.mean(difference**2)))
+    assert inspect(payload).psnr_db == pytest.approx(psnr, abs=0.006)
+
+
+def test_a_fidelity_is_met_with_fewer_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    array, options = phantom((40, 40, 40)), {"psnr": 36, "form": "wavelet", "effort": 3}
+    payload = encode(array, **options)
+    assert SectionKind.FILTER in container.unpack(payload)
+    assert 36 <= inspect(payload).psnr_db < 36.3
+    assert len(payload) < len(without_filter(array, monkeypatch, **options))
+
+
+def test_the_least_effort_and_bounded_chunks_have_none() -> None:
+    array = phantom((32, 32, 32))
+    for options in ({"ratio": 32, "effort": 1}, {"max_error": 30, "effort": 3}):
+        assert SectionKind.FILTER not in container.unpack(encode(array, **options))
+
+
+def test_engines_agree_where_a_tree_is_filtered(monkeypatch: pytest.MonkeyPatch) -> None:
+    forms = tinc_codec.forms
+    asked: list[float] = []
+    original = forms.unit_values
+
+    def spied(chunk: Any, *args: Any, **kwargs: Any) -> Array:
+        if chunk.postfilter is not None and kwargs.get("engine") is not None:
+            asked.append(1)
+        values: Array = original(chunk, *args, **kwargs)
+        return values
+
+    monkeypatch.setattr(forms, "unit_values", spied)
+    array = phantom((32, 32, 32))
+    monkeypatch.setattr(forms, "_higher", lambda form, than: 1.0)  # take the tree
+    payload = encode(array, ratio=32, effort=2, iterations=40)
+    assert {SectionKind.TREE, SectionKind.FILTER} < container.unpack(payload).keys()
+    assert asked
+    with runtime(device="reference"):
+        expected = decode(payload)
+    np.testing.assert_allclose(decode(payload).astype(float), expected, atol=1)
+    monkeypatch.setattr(forms, "_TOLERANCE", 0.0)
+    payload = encode(array, ratio=32, effort=2, iterations=40)
+    assert SectionKind.TREE not in container.unpack(payload)
+
+
+def test_a_part_of_a_payload_is_that_of_the_whole() -> None:
+    array = np.zeros((30, 34, 1, 38), "u2")
+    array[2:, :, 0, 3:] = phantom((28, 34, 35))
+    payload = encode(array, ratio=30, form="wavelet", effort=3)
+    assert open_chunk(payload).postfilter is not None
+    whole = decode(payload)
+    for selection in (np.s_[3, 4, 0, 5], np.s_[:, 7], np.s_[::4, ::4, :, ::4], np.s_[..., 36:]):
+        np.testing.assert_array_equal(decode(payload, selection), whole[selection])
+    points = (np.array([2, 29, 9]), np.array([0, 33, 9]), 0, np.array([3, 37, 9]))
+    np.testing.assert_array_equal(decode(payload, points), whole[points])

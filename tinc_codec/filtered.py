@@ -1,0 +1,114 @@
+"""Voxels filtered by a FILTER section: those asked for, and the neighbours that this takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from tinc_codec.threads import each
+from tinc_codec.tree.geometry import IntArray
+
+if TYPE_CHECKING:
+    from tinc_codec.stream.residual.postfilter import PostFilter
+
+Float32Array = npt.NDArray[np.float32]
+Evaluate = Callable[[Sequence[IntArray]], Float32Array]
+
+# Single voxels filtered at once, with up to 18 neighbours each.
+_PIECE = 1 << 14
+# Voxels that a thread is worth.
+_LEAST_PART = 1 << 16
+
+
+def filtered_values(
+    postfilter: PostFilter,
+    shape: tuple[int, ...],
+    axes: Sequence[IntArray],
+    evaluate: Evaluate,
+    *,
+    pointwise: bool,
+) -> Float32Array:
+    """Return voxels of the box, filtered.
+
+    Parameters
+    ----------
+    postfilter : PostFilter
+        The section.
+    shape : tuple of int
+        Lengths of the axes of the box that are longer than one voxel, 1 to 4.
+    axes : one int64 array per axis
+        Voxel indices.
+    evaluate : callable
+        Gives voxels not yet filtered: pointwise those of lists, else those of an outer product.
+    pointwise : bool
+        As in :class:`tinc_codec.selection.Selection`.
+    """
+    form = _points if pointwise else _grid
+    return form(postfilter, shape, axes, evaluate)
+
+
+def _points(
+    postfilter: PostFilter, shape: tuple[int, ...], points: Sequence[IntArray], evaluate: Evaluate
+) -> Float32Array:
+    from tinc_codec.stream.residual import postfilter as stage
+
+    tables = stage.tables(postfilter, len(shape))
+    first = len(shape) - stage.axes_filtered(len(shape))
+    out = np.empty(len(points[0]), np.float32)
+    for at in range(0, len(out), _PIECE):
+        some = [np.asarray(p[at : at + _PIECE], np.int64) for p in points]
+        columns = [[p[None]] for p in some]
+        for axis in range(first, len(shape)):
+            around = stage.neighbours(some[axis], shape[axis])[1:]
+            for k, p in enumerate(some):
+                columns[k].append(around if k == axis else np.broadcast_to(p, around.shape))
+        index = [np.concatenate(rows).reshape(-1) for rows in columns]
+        stencil = evaluate(index).reshape(-1, len(some[0]))
+        work = np.empty((5, len(some[0])), np.float32)
+        stage.filter_columns(stencil, tables, work, out[at : at + _PIECE])
+    return out
+
+
+def _grid(
+    postfilter: PostFilter, shape: tuple[int, ...], axes: Sequence[IntArray], evaluate: Evaluate
+) -> Float32Array:
+    from tinc_codec.stream.residual import postfilter as stage
+
+    size = tuple(len(index) for index in axes)
+    if 0 in size:
+        return np.zeros(size, np.float32)
+    filtered = stage.axes_filtered(len(shape))
+    needed, near = list(axes), []
+    for axis in range(len(shape) - filtered, len(shape) - 1):
+        around = stage.neighbours(axes[axis], shape[axis])
+        needed[axis] = np.unique(around)
+        near.append(np.searchsorted(needed[axis], around))
+    # Along the last axis all is done from the first voxel asked for to the last.
+    low, high = int(axes[-1].min()), int(axes[-1].max())
+    first = max(0, low - stage.REACH)
+    needed[-1] = np.arange(first, min(shape[-1], high + stage.REACH + 1))
+    four = [1] * (4 - len(shape)) + [len(index) for index in needed]
+    values = np.ascontiguousarray(evaluate(needed)).reshape(four)
+    alone = np.zeros((1, 1), np.int64)
+    near_z, near_y = [alone, alone, *near][-2:]
+    lines = (values.shape[0], near_z.shape[1], near_y.shape[1])
+    out = np.empty((*lines, high - low + 1), np.float32)
+    tables = stage.tables(postfilter, len(shape))
+
+    def run(rows: IntArray) -> None:
+        stage.filter_lines(values, near_z, near_y, low - first, filtered, rows, tables, out)
+
+    each(run, _parts(int(np.prod(lines)), out.shape[-1]))
+    wanted = axes[-1] - low
+    whole = len(wanted) == out.shape[-1] and bool((np.diff(wanted) == 1).all())
+    return (out if whole else out.take(wanted, axis=-1)).reshape(size)
+
+
+def _parts(lines: int, length: int) -> list[IntArray]:
+    """Cut lines in parts that are worth a thread each."""
+    count = max(1, min(16, lines * length // _LEAST_PART))
+    bounds = np.arange(count + 1) * lines // count
+    return [bounds[k : k + 2] for k in range(count)]

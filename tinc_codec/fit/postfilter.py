@@ -1,0 +1,358 @@
+"""The post-filter that brings decoded values nearest to what was encoded, for its bytes.
+
+Least squares: with the weights of a term held, the strengths and the tone are linear, and the other
+way round; a few turns from the best start settle both. All is done on the normal equations of a
+sample of voxels, in which the full product of strengths and weights is linear too. A few
+structures, from a tone alone to both terms over twelve knots, are solved and rounded; the one with
+the least squared error plus price of its bytes is taken.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise, product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from tinc_codec.stream.residual import postfilter
+from tinc_codec.stream.residual.postfilter import (
+    MOST_EXPONENT,
+    REACH,
+    VALUE_UNIT,
+    WEIGHT_UNIT,
+    Curve,
+    PostFilter,
+    Term,
+    activity_knots,
+    axes_filtered,
+    neighbours,
+)
+
+Float32Array = npt.NDArray[np.float32]
+Float64Array = npt.NDArray[np.float64]
+
+_KNOTS, _FEW_KNOTS, _ACTIVITIES = 12, 6, 8
+# Quantiles of the values at which their curves have knots, before the widest gaps are halved.
+_QUANTILES = (0, 0.25, 0.5, 0.75, 0.9, 0.97, 0.99, 1)
+# Voxels of the sample: a part of all, at least and at most.
+_SAMPLED_PART, _FEWEST, _MOST = 16, 1 << 16, 1 << 17
+_TURNS = 12
+# Usual size of strengths and weights.
+_USUAL = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Normal:
+    """Normal equations of all products of strengths and weights, and of the tone.
+
+    Attributes
+    ----------
+    matrix, wanted : (n, n) and (n,) float64
+        n = taps * (activities + knots) + knots: tap after tap for each knot of activity, then of
+        value, then the tone.
+    squares : float
+        Of the error before.
+    count : int
+        Voxels of the sample.
+    """
+
+    matrix: Float64Array
+    wanted: Float64Array
+    squares: float
+    count: int
+
+    def error(self, solution: Float64Array) -> float:
+        """Return the mean squared error that a solution leaves."""
+        left = self.squares - 2 * solution @ self.wanted + solution @ self.matrix @ solution
+        return max(float(left), 0.0) / self.count
+
+    def solve(self, directions: Float64Array, tones: int) -> Float64Array:
+        """Return the best combination of some directions, as columns.
+
+        Tones are expected to be as large as errors, strengths and weights of the order of 1: what
+        the sample hardly says stays near 0.
+        """
+        noise = self.squares / self.count
+        ridge = np.full(directions.shape[1], noise / _USUAL**2)
+        ridge[:tones] = 1.0
+        matrix = _projected(self.matrix, directions) + np.diag(ridge)
+        found: Float64Array = np.linalg.solve(matrix, directions.T @ self.wanted)
+        return found
+
+
+def choose(
+    said: Float32Array,
+    unit: Float32Array,
+    weight: Float32Array | None,
+    price: float,
+    most: int | None = None,
+) -> PostFilter | None:
+    """Return the best filter of decoded values; None where none is worth its bytes.
+
+    Parameters
+    ----------
+    said, unit : float32 arrays, 1 to 4 axes
+        What the payload says, not yet filtered, and what it should say.
+    weight : float32 array or None
+        1 where a voxel counts, 0 where not.
+    price : float
+        The squared error, summed over all voxels, that a byte is worth.
+    most : int, optional
+        Bytes that the section may take.
+    """
+    voxels = _sample(unit.size, weight)
+    wanted = (unit.reshape(-1)[voxels] - said.reshape(-1)[voxels]).astype(np.float64)
+    squares = float(wanted @ wanted)
+    if squares == 0:
+        return None
+    stencil = _stencil(said, voxels)
+    knots = _knots(stencil[0], _KNOTS)
+    finest = _exponent(0.5 * math.sqrt(squares / len(voxels)))
+    normal, taps = _normal(stencil, wanted, knots, finest), len(stencil) // 2
+    shown = unit.size if weight is None else float(weight.sum())
+    best, least = None, squares / len(voxels)
+    for few, by_activity, by_value in product((True, False), repeat=3):
+        structure = _structure(len(normal.wanted), taps, knots, few, by_activity, by_value)
+        weights = _solved(normal, structure, taps)
+        found, error = _rounded_filter(normal, structure, weights, finest)
+        size = len(postfilter.to_bytes(found))
+        cost = error + price * size / shown
+        if cost < least and (most is None or size <= most):
+            best, least = found, cost
+    return best
+
+
+def _sample(size: int, weight: Float32Array | None) -> npt.NDArray[np.int64]:
+    """Return voxels that count, in order, drawn evenly where there are many."""
+    voxels = np.arange(size) if weight is None else np.flatnonzero(weight)
+    wanted = min(max(size // _SAMPLED_PART, _FEWEST), _MOST)
+    if len(voxels) <= wanted:
+        return voxels
+    places = np.random.default_rng(0).choice(len(voxels), wanted, replace=False)
+    return voxels[np.sort(places)]
+
+
+def _stencil(said: Float32Array, voxels: npt.NDArray[np.int64]) -> Float32Array:
+    """Return voxels, one row, and their neighbours, two rows for each tap."""
+    flat = said.reshape(-1)
+    places = np.unravel_index(voxels, said.shape)
+    rows = [flat[voxels]]
+    for axis in range(said.ndim - axes_filtered(said.ndim), said.ndim):
+        apart = math.prod(said.shape[axis + 1 :])
+        here = places[axis].astype(np.int64)
+        shifts = neighbours(here, said.shape[axis])[1:] - here
+        rows += [flat[voxels + apart * shift] for shift in shifts]
+    return np.stack(rows)
+
+
+def _knots(values: Float32Array, count: int) -> tuple[int, ...]:
+    """Return knots at quantiles of the values, the widest gaps between them halved."""
+    at = np.quantile(np.clip(values, 0, 1), _QUANTILES) * VALUE_UNIT
+    found = sorted(set(np.rint(at).astype(int).tolist()))
+    if len(found) < 2:
+        found = [found[0], found[0] + 1] if found[0] < VALUE_UNIT else [found[0] - 1, found[0]]
+    while len(found) < count:
+        gap, k = max((b - a, -k) for k, (a, b) in enumerate(pairwise(found)))
+        if gap < 2:
+            break
+        found.insert(1 - k, (found[-k] + found[1 - k]) // 2)
+    return tuple(found)
+
+
+def _exponent(size: float) -> int:
+    """Return e for the power of two 2**-e nearest to a size."""
+    return min(max(-round(math.log2(max(size, 2.0**-MOST_EXPONENT))), 0), MOST_EXPONENT)
+
+
+def _normal(
+    stencil: Float32Array, wanted: Float64Array, knots: tuple[int, ...], finest: int
+) -> _Normal:
+    """Return the normal equations."""
+    taps = (len(stencil) - 1) // 2
+    size = taps * (_ACTIVITIES + len(knots)) + len(knots)
+    matrix, right = np.zeros((size, size)), np.zeros(size)
+    value_knots = np.array(knots, np.float32) / np.float32(VALUE_UNIT)
+    _add_up(stencil, wanted, activity_knots(_ACTIVITIES, finest), value_knots, matrix, right)
+    matrix += np.tril(matrix, -1).T
+    return _Normal(matrix=matrix, wanted=right, squares=float(wanted @ wanted), count=len(wanted))
+
+
+@njit(nogil=True, cache=True)
+def _between(x: Any, knots: Any) -> Any:
+    """Return the knot below x, and how much the one above has to say there."""
+    k = 0
+    while k < len(knots) - 2 and x >= knots[k + 1]:
+        k += 1
+    return k, min(max((x - knots[k]) / (knots[k + 1] - knots[k]), 0.0), 1.0)
+
+
+@njit(nogil=True, cache=True)
+def _add_up(
+    stencil: Any, wanted: Any, activities: Any, values: Any, matrix: Any, right: Any
+) -> None:
+    """Add to the lower triangle and the right side: a voxel has a say at two knots of each kind."""
+    taps = (len(stencil) - 1) // 2
+    places, terms = np.empty(4 * taps + 2, np.int64), np.empty(4 * taps + 2)
+    differences = np.empty(taps)
+    for i in range(len(wanted)):
+        own, activity = np.float64(stencil[0, i]), 0.0
+        for tap in range(taps):
+            before, after = stencil[1 + 2 * tap, i], stencil[2 + 2 * tap, i]
+            differences[tap] = 0.5 * (before + after) - own
+            if tap % REACH == 0:
+                activity += abs(before - own) + abs(after - own)
+        n = 0
+        for kind in range(2):
+            k, part = _between(own, values) if kind else _between(activity, activities)
+            first = taps * (len(activities) + k if kind else k)
+            for tap in range(2 * taps):
+                places[n] = first + tap
+                terms[n] = (part if tap >= taps else 1 - part) * differences[tap % taps]
+                n += 1
+        tone = taps * (len(activities) + len(values)) + k
+        places[n], terms[n], places[n + 1], terms[n + 1] = tone, 1 - part, tone + 1, part
+        for a in range(len(places)):
+            right[places[a]] += terms[a] * wanted[i]
+            for b in range(a + 1):
+                matrix[places[a], places[b]] += terms[a] * terms[b]
+
+
+@njit(nogil=True, cache=True)
+def _projected(matrix: Any, directions: Any) -> Any:
+    """Return directions.T @ matrix @ directions, of directions that are mostly 0.
+
+    On this thread alone: the threads of a BLAS get in the way of those that chunks are fitted on.
+    """
+    size, count = directions.shape
+    half, out = np.zeros((count, size)), np.zeros((count, count))
+    for j in range(size):
+        for a in range(count):
+            if directions[j, a] != 0:
+                for i in range(size):
+                    half[a, i] += directions[j, a] * matrix[j, i]
+    for j in range(size):
+        for a in range(count):
+            if directions[j, a] != 0:
+                for b in range(count):
+                    out[b, a] += half[b, j] * directions[j, a]
+    return out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Structure:
+    """Which terms a filter has, and which of the knots over the value.
+
+    Attributes
+    ----------
+    knots : tuple of int
+        Those kept.
+    tone : (n, kept) float64
+        What a knot kept says in the normal equations, for the tone.
+    gates : list of (places, knots) float64
+        Of each term: what a knot of its strength says at the knots of the normal equations.
+    starts : list of int
+        Where each term starts in the normal equations.
+    """
+
+    knots: tuple[int, ...]
+    tone: Float64Array
+    gates: list[Float64Array]
+    starts: list[int]
+
+    def solve(self, normal: _Normal, blocks: list[Float64Array]) -> list[Float64Array]:
+        """Return the best tone, and of each term's block of directions the best combination."""
+        columns = self.columns(blocks)
+        found = normal.solve(columns, len(self.knots))
+        ends = np.cumsum([len(self.knots), *(block.shape[1] for block in blocks)])
+        return np.split(found, ends[:-1])
+
+    def columns(self, blocks: list[Float64Array]) -> Float64Array:
+        """Return directions in the normal equations: of the tone, then of each term's block."""
+        placed = [self.tone]
+        for start, block in zip(self.starts, blocks, strict=True):
+            whole = np.zeros((len(self.tone), block.shape[1]))
+            whole[start : start + len(block)] = block
+            placed.append(whole)
+        return np.concatenate(placed, axis=1)
+
+    def with_weights(self, weights: list[Float64Array]) -> list[Float64Array]:
+        """Return the directions of strengths, weights being held."""
+        pairs = zip(self.gates, weights, strict=True)
+        return [_product(gate, own[:, None]) for gate, own in pairs]
+
+    def with_strengths(self, strengths: list[Float64Array], taps: int) -> list[Float64Array]:
+        """Return the directions of weights, strengths being held."""
+        pairs = zip(self.gates, strengths, strict=True)
+        return [_product((gate @ own)[:, None], np.eye(taps)) for gate, own in pairs]
+
+
+def _product(a: Float64Array, b: Float64Array) -> Float64Array:
+    return np.asarray(np.kron(a, b), np.float64)
+
+
+def _structure(
+    size: int, taps: int, knots: tuple[int, ...], few: bool, by_activity: bool, by_value: bool
+) -> _Structure:
+    """Return a structure; ``knots`` are those of the normal equations, ``size`` of them."""
+    fewer = np.rint(np.linspace(0, len(knots) - 1, _FEW_KNOTS)).astype(int).tolist()
+    kept = sorted(set(fewer)) if few else list(range(len(knots)))
+    at = np.array(knots, np.float32)
+    between = np.stack([np.interp(at, at[kept], row) for row in np.eye(len(kept))], axis=1)
+    tone = np.zeros((size, len(kept)))
+    tone[size - len(knots) :] = between
+    return _Structure(
+        knots=tuple(knots[k] for k in kept),
+        tone=tone,
+        gates=[np.eye(_ACTIVITIES)] * by_activity + [between] * by_value,
+        starts=[0] * by_activity + [taps * _ACTIVITIES] * by_value,
+    )
+
+
+def _solved(normal: _Normal, structure: _Structure, taps: int) -> list[Float64Array]:
+    """Return the best weights of each term, the largest of each 1: in turns with strengths."""
+    strengths = [np.ones(gate.shape[1]) for gate in structure.gates]
+    weights: list[Float64Array] = []
+    for _ in range(_TURNS if structure.gates else 0):
+        found = structure.solve(normal, structure.with_strengths(strengths, taps))
+        weights = [own / max(float(np.abs(own).max()), 1e-12) for own in found[1:]]
+        strengths = structure.solve(normal, structure.with_weights(weights))[1:]
+    return weights
+
+
+def _rounded_filter(
+    normal: _Normal, structure: _Structure, weights: list[Float64Array], finest: int
+) -> tuple[PostFilter, float]:
+    """Return the filter of some weights in bytes, and the mean squared error that it leaves.
+
+    Strengths and tone are solved again with the weights as they are stored.
+    """
+    stored = [np.rint(127 * own).astype(int) for own in weights]
+    blocks = structure.with_weights([own / WEIGHT_UNIT for own in stored])
+    curves = [_rounded(part) for part in structure.solve(normal, blocks)]
+    values = [np.array(c.integers, np.float64) * 2.0**-c.exponent for c in curves]
+    terms = [
+        Term(strength=curve, weights=tuple(own.tolist()))
+        for curve, own in zip(curves[1:], stored, strict=True)
+    ]
+    by_activity, by_value = 0 in structure.starts, any(structure.starts)
+    found = PostFilter(
+        knots=structure.knots,
+        tone=curves[0],
+        by_activity=terms[0] if by_activity else None,
+        by_value=terms[-1] if by_value else None,
+        finest=finest if by_activity else 0,
+    )
+    return found, normal.error(structure.columns(blocks) @ np.concatenate(values))
+
+
+def _rounded(values: Float64Array) -> Curve:
+    """Return a curve of bytes, as fine as its largest value allows."""
+    largest = float(np.abs(values).max(initial=0))
+    exponent = math.floor(math.log2(127 / largest)) if largest > 0 else MOST_EXPONENT
+    exponent = min(max(exponent, 0), MOST_EXPONENT)
+    integers = np.clip(np.rint(values * 2.0**exponent), -127, 127).astype(int)
+    return Curve(exponent=exponent, integers=tuple(integers.tolist()))

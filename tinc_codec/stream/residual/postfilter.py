@@ -1,0 +1,355 @@
+"""The FILTER section: what quantisation has done to the decoded values, undone in part.
+
+Each value is moved by three terms: a curve over the value itself; a sum of differences to the
+neighbours along the axes, times a curve over the activity around it; and another such sum, times a
+curve over the value. Curves and weights are fitted by the encoder to the chunk, as adaptive loop
+filters of video codecs are (Tsai et al., IEEE JSTSP 7, 2013), but continuous: neighbouring values
+of engines that round differently stay neighbours.
+
+All arithmetic is in binary32, none of it fused, in the order that FORMAT.md gives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from tinc_codec.errors import CorruptPayload
+from tinc_codec.stream.wire import Reader, Writer
+
+Float32Array = npt.NDArray[np.float32]
+
+# Neighbours at distances 1 to REACH, on both sides along each axis.
+REACH = 3
+MOST_AXES = 3
+VALUE_UNIT, WEIGHT_UNIT = 255, 64
+FEWEST_KNOTS, MOST_KNOTS, MOST_ACTIVITIES = 2, 64, 16
+MOST_EXPONENT = 31
+_BY_ACTIVITY, _BY_VALUE = 1, 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """Integers at knots, in units of 2**-exponent; between knots it is linear."""
+
+    exponent: int
+    integers: tuple[int, ...]
+
+    def steps(self) -> Float32Array:
+        """Return the curve at its first knot, then how far it goes from each knot to the next."""
+        values = np.array(self.integers, np.float32) * np.float32(2.0**-self.exponent)
+        return np.diff(values, prepend=np.float32(0))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Term:
+    """A weighted sum of differences to neighbours, and by what it is multiplied.
+
+    Attributes
+    ----------
+    strength : Curve
+        Over the activity, or over the value.
+    weights : tuple of int
+        In 1/64: for each axis, of the neighbours at distance 1, 2 and 3.
+    """
+
+    strength: Curve
+    weights: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostFilter:
+    """A FILTER section.
+
+    Attributes
+    ----------
+    knots : tuple of int
+        Of the curves over the value, in 1/255, increasing.
+    tone : Curve
+        Added to the value.
+    by_activity, by_value : Term or None
+        The two sums of differences.
+    finest : int
+        Activity has knots at 0 and at 2**(k - finest), k = 0, 1, ...
+    """
+
+    knots: tuple[int, ...]
+    tone: Curve
+    by_activity: Term | None
+    by_value: Term | None
+    finest: int = 0
+
+    def value_knots(self) -> Float32Array:
+        """Return where the curves over the value have knots."""
+        return np.array(self.knots, np.float32) / np.float32(VALUE_UNIT)
+
+    def activity_knots(self) -> Float32Array:
+        """Return where the curve over the activity has knots."""
+        count = len(self.by_activity.strength.integers) if self.by_activity else FEWEST_KNOTS
+        return activity_knots(count, self.finest)
+
+
+def activity_knots(count: int, finest: int) -> Float32Array:
+    """Return 0 and the powers of two from 2**-finest on."""
+    return np.array([0.0, *(2.0 ** (k - finest) for k in range(count - 1))], np.float32)
+
+
+def axes_filtered(axes: int) -> int:
+    """Return how many of a volume's axes have neighbours: the last three of four."""
+    return min(axes, MOST_AXES)
+
+
+def _write_curve(out: Writer, curve: Curve) -> None:
+    out.u8(curve.exponent).raw(np.array(curve.integers, np.int8).tobytes())
+
+
+def to_bytes(found: PostFilter) -> bytes:
+    """Return the data of a FILTER section."""
+    flags = _BY_ACTIVITY * bool(found.by_activity) + _BY_VALUE * bool(found.by_value)
+    out = Writer().u8(flags).u8(len(found.knots)).raw(bytes(found.knots))
+    _write_curve(out, found.tone)
+    if found.by_activity:
+        out.u8(len(found.by_activity.strength.integers)).u8(found.finest)
+    for term in (found.by_activity, found.by_value):
+        if term:
+            _write_curve(out, term.strength)
+            out.raw(np.array(term.weights, np.int8).tobytes())
+    return out.getvalue()
+
+
+def from_bytes(data: bytes, axes: int) -> PostFilter:
+    """Read the data of a FILTER section of a volume with some axes longer than one voxel.
+
+    Raises
+    ------
+    CorruptPayload
+        If a field is out of its range.
+    TruncatedPayload
+        If the data end early.
+    """
+    reader = Reader(data, "FILTER section")
+    flags, count = reader.u8(), reader.u8()
+    if flags > _BY_ACTIVITY | _BY_VALUE:
+        raise CorruptPayload(f"FILTER section: flags {flags:#04x} are reserved")
+    _check_range("knots", count, FEWEST_KNOTS, MOST_KNOTS)
+    knots = tuple(reader.take(count))
+    if list(knots) != sorted(set(knots)):
+        raise CorruptPayload(f"FILTER section: the knots {knots} do not increase")
+    tone = _read_curve(reader, count)
+    finest, activities = 0, 0
+    if flags & _BY_ACTIVITY:
+        activities, finest = reader.u8(), reader.u8()
+        _check_range("knots of activity", activities, FEWEST_KNOTS, MOST_ACTIVITIES)
+        _check_range("exponent", finest, 0, MOST_EXPONENT)
+    taps = REACH * axes_filtered(axes)
+    by_activity = _read_term(reader, activities, taps) if flags & _BY_ACTIVITY else None
+    by_value = _read_term(reader, count, taps) if flags & _BY_VALUE else None
+    reader.done()
+    return PostFilter(
+        knots=knots, tone=tone, by_activity=by_activity, by_value=by_value, finest=finest
+    )
+
+
+def _check_range(what: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise CorruptPayload(f"FILTER section: {what} {value} is not in {low} to {high}")
+
+
+def _signed(reader: Reader, count: int) -> tuple[int, ...]:
+    return tuple(np.frombuffer(reader.take(count), np.int8).tolist())
+
+
+def _read_curve(reader: Reader, count: int) -> Curve:
+    exponent = reader.u8()
+    _check_range("exponent", exponent, 0, MOST_EXPONENT)
+    return Curve(exponent=exponent, integers=_signed(reader, count))
+
+
+def _read_term(reader: Reader, knots: int, taps: int) -> Term:
+    return Term(strength=_read_curve(reader, knots), weights=_signed(reader, taps))
+
+
+class Tables(NamedTuple):
+    """A filter as the kernels take it.
+
+    Attributes
+    ----------
+    knots : (2, most knots) float32
+        Of activity and of value.
+    slopes : (2, most knots) float32
+        One over the way from the knot to the next.
+    counts : (2,) int64
+        Knots of each.
+    curves : (4, most knots) float32
+        :meth:`Curve.steps` of the strength by value, the tone and the strength by activity; 0.
+    weights : (2, taps) float32
+        Of the terms by activity and by value.
+    """
+
+    knots: Float32Array
+    slopes: Float32Array
+    counts: npt.NDArray[np.int64]
+    curves: Float32Array
+    weights: Float32Array
+
+
+def tables(found: PostFilter, axes: int) -> Tables:
+    """Return the numbers that a filter of some axes is applied with; terms not there are 0."""
+    both = [found.activity_knots(), found.value_knots()]
+    most = max(map(len, both))
+    knots, slopes = np.zeros((2, 2, most), np.float32)
+    for k, at in enumerate(both):
+        knots[k, : len(at)] = at
+        slopes[k, : len(at) - 1] = np.float32(1) / np.diff(at)
+    curves = np.zeros((4, most), np.float32)
+    weights = np.zeros((2, REACH * axes_filtered(axes)), np.float32)
+    for k, term in enumerate((found.by_activity, found.by_value)):
+        if term:
+            curves[2 - 2 * k, : len(term.strength.integers)] = term.strength.steps()
+            weights[k] = np.array(term.weights, np.float32) / np.float32(WEIGHT_UNIT)
+    curves[1, : len(found.knots)] = found.tone.steps()
+    counts = np.array([len(at) for at in both], np.int64)
+    return Tables(knots=knots, slopes=slopes, counts=counts, curves=curves, weights=weights)
+
+
+@njit(nogil=True, cache=True, inline="never")
+def _differences(stencil: Any, weights: Any, work: Any, n: int) -> None:
+    """Set rows of work: 0 to the activity, 1 and 2 to the weighted sums of differences."""
+    half = np.float32(0.5)
+    own, activity, first, second = stencil[0], work[0], work[1], work[2]
+    work[:3, :n] = np.float32(0)
+    for tap in range(weights.shape[1]):
+        before, after = stencil[1 + 2 * tap], stencil[2 + 2 * tap]
+        a, b = weights[0, tap], weights[1, tap]
+        for i in range(n):
+            difference = half * (before[i] + after[i]) - own[i]
+            first[i] += a * difference
+            second[i] += b * difference
+        if tap % REACH == 0:
+            for i in range(n):
+                activity[i] += abs(before[i] - own[i]) + abs(after[i] - own[i])
+
+
+@njit(nogil=True, cache=True, inline="never")
+def _curves(
+    x: Any, knots: Any, slopes: Any, count: int, steps: Any, first: Any, second: Any, n: int
+) -> None:
+    """Set two rows to curves over x: the first value, and of each step what x has passed of it."""
+    zero, one = np.float32(0), np.float32(1)
+    first[:n], second[:n] = steps[0, 0], steps[1, 0]
+    for k in range(1, count):
+        knot, slope, a, b = knots[k - 1], slopes[k - 1], steps[0, k], steps[1, k]
+        for i in range(n):
+            part = (x[i] - knot) * slope
+            part = part if part > zero else zero
+            part = part if part < one else one
+            first[i] += a * part
+            second[i] += b * part
+
+
+@njit(nogil=True, cache=True, inline="never")
+def _add_product(out: Any, a: Any, b: Any, n: int) -> None:
+    for i in range(n):
+        out[i] += a[i] * b[i]
+
+
+@njit(nogil=True, cache=True)
+def filter_columns(stencil: Any, tables: Any, work: Any, out: Any) -> None:
+    """Filter values that are given with their neighbours.
+
+    Parameters
+    ----------
+    stencil : (1 + 2 taps, n or more) float32
+        Row 0: the values; then the neighbours of each tap, before and after.
+    tables : Tables
+        Of the filter.
+    work : (5, n or more) float32
+        Overwritten.
+    out : (n,) float32
+        The result.
+    """
+    n = len(out)
+    knots, slopes, counts, curves = tables.knots, tables.slopes, tables.counts, tables.curves
+    _differences(stencil, tables.weights, work, n)
+    own, activity, first, second = stencil[0], work[0], work[1], work[2]
+    strength, tone = work[3], work[4]
+    # The second curve over activity is 0 throughout.
+    _curves(activity, knots[0], slopes[0], counts[0], curves[2:4], strength, tone, n)
+    _curves(own, knots[1], slopes[1], counts[1], curves[:2], activity, tone, n)
+    for i in range(n):
+        out[i] = own[i] + tone[i]
+    _add_product(out, strength, first, n)
+    _add_product(out, activity, second, n)
+
+
+@njit(nogil=True, cache=True)
+def _copy_line(line: Any, first: int, out: Any) -> None:
+    """Set out to voxels of a line from ``first`` on; its ends stand for what is beyond."""
+    n, last = len(out), len(line) - 1
+    before = min(max(-first, 0), n)
+    inside = max(min(n, last + 1 - first), before)
+    out[:before] = line[0]
+    out[before:inside] = line[first + before : first + inside]
+    out[inside:] = line[last]
+
+
+@njit(nogil=True, cache=True)
+def filter_lines(
+    values: Any, near_z: Any, near_y: Any, start: int, axes: int, rows: Any, tables: Any, out: Any
+) -> None:
+    """Filter some lines of a window.
+
+    Parameters
+    ----------
+    values : (b, z, y, x) float32
+        The window, with the neighbours of what is wanted.
+    near_z, near_y : (7, lines wanted) int64
+        Places in the window of each line wanted along that axis (row 0), then of its neighbours.
+    start : int
+        Place of the first voxel wanted along the last axis.
+    axes : int
+        How many of the last axes have neighbours.
+    rows : (2,) int64
+        The first line to do and the last, exclusive, of all in C order.
+    tables : Tables
+        Of the filter.
+    out : (b, lines along z, lines along y, n) float32
+        The result.
+    """
+    n = out.shape[3]
+    stencil = np.empty((1 + 2 * REACH * axes, n), np.float32)
+    work = np.empty((5, n), np.float32)
+    for line in range(rows[0], rows[1]):
+        y = line % out.shape[2]
+        z = line // out.shape[2] % out.shape[1]
+        b = line // (out.shape[1] * out.shape[2])
+        own = values[b, near_z[0, z], near_y[0, y]]
+        stencil[0] = own[start : start + n]
+        row = 1
+        for k in range(1, 2 * REACH + 1):
+            if axes > 2:
+                stencil[row] = values[b, near_z[k, z], near_y[0, y], start : start + n]
+                row += 1
+        for k in range(1, 2 * REACH + 1):
+            if axes > 1:
+                stencil[row] = values[b, near_z[0, z], near_y[k, y], start : start + n]
+                row += 1
+        for distance in range(1, REACH + 1):
+            _copy_line(own, start - distance, stencil[row])
+            _copy_line(own, start + distance, stencil[row + 1])
+            row += 2
+        filter_columns(stencil, tables, work, out[b, z, y])
+
+
+def neighbours(index: npt.NDArray[np.int64], length: int) -> npt.NDArray[np.int64]:
+    """Return voxels along an axis, then those 1, 1, 2, 2, 3 and 3 before and after each.
+
+    The first and last voxel of the axis stand for what is beyond.
+    """
+    shifts = [0, *(sign * k for k in range(1, REACH + 1) for sign in (-1, 1))]
+    near: npt.NDArray[np.int64] = np.clip(index + np.array(shifts)[:, None], 0, length - 1)
+    return near
