@@ -8,18 +8,21 @@ What is promised, beyond what a process holds after a first small use (libraries
   values or a mask 40, the array itself not counted; however many steps the fit has.
 
 Measured when this was written (two threads): 16 MiB beside the result; 2 to 10 MiB; 14 to 20 and
-25 to 40 bytes per voxel in all, for chunks of 256³ down to 128³.
+25 to 40 bytes per voxel in all, for chunks of 256³ down to 128³. Sides here are as small as shows it.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+import tinc_codec
 
 if sys.platform != "linux":
     pytest.skip("peak memory is asked of Linux", allow_module_level=True)
@@ -40,6 +43,9 @@ def volume(side):
     wave = np.sin(index[:, None, None] / 7) + np.cos(index[:, None] / 5) * np.sin(index / 9)
     return (1000 * wave + 3000).astype(np.uint16)
 
+def edges(side):
+    return np.where(volume(side) > 3400, np.uint16(4000), np.uint16(1000))
+
 def masked(side):
     values = volume(side).astype(np.float32)
     values[values > 4000] = np.nan
@@ -49,11 +55,13 @@ def encode(array, levels):
     return tinc_codec.encode(array, ratio=200, levels=levels, iterations=3, form="tree")
 
 def encode_wavelet(array):
-    return tinc_codec.encode(array, ratio=100, effort=1, form="wavelet")
+    return tinc_codec.encode(array, ratio=100, effort=2, form="wavelet")
 
-for array in (volume(24), masked(24)):
-    for small in (encode(array, 2), encode_wavelet(array), tinc_codec.encode(array, max_error=50)):
-        tinc_codec.decode(small), tinc_codec.decode(small, np.s_[::4, 3])
+def encode_bounded(array):
+    return tinc_codec.encode(array, max_error=3)
+
+small = {small}
+tinc_codec.decode(small), tinc_codec.decode(small, np.s_[::4, 3])
 given = {prepare}
 before = peak()
 kept = {call}
@@ -61,67 +69,77 @@ sys.stdout.write({told})
 """
 
 
-def run(prepare: str, call: str, told: str, given: bytes = b"") -> str:
-    """Return what a fresh process says after a call."""
-    script = _SCRIPT.format(prepare=prepare, call=call, told=told)
+# Small uses, after which a process holds the libraries and kernels of a form.
+TREE, MASKED = "encode(volume(24), 2)", "encode(masked(24), 2)"
+WAVELET, BOUNDED = "encode_wavelet(edges(24))", "encode_bounded(volume(24))"
+
+
+def run(small: str, prepare: str, call: str, told: str, given: bytes = b"") -> str:
+    """Return what a fresh process says after a small use and a call."""
+    script = _SCRIPT.format(small=small, prepare=prepare, call=call, told=told)
     done = subprocess.run([sys.executable, "-c", script], input=given, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode()
 
 
-def growth(prepare: str, call: str, given: bytes = b"") -> int:
-    """Return by how many bytes the peak of a fresh process grows in a call."""
-    return int(run(prepare, call, "json.dumps(peak() - before)", given))
+def growth(small: str, prepare: str, call: str, given: bytes = b"") -> int:
+    """Return by how many bytes the peak of a fresh process grows in a call.
+
+    Compiling takes more memory than anything here: what is not yet on disk is compiled by a process
+    that is not measured.
+    """
+    _kernels_on_disk(small)
+    return int(run(small, prepare, call, "json.dumps(peak() - before)", given))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _kernels_on_disk() -> None:
-    """Compiling takes more memory than anything here: once, in a process that is not measured."""
-    run("None", "None", "''")
+@cache
+def _kernels_on_disk(small: str) -> None:
+    run(small, "None", "None", "''")
 
 
 @pytest.fixture(scope="module")
 def payload() -> bytes:
-    """Of 256³ voxels, 32 MiB, in 4,096 leaves."""
-    return bytes.fromhex(run("volume(256)", "encode(given, 5)", "kept.hex()"))
+    """Of 160³ voxels, 7.8 MiB, in 4,096 leaves."""
+    return bytes.fromhex(run(TREE, "volume(160)", "encode(given, 5)", "kept.hex()"))
 
 
 def test_decoding_takes_its_result_and_a_constant(payload: bytes) -> None:
-    taken = growth("sys.stdin.buffer.read()", "tinc_codec.decode(given)", payload)
-    assert taken > 32 * MIB, "the result itself was not seen"
-    assert taken < (32 + 32) * MIB
+    taken = growth(TREE, "sys.stdin.buffer.read()", "tinc_codec.decode(given)", payload)
+    assert taken > 7.8 * MIB, "the result itself was not seen"
+    assert taken < (7.8 + 32) * MIB
 
 
 @pytest.mark.parametrize("part", ["np.s_[3]", "np.s_[:, :, 3]", "np.s_[::4, ::4, ::4]"])
 def test_decoding_a_part_takes_a_constant(payload: bytes, part: str) -> None:
     call = f"tinc_codec.decode(given, {part})"
-    assert growth("sys.stdin.buffer.read()", call, payload) < 16 * MIB
+    assert growth(TREE, "sys.stdin.buffer.read()", call, payload) < 16 * MIB
 
 
 @pytest.mark.parametrize(
     ("array", "per_voxel"),
-    [("volume(192)", 20), ("masked(192)", 40), ("volume(192).astype(np.float64)", 40)],
+    [("volume(128)", 20), ("masked(128)", 40), ("volume(128).astype(np.float64)", 40)],
 )
 def test_encoding_takes_so_much_per_voxel(array: str, per_voxel: int) -> None:
-    taken = growth(array, "encode(given, 2)")
-    assert taken > 8 * 192**3, "less than two volumes of float32: was anything fitted?"
-    assert taken < per_voxel * 192**3 + 16 * MIB
+    taken = growth(MASKED if "masked" in array else TREE, array, "encode(given, 2)")
+    assert taken > 8 * 128**3, "less than two volumes of float32: was anything fitted?"
+    assert taken < per_voxel * 128**3 + 16 * MIB
 
 
 def test_wavelets_take_so_much_per_voxel() -> None:
     voxels = 128**3
-    payload = bytes.fromhex(run("volume(128)", "encode_wavelet(given)", "kept.hex()"))
-    assert growth("volume(128)", "encode_wavelet(given)") < 64 * voxels + 32 * MIB
+    payload = bytes.fromhex(run(WAVELET, "edges(128)", "encode_wavelet(given)", "kept.hex()"))
+    assert "filter" in tinc_codec.inspect(payload).section_sizes
+    assert growth(WAVELET, "edges(128)", "encode_wavelet(given)") < 64 * voxels + 32 * MIB
     for call in ("tinc_codec.decode(given)", "tinc_codec.decode(given, np.s_[3])"):
-        assert growth("sys.stdin.buffer.read()", call, payload) < 20 * voxels + 32 * MIB
+        assert growth(WAVELET, "sys.stdin.buffer.read()", call, payload) < 20 * voxels + 32 * MIB
 
 
 def test_corrections_take_so_much_per_voxel() -> None:
-    voxels = 128**3
-    call = "tinc_codec.encode(given, max_error=3)"
-    payload = bytes.fromhex(run("volume(128)", call, "kept.hex()"))
-    assert growth("volume(128)", call) < 112 * voxels + 32 * MIB
-    assert growth("sys.stdin.buffer.read()", "tinc_codec.decode(given)", payload) < (
+    voxels = 96**3
+    call = "encode_bounded(given)"
+    payload = bytes.fromhex(run(BOUNDED, "volume(96)", call, "kept.hex()"))
+    assert growth(BOUNDED, "volume(96)", call) < 112 * voxels + 32 * MIB
+    assert growth(BOUNDED, "sys.stdin.buffer.read()", "tinc_codec.decode(given)", payload) < (
         24 * voxels + 32 * MIB
     )
 
@@ -129,6 +147,7 @@ def test_corrections_take_so_much_per_voxel() -> None:
 def test_steps_take_no_memory() -> None:
     few, many = (
         growth(
+            TREE,
             "volume(96)",
             f"tinc_codec.encode(given, ratio=200, levels=2, iterations={n}, form='tree')",
         )

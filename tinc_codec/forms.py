@@ -484,12 +484,16 @@ def _wavelet_as_good(
 def _filtered(
     volume: Volume, plain: Form, coding: residual.Coding, search: _Search, most: int | None = None
 ) -> Form:
-    """Add the filter that a form is best with, of at most so many bytes; itself if none gains."""
+    """Add the filter that a form is best with; itself if none is worth its bytes.
+
+    Where ``most`` bytes are set aside for it, they cost nothing more.
+    """
     from tinc_codec.fit import postfilter
     from tinc_codec.stream.residual import postfilter as stage
 
     said = _said(plain.payload, volume)
-    found = postfilter.choose(said, volume.unit, volume.weight, coding.worth_of_byte, most)
+    price = coding.worth_of_byte if most is None else 0.0
+    found = postfilter.choose(said, volume.unit, volume.weight, price, most)
     if found is None:
         return plain
     form = _form(volume, {**plain.sections, SectionKind.FILTER: stage.to_bytes(found)})
