@@ -8,7 +8,8 @@ What is promised, beyond what a process holds after a first small use (libraries
   values or a mask 40, the array itself not counted; however many steps the fit has.
 
 Measured when this was written (two threads): 16 MiB beside the result; 2 to 10 MiB; 14 to 20 and
-25 to 40 bytes per voxel in all, for chunks of 256³ down to 128³. Sides here are as small as will do.
+25 to 40 bytes per voxel in all, for chunks of 256³ down to 128³. Sides
+here are as small as will do.
 """
 
 from __future__ import annotations
