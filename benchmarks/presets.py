@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from numpy.typing import NDArray
 
 from benchmarks import datasets
+from benchmarks.bjontegaard import Curve, bd_rate
 from benchmarks.environment import describe
 from benchmarks.rows import read, write
 from tinc_codec import InvalidSetting, Settings, decode, inspect
@@ -276,7 +277,34 @@ def markdown(rows: Table) -> str:
         f"{share(lambda g: g.ssim_3d > 0)} (3-D) and {share(lambda g: g.ssim_2d > 0)} (slices), "
         f"and faster in {share(lambda g: g.seconds < 0)}."
     )
-    return "\n".join([*lines, "", *(f"Measured on {e}." for e in sorted(environments))])
+    lines += ["", bd_line(rows), ""]
+    return "\n".join([*lines, *(f"Measured on {e}." for e in sorted(environments))])
+
+
+def bd_line(rows: Table) -> str:
+    """Return how much less rate the default takes than the paper at equal PSNR, by volume."""
+    points: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for fit, row in rows.items():
+        of_volume = points.setdefault(fit.volume, {preset: [] for preset in PRESETS})
+        of_volume[fit.preset].append((float(row["payload_bytes"]), float(row["psnr_db"])))
+    found: dict[str, float | None] = {}
+    for volume, both in points.items():
+        default, paper = (
+            Curve(
+                rate=tuple(b for b, _ in sorted(both[p])), psnr=tuple(d for _, d in sorted(both[p]))
+            )
+            for p in PRESETS
+        )
+        found[volume] = bd_rate(paper, default)
+    shown = [
+        f"{volume} {'none' if rate is None else f'{rate:.0f} %'}" for volume, rate in found.items()
+    ]
+    known = [rate for rate in found.values() if rate is not None]
+    mean = f"; mean {statistics.mean(known):.0f} %" if known else ""
+    return (
+        f"BD-rate of the default against the paper (none where no PSNR is reached by both): "
+        f"{', '.join(shown)}{mean}."
+    )
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -288,6 +316,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.presets", description=__doc__)
     parser.add_argument("--volumes", type=listed, help="names, comma-separated; all by default")
     parser.add_argument("--ratios", type=listed, default="64,256,512", help="comma-separated")
+    parser.add_argument(
+        "--default-ratios",
+        type=listed,
+        default="",
+        help="more ratios for the default alone: curves must overlap for a BD-rate",
+    )
     parser.add_argument("--effort", type=int, default=5, help="1 to 9, of both presets")
     parser.add_argument("--block", type=int, default=64, help="largest side, voxels")
     parser.add_argument(
@@ -302,7 +336,11 @@ def fits_of(options: argparse.Namespace) -> list[Fit]:
     iterations = {"default": "auto", "paper": "auto"}
     if options.paper_iterations is not None:
         iterations["paper"] = str(options.paper_iterations)
-    wanted = product(datasets.select(options.volumes), map(float, options.ratios), PRESETS)
+    volumes = datasets.select(options.volumes)
+    wanted = [
+        *product(volumes, map(float, options.ratios), PRESETS),
+        *product(volumes, map(float, options.default_ratios), PRESETS[:1]),
+    ]
     fits = [
         Fit(
             volume=volume,

@@ -104,6 +104,24 @@ def test_rows_at_hand_are_kept(
     assert len(out.read_text().splitlines()) == 4
 
 
+def test_the_bd_rate_is_that_of_the_curves(presets: ModuleType) -> None:
+    """The same curve at half the bytes is 50 % less."""
+    rows = {}
+    for preset, factor in (("paper", 1.0), ("default", 0.5)):
+        for ratio, psnr in ((8, 40), (16, 36), (32, 33)):
+            fit = presets.Fit(
+                volume="small", block=16, ratio=ratio / factor, preset=preset, effort=1,
+                iterations="auto",
+            )  # fmt: skip
+            rows[fit] = {"payload_bytes": str(8192 / ratio * factor), "psnr_db": str(psnr)}
+    assert "small -50 %; mean -50 %" in presets.bd_line(rows)
+    apart = {
+        fit: row | {"psnr_db": str(float(row["psnr_db"]) + 20 * (fit.preset == "default"))}
+        for fit, row in rows.items()
+    }
+    assert "small none." in presets.bd_line(apart)
+
+
 def test_a_budget_too_small_is_left_out(
     presets: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -55,7 +55,7 @@ _STEP_OF_SSIM = 0.1
 # fit with a tenth of the work tells where a whole one is worth it: where it is not further behind
 # than this.
 _TREES_FROM, _FILTERS_FROM, _PLANS_FROM = 2, 2, 3
-_PILOT_FROM, _PILOT_LESS, _PROMISING_DB = 5, 4, 0.3
+_PILOT_FROM, _PILOT_LESS, _PROMISING_DB = 5, 4, 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
