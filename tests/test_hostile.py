@@ -136,6 +136,15 @@ def sections_of(form: str) -> Sections:
     return container.unpack(payload_of(form))
 
 
+def test_a_tree_is_not_corrected() -> None:
+    """Engines may differ on trees; what a correction bounds is the same everywhere."""
+    both = sections_of("even") | {
+        SectionKind.CORRECTION: sections_of("correction")[SectionKind.CORRECTION]
+    }
+    with pytest.raises(CorruptPayload, match="contradict"):
+        decode(container.pack(both))
+
+
 def test_forms_are_what_they_are_called() -> None:
     forms = {form: inspect(payload_of(form)).form for form in FORMS}
     expected = dict.fromkeys(FORMS, "tree") | {"cosine": "cosine", "constant": "constant"}

@@ -271,8 +271,14 @@ def _check_forms(
     has_tree = SectionKind.TREE in parts
     has_cosine = SectionKind.COSINE in parts
     fitted = has_tree or SectionKind.WAVELET in parts or SectionKind.CORRECTION in parts
-    lone_filter = SectionKind.FILTER in parts and SectionKind.WAVELET not in parts
-    if has_tree != (SectionKind.WEIGHTS in parts) or (fitted and has_cosine) or lone_filter:
+    contradictions = (
+        has_tree != (SectionKind.WEIGHTS in parts),
+        fitted and has_cosine,
+        SectionKind.FILTER in parts and SectionKind.WAVELET not in parts,
+        # Engines may differ on trees; what is bounded is to be the same everywhere.
+        has_tree and SectionKind.CORRECTION in parts,
+    )
+    if any(contradictions):
         raise CorruptPayload("payload: its sections contradict each other; restore it")
     if (fitted or has_cosine) != (info.low != info.high):
         raise CorruptPayload(
