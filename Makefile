@@ -46,9 +46,8 @@ endef
 demo: setup
 	$(BIN)/tinc demo
 
-# Files of tests side by side; a file's tests share what they set up.
 test: setup
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest
 
 test-gpu: setup
 	$(BIN)/python -m pytest -m gpu
