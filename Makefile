@@ -46,8 +46,9 @@ endef
 demo: setup
 	$(BIN)/tinc demo
 
+# Files of tests side by side; a file's tests share what they set up.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-gpu: setup
 	$(BIN)/python -m pytest -m gpu
