@@ -46,9 +46,11 @@ endef
 demo: setup
 	$(BIN)/tinc demo
 
-# Files of tests side by side; a file's tests share what they set up.
+# Files of tests side by side; a file's tests share what they set up. One thread for each library's
+# own loops: those of several processes wait for each other on every processor.
 test: setup
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest \
+	  -n auto --maxprocesses 4 --dist loadfile
 
 test-gpu: setup
 	$(BIN)/python -m pytest -m gpu
