@@ -99,7 +99,11 @@ def _grid(
     tables = stage.tables(postfilter, len(shape))
 
     def run(rows: IntArray) -> None:
-        stage.filter_lines(values, near_z, near_y, low - first, filtered, rows, tables, out)
+        stencil = np.empty((1 + 2 * stage.REACH * filtered, out.shape[-1]), np.float32)
+        work = np.empty((5, out.shape[-1]), np.float32)
+        stage.filter_lines(
+            values, near_z, near_y, low - first, filtered, rows, tables, stencil, work, out
+        )
 
     each(run, _parts(int(np.prod(lines)), out.shape[-1]))
     wanted = axes[-1] - low

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from tinc_codec.errors import CorruptPayload
+from tinc_codec.stream.residual.binary import kernel
 from tinc_codec.stream.wire import Reader, Writer
 
 Float32Array = npt.NDArray[np.float32]
@@ -216,12 +216,13 @@ def tables(found: PostFilter, axes: int) -> Tables:
     return Tables(knots=knots, slopes=slopes, counts=counts, curves=curves, weights=weights)
 
 
-@njit(nogil=True, cache=True, inline="never")
+@kernel()
 def _differences(stencil: Any, weights: Any, work: Any, n: int) -> None:
     """Set rows of work: 0 to the activity, 1 and 2 to the weighted sums of differences."""
     half = np.float32(0.5)
     own, activity, first, second = stencil[0], work[0], work[1], work[2]
-    work[:3, :n] = np.float32(0)
+    for i in range(n):
+        activity[i] = first[i] = second[i] = np.float32(0)
     for tap in range(weights.shape[1]):
         before, after = stencil[1 + 2 * tap], stencil[2 + 2 * tap]
         a, b = weights[0, tap], weights[1, tap]
@@ -234,13 +235,14 @@ def _differences(stencil: Any, weights: Any, work: Any, n: int) -> None:
                 activity[i] += abs(before[i] - own[i]) + abs(after[i] - own[i])
 
 
-@njit(nogil=True, cache=True, inline="never")
+@kernel()
 def _curves(
     x: Any, knots: Any, slopes: Any, count: int, steps: Any, first: Any, second: Any, n: int
 ) -> None:
     """Set two rows to curves over x: the first value, and of each step what x has passed of it."""
     zero, one = np.float32(0), np.float32(1)
-    first[:n], second[:n] = steps[0, 0], steps[1, 0]
+    for i in range(n):
+        first[i], second[i] = steps[0, 0], steps[1, 0]
     for k in range(1, count):
         knot, slope, a, b = knots[k - 1], slopes[k - 1], steps[0, k], steps[1, k]
         for i in range(n):
@@ -251,13 +253,13 @@ def _curves(
             second[i] += b * part
 
 
-@njit(nogil=True, cache=True, inline="never")
+@kernel()
 def _add_product(out: Any, a: Any, b: Any, n: int) -> None:
     for i in range(n):
         out[i] += a[i] * b[i]
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def filter_columns(stencil: Any, tables: Any, work: Any, out: Any) -> None:
     """Filter values that are given with their neighbours.
 
@@ -286,21 +288,29 @@ def filter_columns(stencil: Any, tables: Any, work: Any, out: Any) -> None:
     _add_product(out, activity, second, n)
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _copy_line(line: Any, first: int, out: Any) -> None:
     """Set out to voxels of a line from ``first`` on; its ends stand for what is beyond."""
     n, last = len(out), len(line) - 1
     before = min(max(-first, 0), n)
     inside = max(min(n, last + 1 - first), before)
-    out[:before] = line[0]
-    out[before:inside] = line[first + before : first + inside]
-    out[inside:] = line[last]
+    # Loops from 0: slices set to slices are first compared for overlaps, and other places checked
+    # for being negative, which both take longer than the copying.
+    for i in range(before):
+        out[i] = line[0]
+    source, target = line[first + before : first + inside], out[before:inside]
+    for i in range(len(target)):
+        target[i] = source[i]
+    rest = out[inside:]
+    for i in range(len(rest)):
+        rest[i] = line[last]
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def filter_lines(
-    values: Any, near_z: Any, near_y: Any, start: int, axes: int, rows: Any, tables: Any, out: Any
-) -> None:
+    values: Any, near_z: Any, near_y: Any, start: int, axes: int, rows: Any, tables: Any,
+    stencil: Any, work: Any, out: Any,
+) -> None:  # fmt: skip
     """Filter some lines of a window.
 
     Parameters
@@ -317,26 +327,25 @@ def filter_lines(
         The first line to do and the last, exclusive, of all in C order.
     tables : Tables
         Of the filter.
+    stencil, work : (1 + 2 taps, n) and (5, n) float32
+        Overwritten.
     out : (b, lines along z, lines along y, n) float32
         The result.
     """
-    n = out.shape[3]
-    stencil = np.empty((1 + 2 * REACH * axes, n), np.float32)
-    work = np.empty((5, n), np.float32)
     for line in range(rows[0], rows[1]):
         y = line % out.shape[2]
         z = line // out.shape[2] % out.shape[1]
         b = line // (out.shape[1] * out.shape[2])
         own = values[b, near_z[0, z], near_y[0, y]]
-        stencil[0] = own[start : start + n]
+        _copy_line(own, start, stencil[0])
         row = 1
         for k in range(1, 2 * REACH + 1):
             if axes > 2:
-                stencil[row] = values[b, near_z[k, z], near_y[0, y], start : start + n]
+                _copy_line(values[b, near_z[k, z], near_y[0, y]], start, stencil[row])
                 row += 1
         for k in range(1, 2 * REACH + 1):
             if axes > 1:
-                stencil[row] = values[b, near_z[0, z], near_y[k, y], start : start + n]
+                _copy_line(values[b, near_z[0, z], near_y[k, y]], start, stencil[row])
                 row += 1
         for distance in range(1, REACH + 1):
             _copy_line(own, start - distance, stencil[row])
