@@ -154,3 +154,15 @@ def test_wrong_options_are_one_line(
     assert message in told
     assert told.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_the_cost_of_a_filter(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    filter_cost = pytest.importorskip("benchmarks.filter_cost")
+    monkeypatch.setattr(filter_cost, "_ROUNDS", 1)
+    arguments = ["--volumes", "phantom", "--side", "40", "--ratios", "40,2"]
+    assert filter_cost.main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("|")[3].strip() for line in lines[2:4]] == ["with", "without"]
+    assert all(float(line.split("|")[4]) > 0 for line in lines[2:4])
