@@ -30,6 +30,7 @@ from tinc_codec.stream.residual.postfilter import (
     activity_knots,
     axes_filtered,
     neighbours,
+    value_knots,
 )
 
 Float32Array = npt.NDArray[np.float32]
@@ -112,7 +113,8 @@ def choose(
     stencil = _stencil(said, voxels)
     knots = _knots(stencil[0], _KNOTS)
     finest = _exponent(0.5 * math.sqrt(squares / len(voxels)))
-    normal, taps = _normal(stencil, wanted, knots, finest), len(stencil) // 2
+    taps = (len(stencil) - 1) // 2
+    normal = _normal(stencil, wanted, taps, knots, finest)
     shown = unit.size if weight is None else float(weight.sum())
     best, least = None, squares / len(voxels)
     for few, by_activity, by_value in product((True, False), repeat=3):
@@ -168,14 +170,13 @@ def _exponent(size: float) -> int:
 
 
 def _normal(
-    stencil: Float32Array, wanted: Float64Array, knots: tuple[int, ...], finest: int
+    stencil: Float32Array, wanted: Float64Array, taps: int, knots: tuple[int, ...], finest: int
 ) -> _Normal:
     """Return the normal equations."""
-    taps = (len(stencil) - 1) // 2
     size = taps * (_ACTIVITIES + len(knots)) + len(knots)
     matrix, right = np.zeros((size, size)), np.zeros(size)
-    value_knots = np.array(knots, np.float32) / np.float32(VALUE_UNIT)
-    _add_up(stencil, wanted, activity_knots(_ACTIVITIES, finest), value_knots, matrix, right)
+    activities = activity_knots(_ACTIVITIES, finest)
+    _add_up(stencil, wanted, activities, value_knots(knots), matrix, right)
     matrix += np.tril(matrix, -1).T
     return _Normal(matrix=matrix, wanted=right, squares=float(wanted @ wanted), count=len(wanted))
 
@@ -332,7 +333,6 @@ def _rounded_filter(
     stored = [np.rint(127 * own).astype(int) for own in weights]
     blocks = structure.with_weights([own / WEIGHT_UNIT for own in stored])
     curves = [_rounded(part) for part in structure.solve(normal, blocks)]
-    values = [np.array(c.integers, np.float64) * 2.0**-c.exponent for c in curves]
     terms = [
         Term(strength=curve, weights=tuple(own.tolist()))
         for curve, own in zip(curves[1:], stored, strict=True)
@@ -345,7 +345,8 @@ def _rounded_filter(
         by_value=terms[-1] if by_value else None,
         finest=finest if by_activity else 0,
     )
-    return found, normal.error(structure.columns(blocks) @ np.concatenate(values))
+    solution = np.concatenate([curve.values() for curve in curves])
+    return found, normal.error(structure.columns(blocks) @ solution)
 
 
 def _rounded(values: Float64Array) -> Curve:

@@ -11,6 +11,7 @@ All arithmetic is in binary32, none of it fused, in the order that FORMAT.md giv
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -39,10 +40,13 @@ class Curve:
     exponent: int
     integers: tuple[int, ...]
 
+    def values(self) -> Float32Array:
+        """Return the curve at its knots; exact."""
+        return np.array(self.integers, np.float32) * np.float32(2.0**-self.exponent)
+
     def steps(self) -> Float32Array:
         """Return the curve at its first knot, then how far it goes from each knot to the next."""
-        values = np.array(self.integers, np.float32) * np.float32(2.0**-self.exponent)
-        return np.diff(values, prepend=np.float32(0))
+        return np.diff(self.values(), prepend=np.float32(0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,14 +87,10 @@ class PostFilter:
     by_value: Term | None
     finest: int = 0
 
-    def value_knots(self) -> Float32Array:
-        """Return where the curves over the value have knots."""
-        return np.array(self.knots, np.float32) / np.float32(VALUE_UNIT)
 
-    def activity_knots(self) -> Float32Array:
-        """Return where the curve over the activity has knots."""
-        count = len(self.by_activity.strength.integers) if self.by_activity else FEWEST_KNOTS
-        return activity_knots(count, self.finest)
+def value_knots(knots: Sequence[int]) -> Float32Array:
+    """Return where the curves over the value have knots."""
+    return np.array(knots, np.float32) / np.float32(VALUE_UNIT)
 
 
 def activity_knots(count: int, finest: int) -> Float32Array:
@@ -199,7 +199,8 @@ class Tables(NamedTuple):
 
 def tables(found: PostFilter, axes: int) -> Tables:
     """Return the numbers that a filter of some axes is applied with; terms not there are 0."""
-    both = [found.activity_knots(), found.value_knots()]
+    activities = len(found.by_activity.strength.integers) if found.by_activity else FEWEST_KNOTS
+    both = [activity_knots(activities, found.finest), value_knots(found.knots)]
     most = max(map(len, both))
     knots, slopes = np.zeros((2, 2, most), np.float32)
     for k, at in enumerate(both):
