@@ -57,7 +57,7 @@ def _points(
 
     tables = stage.tables(postfilter, len(shape))
     first = len(shape) - stage.axes_filtered(len(shape))
-    out = np.empty(len(points[0]), np.float32)
+    out, work = np.empty(len(points[0]), np.float32), np.empty(stage.WORK, np.float32)
     for at in range(0, len(out), _PIECE):
         some = [np.asarray(p[at : at + _PIECE], np.int64) for p in points]
         columns = [[p[None]] for p in some]
@@ -67,7 +67,6 @@ def _points(
                 columns[k].append(around if k == axis else np.broadcast_to(p, around.shape))
         index = [np.concatenate(rows).reshape(-1) for rows in columns]
         stencil = evaluate(index).reshape(-1, len(some[0]))
-        work = np.empty((5, len(some[0])), np.float32)
         stage.filter_columns(stencil, tables, work, out[at : at + _PIECE])
     return out
 
@@ -99,11 +98,8 @@ def _grid(
     tables = stage.tables(postfilter, len(shape))
 
     def run(rows: IntArray) -> None:
-        stencil = np.empty((1 + 2 * stage.REACH * filtered, out.shape[-1]), np.float32)
-        work = np.empty((5, out.shape[-1]), np.float32)
-        stage.filter_lines(
-            values, near_z, near_y, low - first, filtered, rows, tables, stencil, work, out
-        )
+        work = np.empty(stage.WORK, np.float32)
+        stage.filter_lines(values, near_z, near_y, low - first, filtered, rows, tables, work, out)
 
     each(run, _parts(int(np.prod(lines)), out.shape[-1]))
     wanted = axes[-1] - low

@@ -301,7 +301,11 @@ def normalize(values: np.ndarray, low: Number, high: Number) -> NDArray[np.float
 
 
 def denormalize(
-    unit: NDArray[np.floating[Any]], low: Number, high: Number, dtype: np.dtype[Any]
+    unit: NDArray[np.floating[Any]],
+    low: Number,
+    high: Number,
+    dtype: np.dtype[Any],
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Map [0, 1] to values: the inverse of :func:`normalize`, rounded to the dtype.
 
@@ -316,15 +320,19 @@ def denormalize(
         Exact values of the dtype, low <= high.
     dtype : numpy.dtype
         Of the result, byte order included.
+    out : numpy.ndarray, optional
+        Where to write it: C-contiguous, of this dtype and the shape of ``unit``.
 
     Returns
     -------
     numpy.ndarray
         Same shape, C order.
     """
+    if out is None:
+        out = np.empty(unit.shape, dtype)
     if low == high:
-        return np.full(unit.shape, low, dtype)
-    out = np.empty(unit.shape, dtype)
+        out[...] = low
+        return out
     if dtype.isnative and dtype.itemsize > (dtype.kind == "f") * 2:  # numba knows no float16
         from tinc_codec import rescale
 

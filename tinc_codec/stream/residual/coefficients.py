@@ -12,7 +12,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from tinc_codec.stream.residual.binary import AT, BITS, DECODING, SLACK, code, kernel, learn, mix
 
@@ -255,28 +254,49 @@ def _code_block_flag(
     return bit
 
 
+@kernel(inlined=True)
+def _around_sums(sums: Any, i: Any, row: int, plane: int, inside: Any) -> Any:
+    """Return a place's sum and those at its sides, weighted to 10; 0 outside of the band."""
+    z, y, x = inside
+    total = 4 * np.int64(sums[np.uint32(i)])
+    total += np.int64(sums[np.uint32(i - 1)]) + np.int64(sums[np.uint32(i - row)])
+    total += np.int64(sums[np.uint32(i - plane)])
+    if x:
+        total += np.int64(sums[np.uint32(i + 1)])
+    if y:
+        total += np.int64(sums[np.uint32(i + row)])
+    if z:
+        total += np.int64(sums[np.uint32(i + plane)])
+    return total
+
+
 @kernel()
 def _code_block(
     state: Any, data: Any, prob: Any, count: Any, weights: Any, slots: Any, inputs: Any, real: Any,
     scale: Any, own: Any, own_active: Any, q: Any, parents: Any, parents_active: Any, shift: Any,
-    sisters: Any, sisters_active: Any, first: Any, last: Any, places: Any, above_places: Any,
+    sums: Any, first: Any, last: Any, places: Any, above_places: Any, sum_places: Any,
     kind: int, direction: int, price: Any,
 ) -> None:  # fmt: skip
     """Code the coefficients of a block that has one but 0."""
     here, row, plane = places
     there, up_row, up_plane = above_places
+    beside, sum_row, sum_plane = sum_places
+    depth, height, width = q.shape
     encoding = not state[DECODING]
     for z in range(first[0], last[0]):
         for y in range(first[1], last[1]):
             i = here + z * plane + y * row
             up = there + (z >> shift[0]) * up_plane + (y >> shift[1]) * up_row
+            side = beside + z * sum_plane + y * sum_row
             for x in range(first[2], last[2]):
                 wanted = real[z, y, x] * scale if encoding else np.float32(0)
                 at, over = np.uint32(i + x), np.uint32(up + (x >> shift[2]))
+                inside = (z + 1 < depth, y + 1 < height, x + 1 < width)
                 value = _code_coefficient(
                     state, data, prob, count, weights, slots, inputs, wanted, own, at, row, plane,
-                    parents[over], sisters[at], own_active[at], parents_active[over],
-                    sisters_active[at], kind, direction, price,
+                    parents[over], sums[np.uint32(side + x)], own_active[at], parents_active[over],
+                    _around_sums(sums, side + x, sum_row, sum_plane, inside), kind, direction,
+                    price,
                 )  # fmt: skip
                 if value:
                     q[z, y, x] = value
@@ -287,20 +307,24 @@ def _code_block(
 # One compiled form for whole bands and for views of them.
 _CODE_BAND = (
     "boolean(int64[::1], uint8[::1], uint16[::1], uint8[::1], int32[:, ::1], int64[:, ::1], "
-    "int64[:, :, ::1], float32[:, :, :], float32, int32[:, :, :], int8[::1], int16[::1], "
-    "int8[::1], int16[::1], int64[::1], int64[::1], uint8[::1], int16[::1], int64, int64, float32)"
+    "float32[:, :, :], float32, int32[:, :, :], int8[::1], int16[::1], uint8[:, :, ::1], "
+    "int8[::1], int16[::1], uint8[:, :, ::1], int64[::1], int64[::1], int64[::1], uint8[::1], "
+    "uint8[:, :, ::1], int64[::1], int64, int64, float32)"
 )
 
 
 @kernel(_CODE_BAND)
 def code_band(
-    state: Any, data: Any, prob: Any, count: Any, weights: Any, scratch: Any, flags: Any, real: Any,
-    scale: Any, q: Any, own: Any, own_active: Any, parents: Any, parents_active: Any, corner: Any,
-    shift: Any, sisters: Any, sisters_active: Any, kind: int, direction: int, price: Any,
+    state: Any, data: Any, prob: Any, count: Any, weights: Any, scratch: Any, real: Any,
+    scale: Any, q: Any, own: Any, own_active: Any, blocks: Any, parents: Any, parents_active: Any,
+    parent_blocks: Any, origin: Any, shift: Any, parent_places: Any, sums: Any, sum_blocks: Any,
+    sum_places: Any, kind: int, direction: int, price: Any,
 ) -> Any:  # fmt: skip
     """Encode a band, choosing its integers, or decode it; False: the data were too short.
 
-    Arrays called padded have PAD places around the band, and are given as one axis.
+    Arrays called padded have PAD places around the band, and are given as one axis. Flags of
+    blocks are 1 where a block may have anything but 0; along each axis one block of 0 comes before
+    the first, and one after the last: a band may reach one place beyond that one level up.
 
     Parameters
     ----------
@@ -310,8 +334,6 @@ def code_band(
         Its model; changed.
     scratch : (2, INPUTS) int64
         Overwritten.
-    flags : (2, blocks along y, plus 1, and along x, plus 1) int64
-        Zeros; overwritten.
     real : (z, y, x) float32
         Coefficients; not read when decoding.
     scale : float32
@@ -319,18 +341,24 @@ def code_band(
     q : (z, y, x) int32
         Zeros; then the integers.
     own : int8, padded
-        Set to the integers, clipped: the context of later ones.
+        Zeros; then the integers, clipped: the context of later ones.
     own_active : int16, padded
         Zeros; then the activity of the neighbours that came before.
-    parents, parents_active : int8, int16, padded
-        ``own`` of the band of this direction one level up, and what :func:`around` makes of it.
-    corner : (3,) int64
-        Where in ``parents`` the place of (0, 0, 0) is; how far its rows and planes are apart.
+    blocks : (z, y, x) uint8
+        Zeros; then its flags.
+    parents, parents_active, parent_blocks : int8, int16, padded, and flags
+        ``own`` of the band of this direction one level up, what :func:`around` makes of it, and
+        its flags.
+    origin : (3,) int64
+        Place in that band of (0, 0, 0) of this one.
     shift : (3,) int64
         1 for each axis that halves towards that band; 40: there is none.
-    sisters, sisters_active : uint8, int16, padded
-        Sum of the magnitudes in the bands of this level coded before, and what :func:`around`
-        makes of it.
+    parent_places : (3,) int64
+        Where in ``parents`` the origin is; how far its rows and planes are apart.
+    sums, sum_blocks : uint8, padded, and flags
+        Magnitudes in the bands of this level coded before, as :func:`add_magnitudes` adds them.
+    sum_places : (3,) int64
+        As ``parent_places``, of ``sums``.
     kind, direction : int
         Class of the band; bit k of the direction: high-pass along axis k.
     price : float
@@ -342,57 +370,61 @@ def code_band(
     row = width + 2 * PAD
     plane = (height + 2 * PAD) * row
     here = PAD * (plane + row + 1)
-    there, up_row, up_plane = corner
-    rows, columns = (height + 3) >> 2, (width + 3) >> 2
+    above_places = (parent_places[0], parent_places[1], parent_places[2])
+    beside, sum_row, sum_plane = sum_places
     for bz in range((depth + 3) >> 2):
-        now, before = flags[bz & 1], flags[1 - (bz & 1)]
-        for by in range(rows):
+        for by in range((height + 3) >> 2):
             if state[AT] > len(data) + SLACK:
                 return False
-            for bx in range(columns):
+            for bx in range((width + 3) >> 2):
                 first = (bz * BLOCK, by * BLOCK, bx * BLOCK)
                 last = (
                     min(first[0] + BLOCK, depth), min(first[1] + BLOCK, height),
                     min(first[2] + BLOCK, width),
                 )  # fmt: skip
-                around = now[by + 1, bx] + 2 * now[by, bx + 1] + 4 * before[by + 1, bx + 1]
-                higher = _sum(parents, there, up_row, up_plane, first, last, shift)
-                side = _sum(sisters, here, row, plane, first, last, (0, 0, 0))
+                near = blocks[bz + 1, by + 1, bx] + 2 * blocks[bz + 1, by, bx + 1]
+                near += 4 * blocks[bz, by + 1, bx + 1]
+                higher: Any = np.int64(0)
+                side: Any = np.int64(0)
+                pz = ((origin[0] + (first[0] >> shift[0])) >> 2) + 1
+                py = ((origin[1] + (first[1] >> shift[1])) >> 2) + 1
+                px = ((origin[2] + (first[2] >> shift[2])) >> 2) + 1
+                if parent_blocks[pz, py, px]:
+                    higher = _sum(parents, *above_places, first, last, shift)
+                if sum_blocks[bz + 1, by + 1, bx + 1]:
+                    side = _sum(sums, beside, sum_row, sum_plane, first, last, (0, 0, 0))
                 worth = _worth(real, scale, first, last, price) if encoding else np.float32(0)
                 bit = _code_block_flag(
-                    state, data, prob, count, weights, slots, inputs, worth, around, higher, side,
+                    state, data, prob, count, weights, slots, inputs, worth, near, higher, side,
                     kind, price,
                 )  # fmt: skip
-                now[by + 1, bx + 1] = bit
+                blocks[bz + 1, by + 1, bx + 1] = bit
                 if bit:
                     _code_block(
                         state, data, prob, count, weights, slots, inputs, real, scale, own,
-                        own_active, q, parents, parents_active, shift, sisters, sisters_active,
-                        first, last, (here, row, plane), (there, up_row, up_plane), kind,
+                        own_active, q, parents, parents_active, shift, sums, first, last,
+                        (here, row, plane), above_places, (beside, sum_row, sum_plane), kind,
                         direction, price,
                     )  # fmt: skip
     return state[AT] <= len(data) + SLACK
 
 
 @kernel()
-def add_magnitudes(v: Any, total: Any) -> None:
-    """Add the magnitudes of a band (z, y, x) int8 to those of others, uint8, clipped."""
-    for z in range(v.shape[0]):
-        for y in range(v.shape[1]):
-            row, sums = v[z, y], total[z, y]
-            for x in range(len(row)):
-                sums[x] = min(np.int16(sums[x]) + abs(np.int16(row[x])), CLIP)
+def add_magnitudes(v: Any, blocks: Any, sums: Any, sum_blocks: Any) -> None:
+    """Add the magnitudes of a band, int8, to those of others, uint8, clipped; both padded.
 
-
-@njit(nogil=True, cache=True)
-def dequantize(q: Any, corner: Any, step: Any, bias: Any, out: Any) -> None:
-    """Set out (z, y, x) float32 to sign(q) (|q| - bias) step of q from a corner on, in binary32."""
-    depth, height, width = out.shape
-    for z in range(depth):
-        for y in range(height):
-            integers = q[corner[0] + z, corner[1] + y, corner[2] : corner[2] + width]
-            row = out[z, y]
-            for x in range(width):
-                size = np.float32(abs(integers[x])) - np.float32(bias)
-                signed = size if integers[x] > 0 else -size
-                row[x] = signed * np.float32(step) if integers[x] else np.float32(0)
+    Flags of blocks are as for :func:`code_band`; blocks without one are left out.
+    """
+    depth, height, width = v.shape
+    for bz in range(1, blocks.shape[0] - 1):
+        for by in range(1, blocks.shape[1] - 1):
+            for bx in range(1, blocks.shape[2] - 1):
+                if blocks[bz, by, bx] == 0:
+                    continue
+                sum_blocks[bz, by, bx] = 1
+                x = PAD + BLOCK * (bx - 1)
+                for z in range(PAD + BLOCK * (bz - 1), min(PAD + BLOCK * bz, depth - PAD)):
+                    for y in range(PAD + BLOCK * (by - 1), min(PAD + BLOCK * by, height - PAD)):
+                        for k in range(x, min(x + BLOCK, width - PAD)):
+                            size = np.int16(sums[z, y, k]) + abs(np.int16(v[z, y, k]))
+                            sums[z, y, k] = min(size, CLIP)

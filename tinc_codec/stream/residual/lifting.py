@@ -134,21 +134,103 @@ def analyse_lines(low: Any, high: Any, x: Any, at: Any, first: int, last: int) -
 
 
 @njit(nogil=True, cache=True)
-def synthesise_lines(low: Any, high: Any, x: Any, at: Any, first: int, last: int) -> None:
-    """Undo :func:`analyse_lines`; ``low`` and ``high`` are changed."""
-    n = x.shape[2]
+def synthesise_planes(x: Any, first: int, last: int) -> None:
+    """Undo :func:`analyse_columns` along the middle axis, in planes first to last (exclusive)."""
+    for z in range(first, last):
+        synthesise_columns(x[z], 0, x.shape[2])
+
+
+@njit(nogil=True, cache=True)
+def _restore(line: Any, start: int, scale: Any, factor: Any, out: Any) -> Any:
+    """Set out to integers q of a line as sign(q) (|q| - bias) step factor; True if any is not 0."""
+    step, bias = scale
+    zero, some = np.float32(0), False
+    values = line[start : start + len(out)]
+    for k in range(len(out)):
+        q = np.float32(values[k])
+        moved = (abs(q) - bias) * step * factor
+        out[k] = moved if q > zero else (-moved if q < zero else zero)
+        some |= q != zero
+    return some
+
+
+@njit(nogil=True, cache=True)
+def restore_lines(q: Any, corner: Any, scale: Any, x: Any, at: Any, first: int, last: int) -> None:
+    """Set lines of x to those of a band; as :func:`synthesise_lines`, which puts two together."""
+    one = np.float32(1)
     for i in range(first, last):
-        for j in range(low.shape[1]):
-            row, even, odd = x[at[0] + i * at[1], at[2] + j * at[3]], low[i, j], high[i, j]
-            for k in range(len(even)):
-                even[k] *= _HIGH
-            for k in range(len(odd)):
-                odd[k] *= _LOW
-            _step_low(even, odd, -_D)
-            _step_high(even, odd, -_C)
-            _step_low(even, odd, -_B)
-            _step_high(even, odd, -_A)
-            for k in range(n // 2):
-                row[2 * k], row[2 * k + 1] = even[k], odd[k]
-            if n & 1:
-                row[n - 1] = even[n // 2]
+        plane = x[at[0] + i * at[1]]
+        for j in range((len(plane) - at[2] + at[3] - 1) // at[3]):
+            line = q[corner[0] + i, corner[1] + j]
+            _restore(line, corner[2], scale, one, plane[at[2] + j * at[3]])
+
+
+@njit(nogil=True, cache=True)
+def synthesise_lines(
+    low: Any, low_corner: Any, low_scale: Any, high: Any, high_corner: Any, high_scale: Any,
+    x: Any, at: Any, first: int, last: int, work: Any,
+) -> None:  # fmt: skip
+    """Put lines together from those of two bands, as :func:`analyse_lines` took them apart.
+
+    Parameters
+    ----------
+    low, high : integer arrays, or float32 with the scale (1, 0)
+        The bands.
+    low_corner, high_corner : (z, y, x)
+        Where in them the part begins that the lines are made of.
+    low_scale, high_scale : (step, bias) float32
+        What the integers stand for.
+    x : float32 array, contiguous
+        n at least 2.
+    at : (z, step, y, step)
+        Lines (i, j) of that part become those of x at (z + i step, y + j step).
+    first, last : int
+        Planes i to do.
+    work : (2, 2 + n / 2, rounded up) float32
+        Overwritten.
+    """
+    n = x.shape[2]
+    even, odd = work[0, 1 : 1 + n - n // 2], work[1, 1 : 1 + n // 2]
+    for i in range(first, last):
+        plane = x[at[0] + i * at[1]]
+        for j in range((len(plane) - at[2] + at[3] - 1) // at[3]):
+            lows = low[low_corner[0] + i, low_corner[1] + j]
+            highs = high[high_corner[0] + i, high_corner[1] + j]
+            some = _restore(lows, low_corner[2], low_scale, _HIGH, even)
+            more = _restore(highs, high_corner[2], high_scale, _LOW, odd)
+            row = plane[at[2] + j * at[3]]
+            if some or more:
+                _put_together(work, row)
+            else:  # most lines of the finest level
+                for k in range(n):
+                    row[k] = np.float32(0)
+
+
+@njit(nogil=True, cache=True)
+def _add_sums(line: Any, before: Any, after: Any, factor: Any) -> None:
+    for k in range(len(line)):
+        line[k] += factor * (before[k] + after[k])
+
+
+@njit(nogil=True, cache=True)
+def _put_together(work: Any, row: Any) -> None:
+    """Make a line of its low and high samples, scaled, in rows of work from place 1 on.
+
+    At places before and after them stand the neighbours that the ends lack: loops then have the
+    length of the line, and no rest that is too short for vectors.
+    """
+    n, half = len(row), len(row) // 2
+    m = n - half
+    even, odd = work[0, 1 : 1 + m], work[1, 1 : 1 + half]
+    odd_before, odd_after, even_after = work[1, :m], work[1, 1 : 1 + m], work[0, 2 : 2 + half]
+    for low_factor, high_factor in ((-_D, -_C), (-_B, -_A)):
+        work[1, 0] = odd[0]
+        if m > half:
+            work[1, m] = odd[half - 1]
+        _add_sums(even, odd_before, odd_after, low_factor)
+        work[0, 1 + m] = even[m - 1]
+        _add_sums(odd, even, even_after, high_factor)
+    for k in range(half):
+        row[2 * k], row[2 * k + 1] = even[k], odd[k]
+    if m > half:
+        row[n - 1] = even[half]

@@ -26,6 +26,9 @@ Float32Array = npt.NDArray[np.float32]
 
 # Neighbours at distances 1 to REACH, on both sides along each axis.
 REACH = 3
+# Voxels of a line filtered at once, and the numbers that this takes: six rows and the line itself.
+BLOCK = 256
+WORK = 7 * BLOCK + 2 * REACH
 MOST_AXES = 3
 VALUE_UNIT, WEIGHT_UNIT = 255, 64
 FEWEST_KNOTS, MOST_KNOTS, MOST_ACTIVITIES = 2, 64, 16
@@ -184,8 +187,8 @@ class Tables(NamedTuple):
         One over the way from the knot to the next.
     counts : (2,) int64
         Knots of each.
-    curves : (4, most knots) float32
-        :meth:`Curve.steps` of the strength by value, the tone and the strength by activity; 0.
+    curves : (3, most knots) float32
+        :meth:`Curve.steps` of the strength by value, the tone and the strength by activity.
     weights : (2, taps) float32
         Of the terms by activity and by value.
     """
@@ -206,7 +209,7 @@ def tables(found: PostFilter, axes: int) -> Tables:
     for k, at in enumerate(both):
         knots[k, : len(at)] = at
         slopes[k, : len(at) - 1] = np.float32(1) / np.diff(at)
-    curves = np.zeros((4, most), np.float32)
+    curves = np.zeros((3, most), np.float32)
     weights = np.zeros((2, REACH * axes_filtered(axes)), np.float32)
     for k, term in enumerate((found.by_activity, found.by_value)):
         if term:
@@ -218,46 +221,88 @@ def tables(found: PostFilter, axes: int) -> Tables:
 
 
 @kernel()
-def _differences(stencil: Any, weights: Any, work: Any, n: int) -> None:
-    """Set rows of work: 0 to the activity, 1 and 2 to the weighted sums of differences."""
+def _add_axis(
+    own: Any, before: Any, after: Any, before_2: Any, after_2: Any, before_3: Any, after_3: Any,
+    weights: Any, tap: int, work: Any,
+) -> None:  # fmt: skip
+    """Add an axis to rows of work: 0 the activity, 1 and 2 the weighted sums of differences.
+
+    All three distances in one pass, and rows at distances known when this is compiled: LLVM
+    makes vectors only where it has few pairs of arrays to check for overlaps.
+    """
     half = np.float32(0.5)
-    own, activity, first, second = stencil[0], work[0], work[1], work[2]
-    for i in range(n):
-        activity[i] = first[i] = second[i] = np.float32(0)
-    for tap in range(weights.shape[1]):
-        before, after = stencil[1 + 2 * tap], stencil[2 + 2 * tap]
-        a, b = weights[0, tap], weights[1, tap]
-        for i in range(n):
-            difference = half * (before[i] + after[i]) - own[i]
-            first[i] += a * difference
-            second[i] += b * difference
-        if tap % REACH == 0:
-            for i in range(n):
-                activity[i] += abs(before[i] - own[i]) + abs(after[i] - own[i])
+    a, a_2, a_3 = weights[0, tap], weights[0, tap + 1], weights[0, tap + 2]
+    b, b_2, b_3 = weights[1, tap], weights[1, tap + 1], weights[1, tap + 2]
+    for i in range(len(own)):
+        one = half * (before[i] + after[i]) - own[i]
+        two = half * (before_2[i] + after_2[i]) - own[i]
+        three = half * (before_3[i] + after_3[i]) - own[i]
+        work[i] += abs(before[i] - own[i]) + abs(after[i] - own[i])
+        work[BLOCK + i] = work[BLOCK + i] + a * one + a_2 * two + a_3 * three
+        work[2 * BLOCK + i] = work[2 * BLOCK + i] + b * one + b_2 * two + b_3 * three
+
+
+@kernel(inlined=True)
+def _passed(x: Any, knot: Any, slope: Any) -> Any:
+    """Return the part of the way from a knot to the next that x has passed, 0 to 1."""
+    return min(max((x - knot) * slope, np.float32(0)), np.float32(1))
 
 
 @kernel()
 def _curves(
-    x: Any, knots: Any, slopes: Any, count: int, steps: Any, first: Any, second: Any, n: int
+    x: Any, knots: Any, slopes: Any, count: int, steps: Any, out: Any, more_steps: Any, more: Any
 ) -> None:
-    """Set two rows to curves over x: the first value, and of each step what x has passed of it."""
-    zero, one = np.float32(0), np.float32(1)
+    """Set out and more to curves over x: the first value, and of each step what is passed of it."""
+    n = len(x)
     for i in range(n):
-        first[i], second[i] = steps[0, 0], steps[1, 0]
-    for k in range(1, count):
-        knot, slope, a, b = knots[k - 1], slopes[k - 1], steps[0, k], steps[1, k]
+        out[i], more[i] = steps[0], more_steps[0]
+    pairs = (count - 1) // 2 * 2
+    for k in range(0, pairs, 2):  # so that x and the sums are fetched once for two
+        knot, knot_1, slope, slope_1 = knots[k], knots[k + 1], slopes[k], slopes[k + 1]
+        a, a_1, b, b_1 = steps[k + 1], steps[k + 2], more_steps[k + 1], more_steps[k + 2]
         for i in range(n):
-            part = (x[i] - knot) * slope
-            part = part if part > zero else zero
-            part = part if part < one else one
-            first[i] += a * part
-            second[i] += b * part
+            part, part_1 = _passed(x[i], knot, slope), _passed(x[i], knot_1, slope_1)
+            out[i] = out[i] + a * part + a_1 * part_1
+            more[i] = more[i] + b * part + b_1 * part_1
+    for k in range(pairs, count - 1):
+        knot, slope, a, b = knots[k], slopes[k], steps[k + 1], more_steps[k + 1]
+        for i in range(n):
+            part = _passed(x[i], knot, slope)
+            out[i] += a * part
+            more[i] += b * part
 
 
 @kernel()
-def _add_product(out: Any, a: Any, b: Any, n: int) -> None:
+def _curve(x: Any, knots: Any, slopes: Any, count: int, steps: Any, out: Any) -> None:
+    """Set out to one curve; as :func:`_curves`."""
+    n = len(x)
     for i in range(n):
-        out[i] += a[i] * b[i]
+        out[i] = steps[0]
+    pairs = (count - 1) // 2 * 2
+    for k in range(0, pairs, 2):
+        knot, knot_1, slope, slope_1 = knots[k], knots[k + 1], slopes[k], slopes[k + 1]
+        a, a_1 = steps[k + 1], steps[k + 2]
+        for i in range(n):
+            passed = out[i] + a * _passed(x[i], knot, slope)
+            out[i] = passed + a_1 * _passed(x[i], knot_1, slope_1)
+    for k in range(pairs, count - 1):
+        knot, slope, a = knots[k], slopes[k], steps[k + 1]
+        for i in range(n):
+            out[i] += a * _passed(x[i], knot, slope)
+
+
+@kernel()
+def _moved(own: Any, tables: Any, work: Any, out: Any) -> None:
+    """Set out to values moved by the three terms, of which work has the activity and the sums."""
+    n = len(own)
+    knots, slopes, counts, curves = tables.knots, tables.slopes, tables.counts, tables.curves
+    by_activity, by_value = work[3 * BLOCK :][:n], work[4 * BLOCK :][:n]
+    tone = work[5 * BLOCK :][:n]
+    _curve(work[:n], knots[0], slopes[0], counts[0], curves[2], by_activity)
+    _curves(own, knots[1], slopes[1], counts[1], curves[0], by_value, curves[1], tone)
+    for i in range(n):
+        moved = own[i] + tone[i] + by_activity[i] * work[BLOCK + i]
+        out[i] = moved + by_value[i] * work[2 * BLOCK + i]
 
 
 @kernel()
@@ -266,27 +311,31 @@ def filter_columns(stencil: Any, tables: Any, work: Any, out: Any) -> None:
 
     Parameters
     ----------
-    stencil : (1 + 2 taps, n or more) float32
+    stencil : (1 + 2 taps, n) float32
         Row 0: the values; then the neighbours of each tap, before and after.
     tables : Tables
         Of the filter.
-    work : (5, n or more) float32
+    work : (WORK,) float32
         Overwritten.
     out : (n,) float32
         The result.
     """
-    n = len(out)
-    knots, slopes, counts, curves = tables.knots, tables.slopes, tables.counts, tables.curves
-    _differences(stencil, tables.weights, work, n)
-    own, activity, first, second = stencil[0], work[0], work[1], work[2]
-    strength, tone = work[3], work[4]
-    # The second curve over activity is 0 throughout.
-    _curves(activity, knots[0], slopes[0], counts[0], curves[2:4], strength, tone, n)
-    _curves(own, knots[1], slopes[1], counts[1], curves[:2], activity, tone, n)
-    for i in range(n):
-        out[i] = own[i] + tone[i]
-    _add_product(out, strength, first, n)
-    _add_product(out, activity, second, n)
+    for start in range(0, len(out), BLOCK):
+        stop = min(start + BLOCK, len(out))
+        own = stencil[0, start:stop]
+        _clear(work)
+        for tap in range(0, tables.weights.shape[1], REACH):
+            near = stencil[1 + 2 * tap : 1 + 2 * (tap + REACH), start:stop]
+            _add_axis(
+                own, near[0], near[1], near[2], near[3], near[4], near[5], tables.weights, tap, work
+            )  # fmt: skip
+        _moved(own, tables, work, out[start:stop])
+
+
+@kernel()
+def _clear(work: Any) -> None:
+    for i in range(3 * BLOCK):
+        work[i] = np.float32(0)
 
 
 @kernel()
@@ -310,7 +359,7 @@ def _copy_line(line: Any, first: int, out: Any) -> None:
 @kernel()
 def filter_lines(
     values: Any, near_z: Any, near_y: Any, start: int, axes: int, rows: Any, tables: Any,
-    stencil: Any, work: Any, out: Any,
+    work: Any, out: Any,
 ) -> None:  # fmt: skip
     """Filter some lines of a window.
 
@@ -328,31 +377,44 @@ def filter_lines(
         The first line to do and the last, exclusive, of all in C order.
     tables : Tables
         Of the filter.
-    stencil, work : (1 + 2 taps, n) and (5, n) float32
+    work : (WORK,) float32
         Overwritten.
     out : (b, lines along z, lines along y, n) float32
         The result.
     """
+    weights, across = tables.weights, REACH * (axes - 1)
     for line in range(rows[0], rows[1]):
         y = line % out.shape[2]
         z = line // out.shape[2] % out.shape[1]
         b = line // (out.shape[1] * out.shape[2])
-        own = values[b, near_z[0, z], near_y[0, y]]
-        _copy_line(own, start, stencil[0])
-        row = 1
-        for k in range(1, 2 * REACH + 1):
+        volume = values[b]
+        for left in range(0, out.shape[3], BLOCK):
+            n = min(BLOCK, out.shape[3] - left)
+            first, last = start + left, start + left + n
+            padded = work[6 * BLOCK : 6 * BLOCK + n + 2 * REACH]
+            _copy_line(volume[near_z[0, z], near_y[0, y]], first - REACH, padded)
+            own = padded[REACH : REACH + n]
+            _clear(work)
+            part = slice(first, last)
             if axes > 2:
-                _copy_line(values[b, near_z[k, z], near_y[0, y]], start, stencil[row])
-                row += 1
-        for k in range(1, 2 * REACH + 1):
+                k, at = near_z[:, z], near_y[0, y]
+                _add_axis(
+                    own, volume[k[1], at, part], volume[k[2], at, part], volume[k[3], at, part],
+                    volume[k[4], at, part], volume[k[5], at, part], volume[k[6], at, part],
+                    weights, 0, work,
+                )  # fmt: skip
             if axes > 1:
-                _copy_line(values[b, near_z[0, z], near_y[k, y]], start, stencil[row])
-                row += 1
-        for distance in range(1, REACH + 1):
-            _copy_line(own, start - distance, stencil[row])
-            _copy_line(own, start + distance, stencil[row + 1])
-            row += 2
-        filter_columns(stencil, tables, work, out[b, z, y])
+                k, plane = near_y[:, y], volume[near_z[0, z]]
+                _add_axis(
+                    own, plane[k[1], part], plane[k[2], part], plane[k[3], part],
+                    plane[k[4], part], plane[k[5], part], plane[k[6], part],
+                    weights, across - REACH, work,
+                )  # fmt: skip
+            _add_axis(
+                own, padded[2 : n + 2], padded[4 : n + 4], padded[1 : n + 1], padded[5 : n + 5],
+                padded[:n], padded[6 : n + 6], weights, across, work,
+            )  # fmt: skip
+            _moved(own, tables, work, out[b, z, y, left : left + n])
 
 
 def neighbours(index: npt.NDArray[np.int64], length: int) -> npt.NDArray[np.int64]:

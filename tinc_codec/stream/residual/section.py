@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -20,10 +20,17 @@ import numpy.typing as npt
 from tinc_codec.errors import CorruptPayload
 from tinc_codec.stream.residual import binary, coefficients, wavelet
 from tinc_codec.stream.residual.coefficients import PAD
-from tinc_codec.stream.residual.wavelet import AXES, LOW_PASS, Float32Array, Layout, Run, Window
+from tinc_codec.stream.residual.wavelet import (
+    AXES,
+    LOW_PASS,
+    Float32Array,
+    IntArray,
+    Layout,
+    Run,
+    Window,
+)
 from tinc_codec.stream.wire import Reader, Writer
 
-IntArray = npt.NDArray[np.integer[Any]]
 Model = tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint8], npt.NDArray[np.int32]]
 Segment = npt.NDArray[np.uint8]
 
@@ -33,9 +40,6 @@ OFFSET_UNIT = 65535
 LEAST_CUT = 8
 
 _NO_REAL = np.zeros((0,) * AXES, np.float32)
-_NO_BAND = np.zeros((1 + 2 * PAD,) * AXES, np.int8)
-_NOT_ACTIVE = np.zeros((1 + 2 * PAD,) * AXES, np.int16)
-_INSIDE = (slice(PAD, -PAD),) * AXES
 _FAR = np.full(AXES, 40, np.int64)
 _LOW_KIND = coefficients.CLASSES - 8
 _LEVEL_CLASSES = 7
@@ -77,23 +81,43 @@ class Header:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Band:
+    """A band that has been coded: contexts for those that follow.
+
+    Attributes
+    ----------
+    clipped : int8 array, padded
+        Its integers.
+    blocks : (z, y, x) uint8
+        Flags of its blocks, as for :func:`coefficients.code_band`.
+    """
+
+    clipped: npt.NDArray[np.int8]
+    blocks: npt.NDArray[np.uint8]
+
+    @classmethod
+    def zeros(cls, shape: Sequence[int]) -> _Band:
+        """Return a band of which nothing has been coded yet."""
+        return cls(clipped=_padded(shape, np.int8), blocks=_no_blocks(shape))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Level:
     """A level that has been coded: contexts for the next finer one.
 
     Attributes
     ----------
-    above, active : dict of direction to int8 and int16 arrays, padded
-        Integers, clipped, and what :func:`coefficients.around` makes of them.
+    bands : dict of direction to _Band
+        All of it.
+    active : dict of direction to int16 arrays, padded
+        What :func:`coefficients.around` makes of them.
     shift : (3,) int64
         1 for each axis that halves from the finer level to this one.
     """
 
-    above: dict[int, npt.NDArray[np.int8]]
+    bands: dict[int, _Band]
     active: dict[int, npt.NDArray[np.int16]]
     shift: npt.NDArray[np.int64]
-
-
-_NO_LEVEL = _Level(above={}, active={}, shift=_FAR)
 
 
 def _new_model() -> Model:
@@ -107,10 +131,27 @@ def _padded(shape: Sequence[int], dtype: Any) -> npt.NDArray[Any]:
     return np.zeros([n + 2 * PAD for n in shape], dtype)
 
 
+def _no_blocks(shape: Sequence[int]) -> npt.NDArray[np.uint8]:
+    """Return flags of the blocks of a band, and of one more at either end of each axis, all 0."""
+    return np.zeros([2 + math.ceil(n / coefficients.BLOCK) for n in shape], np.uint8)
+
+
+def _places(padded: npt.NDArray[Any], origin: Iterable[int]) -> npt.NDArray[np.int64]:
+    """Return where in a padded array, as one axis, a place is, and rows and planes apart."""
+    plane, row = padded.shape[1] * padded.shape[2], padded.shape[2]
+    z, y, x = (int(k) + PAD for k in origin)
+    return np.array([z * plane + y * row + x, row, plane], np.int64)
+
+
 def _around(v: npt.NDArray[Any]) -> npt.NDArray[np.int16]:
     out = np.zeros(v.shape, np.int16)
     coefficients.around(v, out)
     return out
+
+
+_NO_LEVEL = _Level(bands={}, active={}, shift=_FAR)
+_NO_BAND = _Band.zeros((1, 1, 1))
+_NOT_ACTIVE = _padded((1, 1, 1), np.int16)
 
 
 class _Coder:
@@ -120,71 +161,60 @@ class _Coder:
         self.data, self.model = data, model
         self.state = np.zeros(binary.STATE_SIZE, np.int64)
         self.whole = True
-        self._kept: dict[str, npt.NDArray[Any]] = {}
+        self._active = np.zeros(0, np.int16)
         binary.start(self.state, data, decoding)
 
-    def _zeros(self, name: str, shape: Sequence[int], dtype: Any) -> npt.NDArray[Any]:
-        """Return zeros in memory that is used again: fresh pages cost more than the work there."""
-        size = math.prod(shape)
-        kept = self._kept.get(name)
-        if kept is None or kept.size < size:
-            kept = self._kept[name] = np.zeros(size, dtype)
+    def _not_active(self, size: int) -> npt.NDArray[np.int16]:
+        """Return zeros in memory that is used again."""
+        if len(self._active) < size:
+            self._active = np.zeros(size, np.int16)
         else:
-            kept[:size] = 0
-        return kept[:size].reshape(shape)
+            self._active[:size] = 0
+        return self._active[:size]
 
     def low_pass(self, real: Float32Array, q: IntArray, scale: float, price: float) -> None:
         """Code the low-pass band."""
-        v, beside = _padded(q.shape, np.int8), np.zeros(q.shape, np.uint8)
         self._band(
-            real, scale, v, q, _NO_LEVEL, np.zeros(AXES, np.int64), _FAR, beside, _LOW_KIND,
-            LOW_PASS, price,
+            real, scale, q, _Band.zeros(q.shape), _NO_LEVEL, np.zeros(AXES, np.int64), _FAR,
+            _padded(q.shape, np.uint8), _no_blocks(q.shape), _LOW_KIND, LOW_PASS, price,
         )  # fmt: skip
 
     def level(
         self, level: int, real: dict[int, Float32Array], q: dict[int, IntArray], scale: float,
         price: float, parent: _Level, origin: Sequence[int],
-    ) -> dict[int, npt.NDArray[np.int8]]:  # fmt: skip
-        """Code the bands of a level, or a tile of them; return their integers, clipped."""
+    ) -> dict[int, _Band]:  # fmt: skip
+        """Code the bands of a level, or a tile of them; return what later ones need of them."""
         largest = [max(band.shape[k] for band in q.values()) for k in range(AXES)]
-        beside = np.zeros(largest, np.uint8)
+        sums, sum_blocks = _padded(largest, np.uint8), _no_blocks(largest)
         kind = 8 * min(level, _LEVEL_CLASSES - 1)
         found = {}
-        for direction, band in q.items():
-            v = found[direction] = _padded(band.shape, np.int8)
-            shift = parent.shift if direction in parent.above else _FAR
+        for direction, integers in q.items():
+            band = found[direction] = _Band.zeros(integers.shape)
+            shift = parent.shift if direction in parent.bands else _FAR
             corner = np.array(origin, np.int64) >> shift
-            others = beside[tuple(slice(0, n) for n in band.shape)]
             wanted = real.get(direction, _NO_REAL)
             self._band(
-                wanted, scale, v, band, parent, corner, shift, others, kind + direction, direction,
-                price,
+                wanted, scale, integers, band, parent, corner, shift, sums, sum_blocks,
+                kind + direction, direction, price,
             )  # fmt: skip
-            coefficients.add_magnitudes(v[_INSIDE], others)
+            coefficients.add_magnitudes(band.clipped, band.blocks, sums, sum_blocks)
         return found
 
     def _band(
-        self, real: Float32Array, scale: float, v: IntArray, q: IntArray, parent: _Level,
-        corner: IntArray, shift: IntArray, beside: IntArray, kind: int, direction: int,
-        price: float,
+        self, real: Float32Array, scale: float, q: IntArray, band: _Band, parent: _Level,
+        corner: IntArray, shift: IntArray, sums: IntArray, sum_blocks: IntArray, kind: int,
+        direction: int, price: float,
     ) -> None:  # fmt: skip
         if not self.whole:
             return
-        sisters = self._zeros("sisters", v.shape, np.uint8)
-        sisters[_INSIDE] = beside
-        sisters_active = self._zeros("sisters active", v.shape, np.int16)
-        coefficients.around(sisters, sisters_active)
-        rows, columns = (math.ceil(n / coefficients.BLOCK) for n in q.shape[1:])
-        above = parent.above.get(direction, _NO_BAND)
-        apart = np.array([1, above.shape[2], above.shape[1] * above.shape[2]])
+        above = parent.bands.get(direction, _NO_BAND)
         self.whole = coefficients.code_band(
-            self.state, self.data, *self.model, np.zeros((2, binary.INPUTS), np.int64),
-            np.zeros((2, rows + 1, columns + 1), np.int64), real, np.float32(scale), q,
-            v.reshape(-1), self._zeros("active", (v.size,), np.int16), above.reshape(-1),
-            parent.active.get(direction, _NOT_ACTIVE).reshape(-1),
-            np.array([(corner[::-1] + PAD) @ apart, *apart[1:]], np.int64),
-            shift, sisters.reshape(-1), sisters_active.reshape(-1), kind, direction,
-            np.float32(price),
+            self.state, self.data, *self.model, np.zeros((2, binary.INPUTS), np.int64), real,
+            np.float32(scale), q, band.clipped.reshape(-1), self._not_active(band.clipped.size),
+            band.blocks, above.clipped.reshape(-1),
+            parent.active.get(direction, _NOT_ACTIVE).reshape(-1), above.blocks, corner, shift,
+            _places(above.clipped, corner), sums.reshape(-1), sum_blocks,
+            _places(sums, (0, 0, 0)), kind, direction, np.float32(price),
         )  # fmt: skip
 
     def finished(self) -> bytes | None:
@@ -223,8 +253,8 @@ def _code_levels(
         wanted = {} if real is None else real.levels[level]
         above = coder.level(level, wanted, q.levels[level], scale, price, parent, (0, 0, 0))
         halved = [plan.splits[level] >> k & 1 for k in range(AXES)]
-        active = {d: _around(v) for d, v in above.items()} if level > 0 else {}
-        parent = _Level(above=above, active=active, shift=np.array(halved, np.int64))
+        active = {d: _around(band.clipped) for d, band in above.items()} if level > 0 else {}
+        parent = _Level(bands=above, active=active, shift=np.array(halved, np.int64))
     return parent
 
 
@@ -232,14 +262,17 @@ def _clipped(window: Window, shape: Sequence[int]) -> tuple[slice, ...]:
     return tuple(slice(a, min(b, n)) for (a, b), n in zip(window, shape, strict=True))
 
 
-def _zeros(plan: Layout, dtype: Any, levels: int) -> _Bands:
-    return _Bands(
-        low=np.zeros(plan.shapes[-1], dtype),
-        levels=[
-            {d: np.zeros(plan.band_shape(k, d), dtype) for d in plan.directions(k)}
-            for k in range(levels)
-        ],
-    )
+def _zeros(plan: Layout) -> _Bands:
+    """Return int32 zeros for all bands, in one piece of memory: fresh small ones cost more."""
+    shapes = [plan.shapes[-1]] + [
+        plan.band_shape(k, d) for k in range(len(plan.splits)) for d in plan.directions(k)
+    ]
+    sizes = list(map(math.prod, shapes))
+    cut = np.split(np.zeros(sum(sizes), np.int32), np.cumsum(sizes)[:-1])
+    low, *others = (part.reshape(shape) for part, shape in zip(cut, shapes, strict=True))
+    rest = iter(others)
+    levels = [{d: next(rest) for d in plan.directions(k)} for k in range(len(plan.splits))]
+    return _Bands(low=low, levels=levels)
 
 
 def _copy(model: Model) -> Model:
@@ -278,7 +311,7 @@ def encode(
     run : callable
         Maps a function over items, on threads perhaps.
     """
-    real, q = _Bands(low=low, levels=levels), _zeros(plan, np.int32, len(plan.splits))
+    real, q = _Bands(low=low, levels=levels), _zeros(plan)
     header = Header(plan=plan, step=step, offset=0, bias=0, cuts=cuts)
     scale = 1 / step
     first = _Coder(np.zeros(most, np.uint8), _new_model(), decoding=False)
@@ -339,20 +372,14 @@ class Coefficients:
         plan = self.header.plan
         with self._lock:
             bands = self._decoded(wavelet.windows(plan, window), run)
-        step, bias = np.float32(self.header.step), np.float32(self.header.bias)
-
-        def band(level: int, direction: int, wanted: Window, out: Float32Array) -> None:
-            whole = bands.low if direction == LOW_PASS else bands.levels[level][direction]
-            corner = (wanted[0][0], wanted[1][0], wanted[2][0])
-            coefficients.dequantize(whole, corner, step, bias, out)
-
-        return wavelet.inverse(plan, window, band, run)
+        scale = np.float32(self.header.step), np.float32(self.header.bias)
+        return wavelet.inverse(plan, window, bands.low, bands.levels, scale, run)
 
     def _decoded(self, needed: Sequence[Window], run: Run) -> _Bands:
         """Return the integers, with all tiles of the finest level that are needed."""
         plan, cuts = self.header.plan, self.header.cuts
         if self._bands is None:
-            bands = _zeros(plan, np.int32, len(plan.splits))
+            bands = _zeros(plan)
             first = _Coder(self._segments[0], _new_model(), decoding=True)
             parent = _code_levels(first, plan, None, bands, 1.0, 0.0, 1 if cuts else 0)
             _check_whole(first)

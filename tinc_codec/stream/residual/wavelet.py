@@ -14,21 +14,24 @@ import numpy.typing as npt
 from tinc_codec.stream.residual import lifting
 
 Float32Array = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.integer[Any]]
 Shape = tuple[int, int, int]
 # Samples first to last (exclusive) along each axis.
 Window = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 Run = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
-Band = Callable[[int, int, Window, Float32Array], None]
+# Step and bias of integers, in binary32.
+Scale = tuple[np.float32, np.float32]
 
 AXES = 3
 MOST_LEVELS = 16
 LOW_PASS = 0
 # The last axis, and the bit of a direction that is high-pass along it.
 _LINES, _ACROSS = 2, 4
+_EXACT = (np.float32(1), np.float32(0))
 # Samples that a part of the work has at least, when it is shared among threads.
 _LEAST_PART, _MOST_PARTS = 1 << 17, 16
-# Half the samples of a slab when a level is put together, and its planes at least.
-_SLAB, _LEAST_PLANES = 1 << 20, 16
+# Samples of a piece that is worked on at once.
+_PIECE = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,17 +209,14 @@ def _within(window: Window, outer: Window) -> tuple[slice, ...]:
     return tuple(slice(a - c, b - c) for (a, b), (c, _) in zip(window, outer, strict=True))
 
 
-def _slabs(window: Window) -> list[Window]:
-    """Cut a window along its first axis: samples in between stay in the cache, on threads."""
-    (first, last), *others = window
-    count = 2 * (math.prod(_lengths(window)) // _SLAB)
-    planes = max(_LEAST_PLANES, math.ceil((last - first) / max(count, 1)))
-    starts = range(first, last, planes)
-    b, c = others
-    return [((a, min(a + planes, last)), b, c) for a in starts]
-
-
-def inverse(plan: Layout, window: Window, band: Band, run: Run = map) -> Float32Array:
+def inverse(
+    plan: Layout,
+    window: Window,
+    low: IntArray,
+    levels: Sequence[dict[int, IntArray]],
+    scale: Scale,
+    run: Run = map,
+) -> Float32Array:
     """Return a window of the volume.
 
     Parameters
@@ -225,61 +225,73 @@ def inverse(plan: Layout, window: Window, band: Band, run: Run = map) -> Float32
         Of the transform.
     window : Window
         What is wanted.
-    band : callable
-        (level, direction, window, out) sets a contiguous array to coefficients; direction 0 at the
-        coarsest level is the low-pass band.
+    low, levels : int32 arrays, contiguous
+        As :func:`forward` gives them, quantised. Read where the window needs them.
+    scale : Scale
+        What they stand for.
     run : callable
         Maps a function over items, on threads perhaps.
     """
     needed = windows(plan, window)
-    low = np.empty(_lengths(needed[-1]), np.float32)
-    band(len(plan.splits), LOW_PASS, needed[-1], low)
+    known = _Known(values=low, first=(0, 0, 0), scale=scale)
+    if not plan.splits:
+        x = np.empty(_lengths(window), np.float32)
+        lifting.restore_lines(low, _corner(window), scale, x, (0, 1, 0, 1), 0, len(x))
+        return x
     for level in reversed(range(len(plan.splits))):
-        low = _level(plan, level, needed[level], low, needed[level + 1], band, run)
-    return low
+        x = _level(plan, level, needed[level], known, levels[level], scale, run)
+        corner = _corner(needed[level])
+        known = _Known(values=np.ascontiguousarray(x), first=corner, scale=_EXACT)
+    return x
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Known:
+    """A low-pass band, or a part of it from ``first`` on, and the scale of its numbers."""
+
+    values: npt.NDArray[Any]
+    first: tuple[int, int, int]
+    scale: Scale
+
+
+def _corner(window: Window) -> tuple[int, int, int]:
+    (a, _), (b, _), (c, _) = window
+    return a, b, c
 
 
 def _level(
-    plan: Layout, level: int, window: Window, low: Float32Array, known: Window, band: Band,
-    run: Run,
+    plan: Layout, level: int, window: Window, low: _Known, bands: dict[int, IntArray],
+    scale: Scale, run: Run,
 ) -> Float32Array:  # fmt: skip
-    """Return a window of a level, put together in slabs; as :func:`_synthesised`."""
-    out = np.empty(_lengths(window), np.float32)
-
-    def fill(slab: Window) -> None:
-        out[_within(slab, window)] = _synthesised(plan, level, slab, low, known, band)
-
-    list(run(fill, _slabs(window)))
-    return out
-
-
-def _synthesised(
-    plan: Layout, level: int, window: Window, low: Float32Array, known: Window, band: Band
-) -> Float32Array:
-    """Return a window of a level, from the part of its low-pass band that is known."""
+    """Return a window of a level; a view of the samples that reach into it."""
     split, wide = plan.splits[level], _widened(plan, level, window)
-    parts = {d: _band_part(split, wide, d) for d in [LOW_PASS, *plan.directions(level)]}
-    # Bands take the same memory one after the other: fresh pages cost more than the work there.
-    memory = np.empty((2, max(math.prod(_lengths(part)) for part in parts.values())), np.float32)
-
-    def coefficients(direction: int, room: Float32Array) -> Float32Array:
-        shape = _lengths(parts[direction])
-        out = room[: math.prod(shape)].reshape(shape)
-        if direction == LOW_PASS:
-            out[...] = low[_within(parts[direction], known)]
-        else:
-            band(level, direction, parts[direction], out)
-        return out
-
     x = np.empty(_lengths(wide), np.float32)
-    for d in _of_rows(plan, level):
-        first = coefficients(d, memory[0])
-        if not split >> _LINES & 1:
-            x[_rows(split, d)] = first
-            continue
-        second = coefficients(d | _ACROSS, memory[1])
-        lifting.synthesise_lines(first, second, x, _places(split, d), 0, len(first))
-    for axis in reversed(range(_LINES)):
-        if split >> axis & 1:
-            _along_columns(x, axis, lifting.synthesise_columns, map)
+
+    def band(direction: int) -> tuple[npt.NDArray[Any], tuple[int, int, int], Scale]:
+        a, b, c = _corner(_band_part(split, wide, direction))
+        if direction == LOW_PASS:
+            return low.values, (a - low.first[0], b - low.first[1], c - low.first[2]), low.scale
+        return bands[direction], (a, b, c), scale
+
+    def fill(planes: tuple[int, int]) -> None:
+        work = np.empty((2, 2 + (x.shape[2] + 1) // 2), np.float32)
+        for d in _of_rows(plan, level):
+            at = _places(split, d)
+            first, last = ((n - at[0] + at[1] - 1) // at[1] for n in planes)
+            if split >> _LINES & 1:
+                lifting.synthesise_lines(*band(d), *band(d | _ACROSS), x, at, first, last, work)
+            else:
+                lifting.restore_lines(*band(d), x, at, first, last)
+        if split >> 1 & 1:
+            lifting.synthesise_planes(x, *planes)
+
+    list(run(lambda part: list(map(fill, _pieces(x, *part))), _parts(len(x), x.size)))
+    if split & 1:
+        _along_columns(x, 0, lifting.synthesise_columns, run)
     return x[_within(window, wide)]
+
+
+def _pieces(x: Float32Array, first: int, last: int) -> list[tuple[int, int]]:
+    """Cut planes of x in pieces that stay in the cache."""
+    planes = max(1, _PIECE // max(x[0].size, 1))
+    return [(k, min(k + planes, last)) for k in range(first, last, planes)]
