@@ -7,6 +7,7 @@ import json
 import math
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -523,6 +524,23 @@ def test_a_worker_whose_gpu_is_lost_ends(monkeypatch: pytest.MonkeyPatch) -> Non
         with pytest.raises(RuntimeError):
             work.convert_on_worker(None, index)  # type: ignore[arg-type]
     assert len(ended) == 1
+
+
+@pytest.mark.parametrize(("slow", "counted"), [("_read", "read"), ("score_chunk", "decode")])
+def test_seconds_of_a_task_leave_nothing_out(
+    npy: Path, dst: Path, monkeypatch: pytest.MonkeyPatch, slow: str, counted: str
+) -> None:
+    original = getattr(work, slow)
+
+    def slowly(*args: Any, **options: Any) -> Any:
+        time.sleep(0.3)
+        return original(*args, **options)
+
+    monkeypatch.setattr(work, slow, slowly)
+    records: list[ShardRecord] = []
+    made = plan(npy, dst, SETTINGS, **SMALL)
+    run(made, on_shard=lambda record, _: records.append(record))
+    assert all(record.seconds[counted] >= 0.3 for record in records)
 
 
 def test_workers_below_one_are_refused() -> None:

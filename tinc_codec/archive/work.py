@@ -8,7 +8,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -179,11 +179,12 @@ def convert_task(job: Job, index: int) -> ShardRecord:
     plan, task = job.plan, job.plan[index]
     threads = job.threads or current_runtime().threads
     with _TURN, runtime(device=job.device, threads=threads, cache_bytes=0), _zarr_settings():
-        seconds, lap = {}, _laps()
+        seconds: dict[str, float] = {}
+        lap = _laps()
         shard = _read(plan, task)
-        seconds["read"] = next(lap)
+        seconds["read"] = lap()
         payloads, lossless = _encoded(shard)
-        seconds["encode"] = next(lap)
+        seconds["encode"] = lap()
         data = _packed(shard, payloads)
         decoded = _decoded(shard, data)
         below = _below_floor(shard, decoded)
@@ -194,16 +195,16 @@ def convert_task(job: Job, index: int) -> ShardRecord:
             data = _packed(shard, payloads)
             decoded = _decoded(shard, data)
         scores = _scores(shard, payloads, decoded, seconds["encode"] / len(payloads))
-        seconds["decode"] = next(lap)
+        seconds["decode"] = lap()
         with_retries(_put, target_of(plan.dst), shard.key, data, Path(job.scratch))
-        seconds["write"] = next(lap)
+        seconds["write"] = lap()
         return ShardRecord(
             index=index,
             level=task.level,
             key=shard.key,
             size=len(data or b""),
             checksum=int(google_crc32c.value(data or b"")),
-            chunks=tuple(scores),
+            chunks=scores,
             lossless=tuple(sorted(lossless)),
             seconds=seconds,
         )
@@ -402,9 +403,9 @@ def _below_floor(shard: _Shard, decoded: NDArray[Any]) -> list[int]:
 
 def _scores(
     shard: _Shard, payloads: Sequence[bytes | None], decoded: NDArray[Any], seconds: float
-) -> Iterator[ChunkScore]:
-    for k, (region, payload) in enumerate(zip(shard.regions, payloads, strict=True)):
-        yield score_chunk(
+) -> tuple[ChunkScore, ...]:
+    return tuple(
+        score_chunk(
             shard.original(k),
             decoded[_within(region, shard.task.region)],
             region=region,
@@ -413,6 +414,8 @@ def _scores(
             form=_form(payload, shard.level),
             seconds=seconds,
         )
+        for k, (region, payload) in enumerate(zip(shard.regions, payloads, strict=True))
+    )
 
 
 def _form(payload: bytes | None, level: Level) -> str:
@@ -444,10 +447,13 @@ def _zarr_settings() -> Iterator[None]:
         yield
 
 
-def _laps() -> Iterator[float]:
-    """Yield the seconds since the last time."""
+def _laps() -> Callable[[], float]:
+    """Return a function that gives the seconds since it, or this, was called last."""
     before = time.perf_counter()
-    while True:
-        now = time.perf_counter()
-        yield now - before
-        before = now
+
+    def lap() -> float:
+        nonlocal before
+        started, before = before, time.perf_counter()
+        return before - started
+
+    return lap

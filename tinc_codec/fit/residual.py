@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numba import njit
 
 from tinc_codec.stream.residual import section, wavelet
 from tinc_codec.stream.residual.section import Header, Quantized
@@ -192,14 +193,27 @@ def _cost(transform: _Transform, step: float) -> float:
     return squares + _PRICE * bits
 
 
+@njit(nogil=True, cache=True)
+def _magnitudes(real: Any, q: Any) -> Any:
+    """Return the sums of magnitudes of a band where its integers are not 0, and of these."""
+    size, wanted, count = 0.0, 0.0, 0
+    for z in range(q.shape[0]):
+        for y in range(q.shape[1]):
+            reals, integers = real[z, y], q[z, y]
+            for x in range(len(integers)):
+                if integers[x] != 0:
+                    wanted += np.float64(abs(reals[x]))
+                    size += abs(integers[x])
+                    count += 1
+    return wanted, size, count
+
+
 def _bias(transform: _Transform, coded: Quantized, step: float) -> float:
     """Return by how many steps magnitudes are too large in the mean, in units of the header."""
     total, count = 0.0, 0
-    for real, q in _pairs(transform, coded):
-        nonzero = q != 0
-        sizes = np.abs(real[nonzero]).astype(np.float64) / step
-        total += float(np.abs(q[nonzero]).sum() - sizes.sum())
-        count += int(nonzero.sum())
+    for pair in _pairs(transform, coded):
+        wanted, size, some = _magnitudes(*pair)
+        total, count = total + size - wanted / step, count + some
     unit = section.BIAS_UNIT
     return min(max(round(unit * total / max(count, 1)), 0), unit // 2 - 1) / unit
 
