@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from tinc_codec import weights
 from tinc_codec.decode import inspect as inspect_payload
-from tinc_codec.decode import open_chunk
+from tinc_codec.opened import open_chunk
 from tinc_codec.stream import container
 from tinc_codec.stream.container import SectionKind
 from tinc_codec.stream.exceptions import bit_view

@@ -22,7 +22,8 @@ from volumes import volume
 from wavelets import section_of
 
 from tinc_codec import __version__, decode, encode, runtime, weights
-from tinc_codec.decode import open_chunk, unit_values
+from tinc_codec.decode import unit_values
+from tinc_codec.opened import open_chunk
 from tinc_codec.phantom import phantom
 from tinc_codec.stream import container, normalize
 from tinc_codec.stream.container import SectionKind

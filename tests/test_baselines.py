@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tinc_codec import encode, runtime
-from tinc_codec.decode import open_chunk
 from tinc_codec.metrics import psnr
+from tinc_codec.opened import open_chunk
 from tinc_codec.phantom import phantom
 
 torch = pytest.importorskip("torch", reason="the per-node loop needs torch")

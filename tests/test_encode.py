@@ -16,8 +16,8 @@ from strategies import DTYPES, LAYOUTS, arrays, lay_out
 from volumes import volume
 
 from tinc_codec import InvalidSetting, UnsupportedData, decode, encode, inspect
-from tinc_codec.decode import open_chunk
 from tinc_codec.encode import SMALLEST_BUDGET
+from tinc_codec.opened import open_chunk
 from tinc_codec.phantom import phantom
 from tinc_codec.stream import container
 from tinc_codec.stream.container import SectionKind

@@ -17,11 +17,11 @@ from trees import geometries, parameters_of, smoothings, tree_of
 from volumes import volume
 
 from tinc_codec import decode, encode, inspect, runtime, weights
-from tinc_codec.decode import open_chunk
 from tinc_codec.decode_together import decode_chunks, decode_resident
 from tinc_codec.engines.cpu.faces import smooth
 from tinc_codec.fit import faces as fit_faces
 from tinc_codec.metrics import block_jump
+from tinc_codec.opened import open_chunk
 from tinc_codec.smoothed import tree_values
 from tinc_codec.stream import container
 from tinc_codec.stream.container import SectionKind

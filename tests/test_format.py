@@ -27,8 +27,8 @@ from wavelets import in_turn, section_of, whole
 
 import tinc_codec
 from tinc_codec import decode, runtime, weights
-from tinc_codec.decode import LARGEST_RATIO, PARAMETERS_PER_BYTE, SPARE_PARAMETERS
 from tinc_codec.errors import CorruptPayload
+from tinc_codec.opened import LARGEST_RATIO, PARAMETERS_PER_BYTE, SPARE_PARAMETERS
 from tinc_codec.stream import container, cosine, entropy, exceptions, normalize, quantize
 from tinc_codec.stream.container import FORMAT_VERSION, SectionKind
 from tinc_codec.stream.normalize import ArrayInfo

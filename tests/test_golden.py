@@ -14,7 +14,7 @@ import pytest
 from goldens import FOLDER, NAMES, assert_within_tolerance
 
 from tinc_codec import decode, inspect, runtime
-from tinc_codec.decode import long_axes, open_chunk
+from tinc_codec.opened import long_axes, open_chunk
 from tinc_codec.stream.container import SectionKind
 from tinc_codec.stream.residual import predictive
 from tinc_codec.stream.residual.wavelet import three_axes

@@ -16,9 +16,9 @@ from volumes import volume
 
 import tinc_codec
 from tinc_codec import CorruptPayload, TruncatedPayload, decode, encode, inspect, runtime
-from tinc_codec.decode import open_chunk
 from tinc_codec.filtered import filtered_values
 from tinc_codec.fit import postfilter as fit
+from tinc_codec.opened import open_chunk
 from tinc_codec.phantom import phantom
 from tinc_codec.stream import container
 from tinc_codec.stream.container import SectionKind

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 from volumes import QUICK, volume
 
 import tinc_codec
-from tinc_codec import CorruptPayload
-from tinc_codec.decode import open_chunk
-
-decode_module = sys.modules["tinc_codec.decode"]
+from tinc_codec import CorruptPayload, opened
+from tinc_codec.opened import open_chunk
 
 
 def payload(seed: int) -> bytes:
@@ -21,7 +17,7 @@ def payload(seed: int) -> bytes:
 
 
 def test_the_same_bytes_are_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode_module, "_recent", decode_module._RecentChunks())
+    monkeypatch.setattr(opened, "_recent", opened._RecentChunks())
     one = payload(1)
     first = open_chunk(one)
     assert open_chunk(bytearray(one)) is first
@@ -31,18 +27,18 @@ def test_the_same_bytes_are_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None
 def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     chunks = [payload(seed) for seed in range(6)]
     each = len(chunks[0]) + open_chunk(chunks[0]).nbytes
-    monkeypatch.setattr(decode_module, "_KEPT_BYTES", 4 * each + each // 2)
-    recent = decode_module._RecentChunks()
-    monkeypatch.setattr(decode_module, "_recent", recent)
+    monkeypatch.setattr(opened, "_KEPT_BYTES", 4 * each + each // 2)
+    recent = opened._RecentChunks()
+    monkeypatch.setattr(opened, "_recent", recent)
     for chunk in chunks:
         open_chunk(chunk)
-        assert recent._size <= decode_module._KEPT_BYTES
+        assert recent._size <= opened._KEPT_BYTES
     assert recent.get(chunks[0]) is None
     assert recent.get(chunks[-1]) is not None
     # A chunk larger than half of it is not kept at all.
-    monkeypatch.setattr(decode_module, "_KEPT_BYTES", 2 * each - 1)
-    recent = decode_module._RecentChunks()
-    monkeypatch.setattr(decode_module, "_recent", recent)
+    monkeypatch.setattr(opened, "_KEPT_BYTES", 2 * each - 1)
+    recent = opened._RecentChunks()
+    monkeypatch.setattr(opened, "_recent", recent)
     open_chunk(chunks[0])
     assert recent.get(chunks[0]) is None
 

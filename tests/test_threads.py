@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
+from threading import Barrier, get_ident
+from time import sleep
 from typing import Any
 
 import numpy as np
+import pytest
 from volumes import QUICK, volume
 
 from tinc_codec import TINC, decode, runtime
+from tinc_codec.runtime import current_runtime
+from tinc_codec.threads import each
 
 WORKERS = 8
 SHAPES = [(16, 16, 16), (20, 12, 17), (2048,), (8, 8, 8, 8)]
@@ -59,3 +64,56 @@ def test_voxels_do_not_depend_on_the_number_of_threads() -> None:
         with runtime(threads=threads):
             decoded.append(decode(payload))
     np.testing.assert_array_equal(*decoded)
+
+
+def test_each_keeps_the_order_and_the_settings() -> None:
+    with runtime(threads=4):
+        found = each(lambda k: (k, current_runtime().threads, get_ident()), range(50))
+    assert [k for k, _, _ in found] == list(range(50))
+    assert {threads for _, threads, _ in found} == {4}
+
+
+def test_work_within_work_ends() -> None:
+    """Threads that wait for others must not be all that there are."""
+    with runtime(threads=6):
+        found = each(lambda a: sum(each(lambda b: a * b, range(20))), range(40))
+    assert found == [190 * a for a in range(40)]
+
+
+def test_threads_stay_for_the_next_time() -> None:
+    both = Barrier(2)
+
+    def meet(_: int) -> int:
+        both.wait(20)
+        return get_ident()
+
+    with runtime(threads=2):
+        assert set(each(meet, range(2))) == set(each(meet, range(2)))
+
+
+def test_the_first_error_is_raised_once_all_have_ended() -> None:
+    begun, ended = [], []
+
+    def work(k: int) -> None:
+        begun.append(k)
+        sleep(0.01 * (k == 0))
+        ended.append(k)
+        if k in (0, 3):
+            raise ValueError(f"item {k}")
+
+    with runtime(threads=3), pytest.raises(ValueError, match="item"):
+        each(work, range(100))
+    assert sorted(begun) == sorted(ended)
+    assert len(begun) < 100
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_has_threads_of_its_own() -> None:
+    with runtime(threads=2):
+        each(lambda k: k, range(4))
+        child = os.fork()
+        if child == 0:
+            found = each(lambda k: k, range(4))
+            os._exit(0 if found == [0, 1, 2, 3] else 1)
+    assert os.waitpid(child, 0)[1] == 0

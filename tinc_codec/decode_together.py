@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tinc_codec.decode import Chunk, decode_chunk, open_chunk
+from tinc_codec.decode import decode_chunk
 from tinc_codec.engines.gpu import values
 from tinc_codec.engines.gpu.memory import in_batches, most_decoded
+from tinc_codec.opened import Chunk, open_chunk
 from tinc_codec.runtime import current_runtime
 from tinc_codec.selection import Selection, resolve
 from tinc_codec.threads import each

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinc_codec.decode import open_chunk
 from tinc_codec.decode_together import decode_chunks
+from tinc_codec.opened import open_chunk
 from tinc_codec.runtime import current_runtime
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tinc_codec import forms
-from tinc_codec.decode import long_axes
 from tinc_codec.errors import InvalidSetting
 from tinc_codec.forms import Sections, Volume, size_of
+from tinc_codec.opened import long_axes
 from tinc_codec.settings import Settings
 from tinc_codec.stream import container, exceptions, normalize
 from tinc_codec.stream.container import SectionKind

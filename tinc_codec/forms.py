@@ -20,9 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tinc_codec import metrics
-from tinc_codec.decode import box_values, decode_chunk, open_chunk, unit_values
+from tinc_codec.decode import box_values, decode_chunk, unit_values
 from tinc_codec.engines import current_engine
 from tinc_codec.errors import InvalidSetting
+from tinc_codec.opened import open_chunk
 from tinc_codec.settings import Settings
 from tinc_codec.stream import container, cosine, normalize
 from tinc_codec.stream.container import SectionKind

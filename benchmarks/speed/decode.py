@@ -25,9 +25,9 @@ from benchmarks.baselines.protocol import Coded, Target
 from benchmarks.rows import Row, markdown
 from benchmarks.speed.common import Options, interleaved, timed, warm_up
 from tinc_codec import Settings, decode, inspect
-from tinc_codec.decode import _forget_chunks
 from tinc_codec.encode import encode_chunk
 from tinc_codec.metrics import psnr
+from tinc_codec.opened import forget_chunks
 
 _OWN = "TINC"
 _WHOLE = "whole"
@@ -70,7 +70,7 @@ def measure(array: NDArray[Any], case: Case, rounds: int) -> list[dict[str, Any]
         (_OWN, part): partial(decode, payload, selection) for part, selection in parts.items()
     }
     rivals = {(name, _WHOLE): found.decode for name, found in coded.items() if found}
-    seconds = interleaved(own | rivals, rounds, before=_forget_chunks)
+    seconds = interleaved(own | rivals, rounds, before=forget_chunks)
     again = interleaved(own, rounds)
     macs = inspect(payload).macs_per_voxel
     whole = seconds[_OWN, _WHOLE]

@@ -21,8 +21,8 @@ from benchmarks.rows import Store, markdown
 from benchmarks.speed import fit
 from benchmarks.speed.common import Options, interleaved
 from tinc_codec import Settings, runtime
-from tinc_codec.decode import open_chunk
 from tinc_codec.encode import encode_chunk, encode_chunks
+from tinc_codec.opened import open_chunk
 from tinc_codec.phantom import phantom
 from tinc_codec.tree.network import macs_per_voxel
 

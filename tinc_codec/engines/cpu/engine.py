@@ -10,7 +10,6 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,6 +21,7 @@ import numpy.typing as npt
 from tinc_codec.engines.cpu import passes
 from tinc_codec.engines.cpu.vector import LANES, STRIDE, WIDTH
 from tinc_codec.runtime import current_runtime
+from tinc_codec.threads import submit
 from tinc_codec.tree.geometry import (
     FloatArray,
     Geometry,
@@ -41,28 +41,17 @@ _NO_WEIGHTS = np.zeros(0, np.float32)
 _accumulate: Any = passes.accumulate  # numba's types know no star arguments
 
 _lock = threading.Lock()
-_pool: ThreadPoolExecutor | None = None
-_pool_size = 0
 _active = 0
 
 
-def _forget_threads() -> None:
-    """Start afresh in a forked child, which has none of its parent's threads."""
-    global _lock, _pool, _pool_size, _active
-    _lock, _pool, _pool_size, _active = threading.Lock(), None, 0, 0
+def _forget_calls() -> None:
+    """Start afresh in a forked child, in which no calls are under way."""
+    global _lock, _active
+    _lock, _active = threading.Lock(), 0
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_threads)
-
-
-def _shared_pool(size: int) -> ThreadPoolExecutor:
-    """Return a pool of at least ``size`` threads; a smaller one ends when its last user is done."""
-    global _pool, _pool_size
-    with _lock:
-        if _pool is None or _pool_size < size:
-            _pool, _pool_size = ThreadPoolExecutor(size, "tinc"), size
-        return _pool
+    os.register_at_fork(after_in_child=_forget_calls)
 
 
 @contextmanager
@@ -80,7 +69,7 @@ def _share_of_threads(threads: int) -> Iterator[int]:
 
 
 def run_parts(function: Callable[[int], None], parts: int, threads: int) -> None:
-    """Call function(part) for every part, on this thread and threads - 1 of the pool."""
+    """Call function(part) for every part, on this thread and threads - 1 others."""
     threads = min(threads, parts)
 
     def every(first: int) -> None:
@@ -90,8 +79,7 @@ def run_parts(function: Callable[[int], None], parts: int, threads: int) -> None
     if threads == 1:
         every(0)
         return
-    pool = _shared_pool(threads - 1)
-    waiting = [pool.submit(every, first) for first in range(1, threads)]
+    waiting = [submit(every, first) for first in range(1, threads)]
     every(0)
     for future in waiting:
         future.result()

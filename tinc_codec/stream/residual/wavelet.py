@@ -31,7 +31,7 @@ _EXACT = (np.float32(1), np.float32(0))
 # Samples that a part of the work has at least, when it is shared among threads.
 _LEAST_PART, _MOST_PARTS = 1 << 17, 16
 # Samples of a piece that is worked on at once.
-_PIECE = 1 << 16
+_PIECE = 1 << 18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,15 +273,19 @@ def _level(
             return low.values, (a - low.first[0], b - low.first[1], c - low.first[2]), low.scale
         return bands[direction], (a, b, c), scale
 
+    lines = [
+        (_places(split, d), band(d), band(d | _ACROSS) if split >> _LINES & 1 else None)
+        for d in _of_rows(plan, level)
+    ]
+
     def fill(planes: tuple[int, int]) -> None:
         work = np.empty((2, 2 + (x.shape[2] + 1) // 2), np.float32)
-        for d in _of_rows(plan, level):
-            at = _places(split, d)
+        for at, even, odd in lines:
             first, last = ((n - at[0] + at[1] - 1) // at[1] for n in planes)
-            if split >> _LINES & 1:
-                lifting.synthesise_lines(*band(d), *band(d | _ACROSS), x, at, first, last, work)
+            if odd is None:
+                lifting.restore_lines(*even, x, at, first, last)
             else:
-                lifting.restore_lines(*band(d), x, at, first, last)
+                lifting.synthesise_lines(*even, *odd, x, at, first, last, work)
         if split >> 1 & 1:
             lifting.synthesise_planes(x, *planes)
 

@@ -1,0 +1,236 @@
+"""A payload taken apart: what its sections say, checked; nothing evaluated yet."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from tinc_codec import weights
+from tinc_codec.errors import CorruptPayload
+from tinc_codec.stream import container, cosine, exceptions, normalize
+from tinc_codec.stream.container import SectionKind
+from tinc_codec.tree import network, section
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from tinc_codec.stream.residual.postfilter import PostFilter
+    from tinc_codec.stream.residual.section import Coefficients
+
+Float32Array = npt.NDArray[np.float32]
+
+# A payload of n coded bytes may claim this many parameters (the coder never spends less than
+# 1/64 byte on one) and this many raw bytes per payload byte (ten times the largest ratio).
+PARAMETERS_PER_BYTE = 64
+SPARE_PARAMETERS = 1024
+LARGEST_RATIO = 1_000_000
+# Of the chunks opened last, at most; one of 128 x 128 x 128 wavelet coefficients takes 8 MiB.
+_KEPT_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """A payload taken apart, nothing evaluated yet.
+
+    Attributes
+    ----------
+    info : normalize.ArrayInfo
+        Shape, dtype, order, range.
+    crop : exceptions.Crop or None
+        The box that holds data, where that is not the whole chunk.
+    mask : exceptions.Mask or None
+        Voxels restored exactly.
+    tree : network.Tree or None
+        Structure, where the form is a tree.
+    parameters : (size,) float32 or None
+        Its weights and biases.
+    coefficients : float64 array or None
+        Of the cosines, one axis per axis of the box, where the form is the low-order one.
+    wavelet : Coefficients or None
+        Of what the tree leaves, or of the volume where there is no tree.
+    postfilter : PostFilter or None
+        What the sum of these is filtered by.
+    correction : bytes or None
+        What is still to be added to the values, coded.
+    sections : dict of str to int
+        Bytes of each section's data.
+    """
+
+    info: normalize.ArrayInfo
+    crop: exceptions.Crop | None
+    mask: exceptions.Mask | None
+    tree: network.Tree | None
+    parameters: Float32Array | None
+    coefficients: npt.NDArray[np.float64] | None
+    wavelet: Coefficients | None
+    postfilter: PostFilter | None
+    correction: bytes | None
+    sections: dict[str, int]
+
+    @property
+    def box_shape(self) -> tuple[int, ...]:
+        """Voxels of the box along each axis of the chunk."""
+        return self.crop.shape if self.crop else self.info.shape
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the arrays that it holds, about."""
+        held = [self.parameters, self.coefficients, self.mask.labels if self.mask else None]
+        tables = 2 * (self.parameters.nbytes if self.parameters is not None else 0)
+        tables += self.wavelet.nbytes if self.wavelet is not None else 0
+        return tables + sum(array.nbytes for array in held if array is not None)
+
+    @property
+    def form(self) -> str:
+        """How values are held: what is added up, as in "tree+wavelet"; else "constant"."""
+        parts = {
+            "tree": self.tree,
+            "wavelet": self.wavelet,
+            "cosine": self.coefficients,
+            "correction": self.correction,
+        }
+        return "+".join(name for name, part in parts.items() if part is not None) or "constant"
+
+
+class _RecentChunks:
+    """The chunks opened last: reading plane after plane of a chunk parses it once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._chunks: OrderedDict[bytes, tuple[Chunk, int]] = OrderedDict()
+        self._size = 0
+
+    def get(self, payload: bytes) -> Chunk | None:
+        with self._lock:
+            if payload not in self._chunks:
+                return None
+            self._chunks.move_to_end(payload)
+            return self._chunks[payload][0]
+
+    def put(self, payload: bytes, chunk: Chunk) -> None:
+        size = len(payload) + chunk.nbytes
+        if size > _KEPT_BYTES // 2:
+            return
+        with self._lock:
+            if payload not in self._chunks:
+                self._chunks[payload] = chunk, size
+                self._size += size
+            while self._size > _KEPT_BYTES:
+                self._size -= self._chunks.popitem(last=False)[1][1]
+
+
+_recent = _RecentChunks()
+
+
+def forget_chunks() -> None:
+    """Start afresh in a forked child: a thread that it lacks may hold the lock."""
+    global _recent
+    _recent = _RecentChunks()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=forget_chunks)
+
+
+def open_chunk(payload: Buffer) -> Chunk:
+    """Parse and check a payload; evaluates nothing.
+
+    The chunks opened last are kept, in at most 64 MiB, for the next reading of the same bytes.
+
+    Raises
+    ------
+    CorruptPayload, TruncatedPayload, UnsupportedVersion
+        If the bytes are not a sound payload that this version reads.
+    """
+    data = bytes(payload)
+    chunk = _recent.get(data)
+    if chunk is None:
+        chunk = _parse(data)
+        _recent.put(data, chunk)
+    return chunk
+
+
+def _parse(payload: bytes) -> Chunk:
+    parts = container.unpack(payload)
+    if SectionKind.ARRAY not in parts:
+        raise CorruptPayload("payload: the ARRAY section is missing; restore it from its source")
+    info = normalize.ArrayInfo.from_bytes(parts[SectionKind.ARRAY])
+    crop = mask = tree = parameters = coefficients = transformed = postfilter = None
+    if SectionKind.CROP in parts:
+        crop = exceptions.Crop.from_bytes(parts[SectionKind.CROP], info.dtype, info.shape)
+    box_shape = crop.shape if crop else info.shape
+    if SectionKind.MASK in parts:
+        mask = exceptions.Mask.from_bytes(parts[SectionKind.MASK], info.dtype, box_shape)
+    _check_forms(parts, info, box_shape)
+    if SectionKind.TREE in parts:
+        coded = parts[SectionKind.WEIGHTS]
+        most = PARAMETERS_PER_BYTE * len(coded) + SPARE_PARAMETERS
+        tree = section.from_bytes(parts[SectionKind.TREE], long_axes(box_shape), most)
+        parameters = weights.unpack(coded, network.layout(tree))
+    if SectionKind.COSINE in parts:
+        coefficients = cosine.read(parts[SectionKind.COSINE], long_axes(box_shape))
+    if SectionKind.WAVELET in parts:
+        from tinc_codec.stream.residual import section as wavelet
+
+        transformed = wavelet.from_bytes(parts[SectionKind.WAVELET], long_axes(box_shape))
+    if SectionKind.FILTER in parts:
+        from tinc_codec.stream.residual import postfilter as filters
+
+        postfilter = filters.from_bytes(parts[SectionKind.FILTER], len(long_axes(box_shape)))
+    return Chunk(
+        info=info,
+        crop=crop,
+        mask=mask,
+        tree=tree,
+        parameters=parameters,
+        coefficients=coefficients,
+        wavelet=transformed,
+        postfilter=postfilter,
+        correction=parts.get(SectionKind.CORRECTION),
+        sections={kind.name.lower(): len(data) for kind, data in parts.items()},
+    )
+
+
+def _check_forms(
+    parts: dict[SectionKind, bytes], info: normalize.ArrayInfo, box_shape: tuple[int, ...]
+) -> None:
+    """Refuse contradictory forms, and sizes that no encoder reaches."""
+    has_tree = SectionKind.TREE in parts
+    has_cosine = SectionKind.COSINE in parts
+    fitted = has_tree or SectionKind.WAVELET in parts or SectionKind.CORRECTION in parts
+    contradictions = (
+        has_tree != (SectionKind.WEIGHTS in parts),
+        fitted and has_cosine,
+        SectionKind.FILTER in parts and SectionKind.WAVELET not in parts,
+        # Engines may differ on trees; what is bounded is to be the same everywhere.
+        has_tree and SectionKind.CORRECTION in parts,
+    )
+    if any(contradictions):
+        raise CorruptPayload("payload: its sections contradict each other; restore it")
+    if (fitted or has_cosine) != (info.low != info.high):
+        raise CorruptPayload(
+            "payload: TREE, WAVELET, COSINE or CORRECTION is there if and only if low and high "
+            f"differ, which are {info.low} and {info.high}; restore it from its source"
+        )
+    if info.low == info.high:
+        return
+    size = sum(len(data) for data in parts.values())
+    raw = math.prod(box_shape) * info.dtype.itemsize
+    if raw > LARGEST_RATIO * size:
+        raise CorruptPayload(
+            f"payload: {size} bytes claim a box of {raw} raw bytes, beyond the largest ratio of "
+            f"{LARGEST_RATIO}"
+        )
+
+
+def long_axes(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the lengths of the axes longer than one voxel: those that a tree sees."""
+    return tuple(n for n in shape if n > 1)
