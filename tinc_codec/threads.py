@@ -8,39 +8,57 @@ from __future__ import annotations
 
 import itertools
 import os
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
-from tinc_codec.runtime import MAX_THREADS, current_runtime
+from tinc_codec.runtime import current_runtime
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-def _new_pool() -> ThreadPoolExecutor:
-    """Return a pool that starts a thread whenever none is idle: work in it may wait for more."""
-    return ThreadPoolExecutor(MAX_THREADS, "tinc")
-
-
-_pool = _new_pool()
+_lock = threading.Lock()
+_pool: ThreadPoolExecutor | None = None
+_pool_size = 0
 
 
 def _forget_threads() -> None:
     """Start afresh in a forked child, which has none of its parent's threads."""
-    global _pool
-    _pool = _new_pool()
+    global _lock, _pool, _pool_size
+    _lock, _pool, _pool_size = threading.Lock(), None, 0
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_threads)
 
 
-def submit(function: Callable[..., _Result], *arguments: Any) -> Future[_Result]:
-    """Call a function on another thread, under the run-time settings of this one."""
-    # These are context variables, which threads do not inherit.
-    return _pool.submit(copy_context().run, function, *arguments)
+def _shared_pool(size: int) -> ThreadPoolExecutor:
+    """Return a pool of at least ``size`` threads; a smaller one ends when its last user is done."""
+    global _pool, _pool_size
+    with _lock:
+        if _pool is None or _pool_size < size:
+            _pool, _pool_size = ThreadPoolExecutor(size, "tinc"), size
+        return _pool
+
+
+def shared(work: Callable[[int], None], threads: int) -> None:
+    """Call work(k) for k from 0 to threads - 1, on this thread and those of the process.
+
+    What no other thread has begun when this one is done is done here: all may be busy, with work
+    that waits for more work even.
+    """
+    pool = _shared_pool(threads - 1) if threads > 1 else None
+    # The run-time settings are context variables, which threads do not inherit.
+    others = [pool.submit(copy_context().run, work, k) for k in range(1, threads)] if pool else []
+    work(0)
+    for k, other in enumerate(others, 1):
+        if other.cancel():
+            work(k)
+        else:
+            other.result()
 
 
 def each(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
@@ -55,18 +73,14 @@ def each(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_
     failed: dict[int, BaseException] = {}
     places = itertools.count()
 
-    def work() -> None:
+    def work(_: int) -> None:
         while not failed and (at := next(places)) < len(items):
             try:
                 found[at] = function(items[at])
             except BaseException as error:  # an interrupt, too, once the others have ended
                 failed[at] = error
 
-    helpers = [submit(work) for _ in range(threads - 1)]
-    work()
-    for helper in helpers:
-        if not helper.cancel():
-            helper.result()
+    shared(work, threads)
     if failed:
         raise failed[min(failed)]
     return cast("list[_Result]", found)

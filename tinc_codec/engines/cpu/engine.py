@@ -21,7 +21,7 @@ import numpy.typing as npt
 from tinc_codec.engines.cpu import passes
 from tinc_codec.engines.cpu.vector import LANES, STRIDE, WIDTH
 from tinc_codec.runtime import current_runtime
-from tinc_codec.threads import submit
+from tinc_codec.threads import shared
 from tinc_codec.tree.geometry import (
     FloatArray,
     Geometry,
@@ -69,20 +69,14 @@ def _share_of_threads(threads: int) -> Iterator[int]:
 
 
 def run_parts(function: Callable[[int], None], parts: int, threads: int) -> None:
-    """Call function(part) for every part, on this thread and threads - 1 others."""
+    """Call function(part) for every part, on so many threads."""
     threads = min(threads, parts)
 
     def every(first: int) -> None:
         for part in range(first, parts, threads):
             function(part)
 
-    if threads == 1:
-        every(0)
-        return
-    waiting = [submit(every, first) for first in range(1, threads)]
-    every(0)
-    for future in waiting:
-        future.result()
+    shared(every, threads)
 
 
 def _tables(table: Layout) -> tuple[IntArray, IntArray, IntArray, IntArray, IntArray]:
