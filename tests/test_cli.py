@@ -13,6 +13,7 @@ import xarray as xr
 import zarr
 from volumes import volume
 
+from tinc_codec.archive.payloads import payloads
 from tinc_codec.cli import main
 from tinc_codec.metrics import errors
 
@@ -191,13 +192,28 @@ def test_convert_needs_a_target(here, capsys):
     assert "one of --ratio, --psnr, --ssim and --max-error" in message
 
 
-def test_damaged_chunks_are_one_line(here, capsys):
-    ok(capsys, "convert", "source.npy", "a.zarr", *FAST)
-    chunk = here / "a.zarr/data/c/0/0/0"
-    payload = bytearray(chunk.read_bytes())
-    payload[len(payload) // 2] ^= 1
-    chunk.write_bytes(payload)
-    refused(capsys, "verify", "source.npy", "a.zarr")
+def test_damaged_chunks_are_named_in_one_line(here, capsys):
+    ok(capsys, "convert", "source.npy", "a.zarr", "--chunks", "8,10,12", *FAST)
+    array = zarr.open_group("a.zarr", mode="r")["data"]
+    positions = list(
+        np.ndindex(*(-(-n // c) for n, c in zip(array.shape, array.chunks, strict=True)))
+    )
+    chosen, path = [positions[1], positions[-1]], here / "a.zarr/data/c/0/0/0"
+    whole = path.read_bytes()
+    for payload in payloads(array, chosen):
+        at = whole.index(payload) + len(payload) // 2
+        whole = whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
+    path.write_bytes(whole)
+    assert main(["verify", "source.npy", "a.zarr"]) == 1
+    *progress, message = capsys.readouterr().err.splitlines()
+    assert len(progress) == len(positions) - 2  # all others have been compared
+    assert message.startswith("tinc: ")
+    assert f"2 of {len(positions)} chunks are damaged" in message
+    assert message.count("CRC32C") == 2
+    for where in chosen:
+        edges = zip(where, array.chunks, array.shape, strict=True)
+        region = ",".join(f"{k * c}:{min(k * c + c, n)}" for k, c, n in edges)
+        assert f"{region} (" in message
 
 
 def test_version_and_help(capsys):

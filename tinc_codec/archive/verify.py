@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,11 +35,12 @@ from tinc_codec.archive.scores import (
     score_chunk,
 )
 from tinc_codec.archive.sources import Source, open_source, zarr_array
-from tinc_codec.errors import InvalidSetting
+from tinc_codec.errors import CorruptPayload, InvalidSetting
 from tinc_codec.runtime import current_runtime, runtime
 
 _GROUP_BYTES = 16 << 20  # voxels of one piece of work, at most, unless one chunk is more
 _VOXELS_FOR_THRESHOLD = 1 << 20  # of the whole, about
+_NAMED = 10  # damaged chunks
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 Group = list[tuple[Position, Region]]
@@ -94,7 +95,7 @@ def verify(
         If the shapes or dtypes differ, a file is damaged or of an unknown kind, or ``sample`` or
         ``workers`` is below 1.
     CorruptPayload
-        If a chunk's bytes are damaged.
+        If bytes of chunks are damaged: once all others have been compared, which chunks they are.
     OSError
         If a file cannot be read.
     """
@@ -217,11 +218,44 @@ def _scored(
     peak = max(max(found[1] for found in looks) - low, 0.0)
     threshold = otsu(np.concatenate([found[2] for found in looks]))
 
-    def score(group: Group) -> list[ChunkScore]:
-        return _score_group(source, archive, group, peak, threshold, plain)
+    def score(group: Group) -> list[ChunkScore | _Damaged]:
+        try:
+            return [*_score_group(source, archive, group, peak, threshold, plain)]
+        except CorruptPayload as error:
+            if len(group) == 1:
+                return [_Damaged(region=group[0][1], reason=str(error))]
+            return [found for chunk in group for found in score([chunk])]
 
+    damaged = []
     for scores in in_window(score, groups, workers):
-        yield from scores
+        for found in scores:
+            if isinstance(found, _Damaged):
+                damaged.append(found)
+            else:
+                yield found
+    if damaged:
+        raise CorruptPayload(_told(archive, damaged, count))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Damaged:
+    """A chunk that does not decode, and why."""
+
+    region: Region
+    reason: str
+
+
+def _told(archive: Source, damaged: Sequence[_Damaged], count: int) -> str:
+    """Return one line that names the damaged chunks, or the first of many."""
+    said = [
+        f"{','.join(f'{axis.start}:{axis.stop}' for axis in chunk.region)} ({chunk.reason})"
+        for chunk in damaged[:_NAMED]
+    ]
+    more = f"; and {len(damaged) - _NAMED} more" if len(damaged) > _NAMED else ""
+    return (
+        f"{archive.path}: {len(damaged)} of {count} chunks are damaged: {'; '.join(said)}{more}. "
+        "Convert them again (--overwrite), or take them from a copy"
+    )
 
 
 def in_window(
