@@ -192,6 +192,15 @@ def test_convert_needs_a_target(here, capsys):
     assert "one of --ratio, --psnr, --ssim and --max-error" in message
 
 
+def test_damaged_chunks_are_one_line(here, capsys):
+    ok(capsys, "convert", "source.npy", "a.zarr", *FAST)
+    chunk = here / "a.zarr/data/c/0/0/0"
+    payload = bytearray(chunk.read_bytes())
+    payload[len(payload) // 2] ^= 1
+    chunk.write_bytes(payload)
+    refused(capsys, "verify", "source.npy", "a.zarr")
+
+
 def test_damaged_chunks_are_named_in_one_line(here, capsys):
     ok(capsys, "convert", "source.npy", "a.zarr", "--chunks", "8,10,12", *FAST)
     array = zarr.open_group("a.zarr", mode="r")["data"]

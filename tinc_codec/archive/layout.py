@@ -98,6 +98,11 @@ def shard_shape(
     return (*chunks[:leading], *clipped)
 
 
+def slices_text(region: Region) -> str:
+    """Return a region as it stands between brackets."""
+    return ",".join(f"{axis.start}:{axis.stop}" for axis in region)
+
+
 def chunk_regions(
     shape: tuple[int, ...], chunks: tuple[int, ...]
 ) -> Iterator[tuple[Position, Region]]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tinc_codec import __version__
 from tinc_codec.archive.info import ArchiveInfo, info
-from tinc_codec.archive.layout import check_can_be_written
+from tinc_codec.archive.layout import check_can_be_written, slices_text
 from tinc_codec.archive.scores import ChunkScore, Scores
 from tinc_codec.archive.sources import Source, open_source
 from tinc_codec.archive.verify import open_original
@@ -140,8 +140,8 @@ def db(value: float) -> str:
 
 
 def region_text(chunk: ChunkScore) -> str:
-    """Return a region as it stands between brackets."""
-    return ",".join(f"{axis.start}:{axis.stop}" for axis in chunk.region)
+    """Return the region of a chunk as it stands between brackets."""
+    return slices_text(chunk.region)
 
 
 def _verdict(scores: Scores) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinc_codec import __version__
 from tinc_codec.archive.cluster import on_client, worker_memory
+from tinc_codec.archive.layout import slices_text
 from tinc_codec.archive.manifest import Manifest, Partition, finishing, open_manifest
 from tinc_codec.archive.metadata import documents
 from tinc_codec.archive.plan import Plan
@@ -358,5 +359,5 @@ def _message(error: Exception) -> str:
 
 def _where(plan: Plan, index: int) -> str:
     task = plan[index]
-    region = ",".join(f"{axis.start}:{axis.stop}" for axis in task.region)
+    region = slices_text(task.region)
     return f"{plan.levels[task.level].path} {region}"

@@ -22,7 +22,7 @@ import zarr
 from numpy.typing import NDArray
 
 from tinc_codec.archive.info import codec_settings
-from tinc_codec.archive.layout import Position, Region, chunk_groups, chunk_regions
+from tinc_codec.archive.layout import Position, Region, chunk_groups, chunk_regions, slices_text
 from tinc_codec.archive.payloads import form, index_bytes, is_plain, payloads
 from tinc_codec.archive.plan import open_part
 from tinc_codec.archive.scores import (
@@ -247,10 +247,7 @@ class _Damaged:
 
 def _told(archive: Source, damaged: Sequence[_Damaged], count: int) -> str:
     """Return one line that names the damaged chunks, or the first of many."""
-    said = [
-        f"{','.join(f'{axis.start}:{axis.stop}' for axis in chunk.region)} ({chunk.reason})"
-        for chunk in damaged[:_NAMED]
-    ]
+    said = [f"{slices_text(chunk.region)} ({chunk.reason})" for chunk in damaged[:_NAMED]]
     more = f"; and {len(damaged) - _NAMED} more" if len(damaged) > _NAMED else ""
     return (
         f"{archive.path}: {len(damaged)} of {count} chunks are damaged: {'; '.join(said)}{more}. "

@@ -22,7 +22,7 @@ from zarr.core.buffer import default_buffer_prototype
 
 from tinc_codec.archive import shards
 from tinc_codec.archive.arrays import Documents, Level, new_array, new_stack
-from tinc_codec.archive.layout import Region, grid_shape, region_of
+from tinc_codec.archive.layout import Region, grid_shape, region_of, slices_text
 from tinc_codec.archive.plan import PIECE_BYTES, Plan, Task
 from tinc_codec.archive.pyramid import downsample, level_region
 from tinc_codec.archive.remote import target_of
@@ -249,7 +249,7 @@ def lossless_chunk(chunk: NDArray[Any], plan: Plan, level: Level, region: Region
     except TincError as error:
         why = str(error)
     if why:
-        where = ",".join(f"{axis.start}:{axis.stop}" for axis in region)
+        where = slices_text(region)
         raise InvalidSetting(
             f"the chunk {where} of {level.path!r} is not fitted well enough by these settings, "
             f"and cannot be stored losslessly either ({why}): take a lower ratio, or a lower "

@@ -134,13 +134,6 @@ def analyse_lines(low: Any, high: Any, x: Any, at: Any, first: int, last: int) -
 
 
 @njit(nogil=True, cache=True)
-def synthesise_planes(x: Any, first: int, last: int) -> None:
-    """Undo :func:`analyse_columns` along the middle axis, in planes first to last (exclusive)."""
-    for z in range(first, last):
-        synthesise_columns(x[z], 0, x.shape[2])
-
-
-@njit(nogil=True, cache=True)
 def _restore(line: Any, start: int, scale: Any, factor: Any, out: Any) -> Any:
     """Set out to integers q of a line as sign(q) (|q| - bias) step factor; True if any is not 0."""
     step, bias = scale
@@ -160,9 +153,8 @@ def restore_lines(q: Any, corner: Any, scale: Any, x: Any, at: Any, first: int, 
     one = np.float32(1)
     for i in range(first, last):
         plane = x[at[0] + i * at[1]]
-        for j in range((len(plane) - at[2] + at[3] - 1) // at[3]):
-            line = q[corner[0] + i, corner[1] + j]
-            _restore(line, corner[2], scale, one, plane[at[2] + j * at[3]])
+        for j, y in enumerate(range(at[2], len(plane), at[3])):
+            _restore(q[corner[0] + i, corner[1] + j], corner[2], scale, one, plane[y])
 
 
 @njit(nogil=True, cache=True)
@@ -193,12 +185,12 @@ def synthesise_lines(
     even, odd = work[0, 1 : 1 + n - n // 2], work[1, 1 : 1 + n // 2]
     for i in range(first, last):
         plane = x[at[0] + i * at[1]]
-        for j in range((len(plane) - at[2] + at[3] - 1) // at[3]):
+        for j, y in enumerate(range(at[2], len(plane), at[3])):
             lows = low[low_corner[0] + i, low_corner[1] + j]
             highs = high[high_corner[0] + i, high_corner[1] + j]
             some = _restore(lows, low_corner[2], low_scale, _HIGH, even)
             more = _restore(highs, high_corner[2], high_scale, _LOW, odd)
-            row = plane[at[2] + j * at[3]]
+            row = plane[y]
             if some or more:
                 _put_together(work, row)
             else:  # most lines of the finest level

@@ -287,7 +287,7 @@ def _level(
             else:
                 lifting.synthesise_lines(*even, *odd, x, at, first, last, work)
         if split >> 1 & 1:
-            lifting.synthesise_planes(x, *planes)
+            _planes(x[slice(*planes)], lifting.synthesise_columns)
 
     list(run(lambda part: list(map(fill, _pieces(x, *part))), _parts(len(x), x.size)))
     if split & 1:
