@@ -66,8 +66,9 @@ def wavelet_base(voxels: NDArray[Any], step: float) -> tuple[int, NDArray[np.int
     bands, levels = wavelet.forward(unit - np.float32(offset), plan)
     scaled = float(np.float32(step / (high - low)))
     coded = section.encode(
-        plan, bands, levels, step=scaled, price=0.08, cuts=0, most=8 * voxels.size, run=map
-    )
+        plan, section.Bands(low=bands, levels=levels), section.everywhere(1, plan), step=scaled,
+        price=0.08, cuts=0, most=8 * voxels.size, run=map,
+    )  # fmt: skip
     assert coded is not None
     header = section.Header(plan=plan, step=scaled, offset=offset, bias=20 / 256, cuts=0)
     data = section.to_bytes(header, coded.segments)

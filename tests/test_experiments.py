@@ -33,7 +33,7 @@ def test_quick_is_all_experiments(tmp_path: Path, capsys: pytest.CaptureFixture[
     options += ["--codecs", "TINC,SPERR,SZ3,JPEG 2000", "--out", str(out), "--plots", str(pictures)]
     assert main(options) == 0
     told = capsys.readouterr().out
-    for experiment in ("rd", "visual", "levels", "allocation", "time"):
+    for experiment in ("rd", "visual", "levels", "allocation", "importance", "time"):
         assert f"## {experiment}\n" in told
         rows = table(out / "quick" / f"{experiment}.csv")
         assert all(row["machine"] and row["libraries"] and row["numpy"] for row in rows)
@@ -49,6 +49,10 @@ def test_quick_is_all_experiments(tmp_path: Path, capsys: pytest.CaptureFixture[
         else:
             assert row["note"] == "out of reach"
     assert len(table(out / "quick" / "allocation.csv")) % 64 == 0
+    weighed = table(out / "quick" / "importance.csv")
+    assert {(row["form"], row["importance"]) for row in weighed} == {
+        (form, given) for form in ("tree", "wavelet") for given in ("False", "True")
+    }
     assert {path.name for path in pictures.glob("*.png")} >= {
         *("rd_small.png", "visual_small_16.png", "levels.png"),
         *("allocation_small_16.png", "time_small_16.png"),

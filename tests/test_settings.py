@@ -28,6 +28,7 @@ def valid_settings() -> st.SearchStrategy[Settings]:
             st.integers(-(2**40), 2**40) | st.floats(allow_nan=False, allow_infinity=False),
             max_size=64,
         ).map(tuple),
+        "importance": st.none() | st.floats(-1e300, 1e300),
         "coordinates": st.sampled_from(["auto", "global", "block"]),
         "iterations": auto | st.integers(1, 10_000_000),
     }
@@ -42,9 +43,10 @@ def valid_settings() -> st.SearchStrategy[Settings]:
 def test_json_carries_every_setting(settings: Settings) -> None:
     config = json.loads(json.dumps(settings.to_json(), allow_nan=False))
     targets = {"ratio", "psnr", "ssim", "max_error"}
-    names = {field.name for field in fields(Settings)}
-    assert set(config) - targets == names - targets
+    names = {field.name for field in fields(Settings)} - targets - {"importance"}
+    assert set(config) - targets - {"importance"} == names
     assert len(set(config) & targets) == 1
+    assert ("importance" in config) == (settings.importance is not None)
     assert Settings.from_json(config) == settings
 
 
@@ -82,6 +84,7 @@ def test_defaults() -> None:
         ("preserve", [tuple(range(65))], "65 values; at most 64"),
         ("psnr", [0, 201, math.nan, math.inf, "40", True], "1 to 200"),
         ("max_error", [-1, math.nan, math.inf, "0", True], "max_error"),
+        ("importance", [math.nan, math.inf, "500", True, (1, 2)], "must be a number"),
         ("form", ["both", None, 3], "'tree', 'wavelet'"),
         ("coordinates", ["local", None], "'global', 'block'"),
         ("iterations", [0, -1, 1e3, 10_000_001, None], "1 to 10000000"),

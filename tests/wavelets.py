@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tinc_codec.stream.residual import section, wavelet
-from tinc_codec.stream.residual.section import Header, Quantized
+from tinc_codec.stream.residual.section import Bands, Header, Quantized
 from tinc_codec.stream.residual.wavelet import Float32Array, Layout, Window
 
 
@@ -29,7 +29,8 @@ def quantized(
     shape = wavelet.three_axes(values.shape)
     plan = wavelet.layout(shape, splits)
     low, levels = wavelet.forward(values.reshape(shape), plan, run)
-    coded = section.encode(plan, low, levels, step=step, price=price, cuts=cuts, most=most, run=run)
+    real, worth = Bands(low=low, levels=levels), section.everywhere(1, plan)
+    coded = section.encode(plan, real, worth, step=step, price=price, cuts=cuts, most=most, run=run)
     assert coded is not None
     return plan, coded
 

@@ -178,6 +178,13 @@ def _convert(
     ] = None,
     roi: Roi = None,
     mask: Mask = None,
+    importance: Annotated[
+        float | None,
+        typer.Option(
+            metavar="VALUE",
+            help="Spend the bytes of --ratio on voxels that reach this, and those beside them.",
+        ),
+    ] = None,
     tree_levels: Annotated[str, typer.Option(metavar="N|auto", help="Of the tree.")] = "auto",
     level_ratio: Annotated[
         str, typer.Option(metavar="X|auto", help="Parameters of a node over its parent's.")
@@ -225,6 +232,7 @@ def _convert(
         psnr=psnr,
         ssim=ssim,
         max_error=max_error,
+        importance=importance,
         form=form,
         levels=_auto_or_number("--tree-levels", tree_levels, int),
         level_ratio=_auto_or_number("--level-ratio", level_ratio, float),

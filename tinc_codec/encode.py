@@ -16,6 +16,7 @@ import numpy.typing as npt
 from tinc_codec import forms
 from tinc_codec.errors import InvalidSetting
 from tinc_codec.forms import Sections, Volume, size_of
+from tinc_codec.importance import by_threshold, by_weights, check_weights
 from tinc_codec.opened import long_axes
 from tinc_codec.settings import Settings
 from tinc_codec.stream import container, exceptions, normalize
@@ -28,7 +29,9 @@ SMALLEST_BUDGET = 96
 _SMALLEST_FORM = 6
 
 
-def encode(array: npt.ArrayLike, **settings: Any) -> bytes:
+def encode(
+    array: npt.ArrayLike, *, importance: npt.ArrayLike | None = None, **settings: Any
+) -> bytes:
     """Compress an array.
 
     Parameters
@@ -36,6 +39,10 @@ def encode(array: npt.ArrayLike, **settings: Any) -> bytes:
     array : array_like
         int8 to int32, uint8 to uint32, float16 to float64; 1 to 4 axes longer than one voxel.
         Any byte order, strides and memory order; never changed.
+    importance : float or array_like, optional
+        A threshold (see :class:`tinc_codec.Settings`), or what the squared error of each voxel
+        weighs: an array of the same shape, 0 or more. Only ratios of weights matter, and one below
+        1/256 of the largest counts as that. Needs a ratio.
     **settings
         See :class:`tinc_codec.Settings`.
 
@@ -52,7 +59,11 @@ def encode(array: npt.ArrayLike, **settings: Any) -> bytes:
     UnsupportedData
         If the array is of a kind that the codec does not take.
     """
-    return encode_chunk(np.asanyarray(array), Settings(**settings))
+    weights = None if importance is None else np.asarray(importance)
+    if weights is None or weights.ndim == 0:
+        threshold = None if weights is None else weights.item()
+        return encode_chunk(np.asanyarray(array), Settings(importance=threshold, **settings))
+    return encode_chunks([np.asanyarray(array)], Settings(**settings), [weights])[0]
 
 
 def encode_chunk(array: npt.NDArray[Any], settings: Settings) -> bytes:
@@ -60,7 +71,11 @@ def encode_chunk(array: npt.NDArray[Any], settings: Settings) -> bytes:
     return encode_chunks([array], settings)[0]
 
 
-def encode_chunks(arrays: Sequence[npt.NDArray[Any]], settings: Settings) -> list[bytes]:
+def encode_chunks(
+    arrays: Sequence[npt.NDArray[Any]],
+    settings: Settings,
+    weights: Sequence[npt.NDArray[Any] | None] | None = None,
+) -> list[bytes]:
     """Compress arrays by a record of settings, on a GPU many of them at once.
 
     Arrays of one shape that get the same tree are fitted together, as many as the device's memory
@@ -70,22 +85,30 @@ def encode_chunks(arrays: Sequence[npt.NDArray[Any]], settings: Settings) -> lis
     ----------
     arrays, settings
         See :func:`encode`, whose errors this raises too, for the first array that has one.
+    weights : sequence of arrays or None, optional
+        What the voxels of each array weigh, as in ``importance`` of :func:`encode`.
 
     Returns
     -------
     list of bytes
         The payload of each.
     """
-    prepared = each(lambda array: _prepare(array, settings), arrays)
+    given = [None] * len(arrays) if weights is None else weights
+    pairs = list(zip(arrays, given, strict=True))
+    prepared = each(lambda pair: _prepare(*pair, settings), pairs)
     volumes = [p for p in prepared if isinstance(p, Volume)]
     fitted = iter(forms.encode(volumes, settings))
     return [p if isinstance(p, bytes) else next(fitted) for p in prepared]
 
 
-def _prepare(array: npt.NDArray[Any], settings: Settings) -> Volume | bytes:
+def _prepare(
+    array: npt.NDArray[Any], weights: npt.NDArray[Any] | None, settings: Settings
+) -> Volume | bytes:
     """Return what is to be fitted; the payload where nothing is."""
     normalize.check_array(array)
     _check_axes(array.shape)
+    if weights is not None:
+        _check_weights(array, weights, settings)
     budget = None if settings.ratio is None else _budget(array, settings.ratio)
     constant = exceptions.constant_value(array)
     crop = exceptions.find_crop(array) if constant is None else None
@@ -111,11 +134,43 @@ def _prepare(array: npt.NDArray[Any], settings: Settings) -> Volume | bytes:
     if low == high:
         return container.pack(exact)
     unit = normalize.normalize(box, low, high).reshape(long_axes(box.shape))
-    weight = None if valid is None else valid.astype(np.float32).reshape(unit.shape)
+    inside = weights if weights is None or crop is None else weights[crop.slices]
+    weight = _weight(box, valid, inside, settings)
     if weight is not None:
+        weight = weight.reshape(unit.shape)
         # What lies under the mask must not pull on statistics or on the low-order form.
         unit[weight == 0] = np.average(unit, weights=weight)
     return Volume(exact=exact, info=info, values=box, unit=unit, weight=weight, budget=budget)
+
+
+def _weight(
+    box: npt.NDArray[Any],
+    valid: npt.NDArray[np.bool_] | None,
+    weights: npt.NDArray[Any] | None,
+    settings: Settings,
+) -> npt.NDArray[np.float32] | None:
+    """Return what each voxel of the box weighs, 0 where it is masked; None where all weigh 1."""
+    weight = None
+    if weights is not None:
+        weight = by_weights(weights)
+    elif settings.importance is not None:
+        weight = by_threshold(box, settings.importance)
+    if valid is None:
+        return weight
+    return valid.astype(np.float32) if weight is None else weight * valid
+
+
+def _check_weights(array: npt.NDArray[Any], weights: npt.NDArray[Any], settings: Settings) -> None:
+    if settings.importance is not None:
+        raise InvalidSetting(
+            f"weights are given beside importance={settings.importance!r}; give one of them"
+        )
+    if settings.ratio is None:
+        raise InvalidSetting(
+            "importance says where the bytes of a ratio are spent; psnr, ssim and max_error hold "
+            "for all voxels alike. Give a ratio, or omit importance"
+        )
+    check_weights(weights, array.shape)
 
 
 def _budget(array: npt.NDArray[Any], ratio: float) -> int:

@@ -74,7 +74,7 @@ class Volume:
     unit : float32 array, 1 to 4 axes
         The same normalised, axes of one voxel left out.
     weight : float32 array of the same shape, or None
-        1 where a voxel counts, 0 where not.
+        What each voxel's squared error weighs, up to 1; 0: it is restored by other means.
     budget : int or None
         The most bytes that the payload may take; None where the target is a fidelity.
     """
@@ -85,6 +85,16 @@ class Volume:
     unit: Float32Array
     weight: Float32Array | None
     budget: int | None
+
+    def importance(self) -> Float32Array | None:
+        """Return the weights, 1 where voxels are masked; None where all that count are alike.
+
+        Masked voxels are filled with the mean: what is wrong there shows beside them.
+        """
+        if self.weight is None:
+            return None
+        found = np.where(self.weight == 0, np.float32(1), self.weight)
+        return None if np.all(found == 1) else found
 
     def room(self, budget: int) -> int:
         """Return the bytes that a budget leaves for the fitted form."""
@@ -108,7 +118,7 @@ class Form:
     payload : bytes
         Whole.
     psnr_db : float
-        Of the decoded payload over the fitted voxels, against high - low.
+        Of the decoded payload over the fitted voxels, as they weigh, against high - low.
     """
 
     sections: Sections
@@ -429,11 +439,11 @@ def _rest(volume: Volume, tree: Form | None) -> residual.Volume:
     from tinc_codec.fit import residual
 
     if tree is None:
-        return residual.Volume(volume.unit)
+        return residual.Volume(volume.unit, volume.importance())
     rest = volume.unit - _said(tree.payload, volume)
     if volume.weight is not None:
         rest[volume.weight == 0] = 0
-    return residual.Volume(rest)
+    return residual.Volume(rest, volume.importance())
 
 
 def _with_wavelet(volume: Volume, tree: Form | None, coding: residual.Coding) -> Form:
@@ -509,8 +519,12 @@ def _form(volume: Volume, sections: Sections) -> Form:
 
 
 def _recorded(volume: Volume, form: Form) -> bytes:
-    """Return the payload of a form, its PSNR in it."""
-    array = replace(volume.info, psnr_centidb=_centidb(form.psnr_db)).to_bytes()
+    """Return the payload of a form, its PSNR in it, for which all fitted voxels weigh the same."""
+    psnr = form.psnr_db
+    if volume.weight is not None and volume.importance() is not None:
+        alike = (volume.weight != 0).astype(np.float32)
+        psnr = _psnr(form.payload, replace(volume, weight=alike))
+    array = replace(volume.info, psnr_centidb=_centidb(psnr)).to_bytes()
     return container.pack({**volume.exact, SectionKind.ARRAY: array, **form.sections})
 
 
@@ -564,7 +578,7 @@ def _ssim(payload: bytes, volume: Volume) -> float:
 
 
 def _psnr(payload: bytes, volume: Volume) -> float:
-    """Return the PSNR in dB of a payload over the fitted voxels, against high - low."""
+    """Return the PSNR in dB of a payload against high - low, voxels as they weigh."""
     error = _decoded_unit(payload, volume)
     error -= volume.unit
     squares = float(np.average(error.astype(np.float64) ** 2, weights=volume.weight))

@@ -238,6 +238,7 @@ def lossless_chunk(chunk: NDArray[Any], plan: Plan, level: Level, region: Region
         psnr=None,
         ssim=None,
         max_error=0,
+        importance=None,
         form="auto",
         preset="default",
         milestones="auto",

@@ -81,7 +81,7 @@ def fit_trees(
     units : sequence of float32 arrays, 1 to 4 axes each
         Normalised voxels.
     weights : sequence of float32 arrays of the same shapes, or None
-        1 where a voxel counts, 0 where not.
+        What each voxel's squared error weighs; None: 1.
     settings : Settings
         As the user gave them.
     rooms : sequence of int
@@ -93,8 +93,8 @@ def fit_trees(
         None where not even the smallest tree fits.
     """
     alike: dict[tuple[bytes, tuple[int, ...], bool], list[int]] = {}
-    given = list(zip(units, rooms, strict=True))
-    trees = each(lambda chunk: _structure(chunk[0], settings, chunk[1]), given)
+    given = list(zip(units, weights, rooms, strict=True))
+    trees = each(lambda chunk: _structure(*chunk, settings), given)
     for k, tree in enumerate(trees):
         if tree is not None:
             key = section.to_bytes(tree), units[k].shape, weights[k] is None
@@ -195,20 +195,22 @@ def _depths(levels: int) -> tuple[int, ...]:
     return (4,) if levels == 1 else (2,) * levels
 
 
-def _structure(unit: Float32Array, settings: Settings, room: int) -> Tree | None:
+def _structure(
+    unit: Float32Array, weight: Float32Array | None, room: int, settings: Settings
+) -> Tree | None:
     """Choose levels, depths and widths for the bytes at hand; None where no tree fits."""
     paper = settings.preset == "paper"
     expected = room * 8 / (32 if paper else _BITS)
     if settings.levels != "auto":
         for levels in range(settings.levels, 0, -1):
-            tree = _tree_of_levels(unit, settings, room, levels, expected)
+            tree = _tree_of_levels(unit, weight, settings, room, levels, expected)
             if tree is not None:
                 return tree
         return None
     single = expected < (_PAPER_TREE_FROM if paper else _TREE_FROM)
     best = None
     for levels in range(1 if single else 2, MAX_LEVELS + 1):
-        tree = _tree_of_levels(unit, settings, room, levels, expected)
+        tree = _tree_of_levels(unit, weight, settings, room, levels, expected)
         if tree is None or (best is not None and tree.geometry == best.geometry):
             break
         leaves = tree.geometry.node_counts[-1]
@@ -221,8 +223,9 @@ def _structure(unit: Float32Array, settings: Settings, room: int) -> Tree | None
 
 
 def _tree_of_levels(
-    unit: Float32Array, settings: Settings, room: int, levels: int, expected: float
-) -> Tree | None:
+    unit: Float32Array, weight: Float32Array | None, settings: Settings, room: int, levels: int,
+    expected: float,
+) -> Tree | None:  # fmt: skip
     """Return the largest tree of up to so many levels; None where none fits."""
     paper = settings.preset == "paper"
     block = settings.coordinates == "block"
@@ -231,12 +234,14 @@ def _tree_of_levels(
     if ratio == "auto":
         middle = _SMALL_RATIO if expected < _SMALL_TREE else _LARGE_RATIO
         ratio = rule_level_ratio(unit, 1.0 if paper else middle)
-    allocation = "even" if settings.allocation == "auto" else settings.allocation
+    allocation = settings.allocation
+    if allocation == "auto":
+        allocation = "even" if weight is None else "weight"
     structure = Structure(
         geometry=geometry,
         depths=_depths(geometry.levels),
         level_ratio=ratio,
-        shares=importance(unit, geometry, allocation),
+        shares=importance(unit, geometry, allocation, weight),
     )
     return _largest(structure, room, paper)
 

@@ -36,7 +36,7 @@ def choose(
     said, unit : float32 arrays
         What the tree says, not yet smooth, and what it should say.
     weight : float32 array or None
-        1 where a voxel counts, 0 where not.
+        What each voxel's squared error weighs; None: 1.
     """
     if not geometry.splits:
         return None
@@ -50,7 +50,7 @@ def choose(
         if weight is not None:
             values[weight == 0] = unit[weight == 0]
         jump = max(metrics.block_jump(unit, values, faces) for faces in levels)
-        return _error(values, unit), jump <= _UNSEEN, smoothing
+        return _error(values, unit, weight), jump <= _UNSEEN, smoothing
 
     trials = [tried(None)]
     least = trials[0][0]
@@ -92,10 +92,10 @@ def _faces_of_levels(geometry: Geometry) -> list[list[list[int]]]:
     return out
 
 
-def _error(values: Float32Array, unit: Float32Array) -> float:
-    """Return the sum of squares of what is left of the error once values are clipped."""
+def _error(values: Float32Array, unit: Float32Array, weight: Float32Array | None) -> float:
+    """Return the weighted sum of squares of what is left once values are clipped."""
     total = 0.0
-    for said, wanted in zip(values, unit, strict=True):
+    for k, (said, wanted) in enumerate(zip(values, unit, strict=True)):
         rest = np.clip(said, 0, 1) - wanted
-        total += float(np.vdot(rest, rest))
+        total += float(np.vdot(rest, rest if weight is None else weight[k] * rest))
     return total

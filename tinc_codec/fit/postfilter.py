@@ -99,9 +99,9 @@ def choose(
     said, unit : float32 arrays, 1 to 4 axes
         What the payload says, not yet filtered, and what it should say.
     weight : float32 array or None
-        1 where a voxel counts, 0 where not.
+        What each voxel's squared error weighs; None: 1.
     price : float
-        The squared error, summed over all voxels, that a byte is worth.
+        The squared error, weighted and summed over all voxels, that a byte is worth.
     most : int, optional
         Bytes that the section may take.
     """
@@ -129,12 +129,17 @@ def choose(
 
 
 def _sample(size: int, weight: Float32Array | None) -> npt.NDArray[np.int64]:
-    """Return voxels that count, in order: where there are many, one of each of equal runs."""
+    """Return voxels, in order, as often as they weigh: one of each of runs of equal weight."""
     count = size if weight is None else int(np.count_nonzero(weight))
     wanted = min(max(size // _SAMPLED_PART, _FEWEST), _MOST, count)
-    starts = np.arange(wanted + 1) * count // max(wanted, 1)
-    places = np.random.default_rng(0).integers(starts[:-1], starts[1:])
-    return places if weight is None else np.flatnonzero(weight)[places]
+    rng = np.random.default_rng(0)
+    if weight is None:
+        starts = np.arange(wanted + 1) * count // max(wanted, 1)
+        return rng.integers(starts[:-1], starts[1:])
+    reached = np.cumsum(weight, dtype=np.float64)
+    drawn = (np.arange(wanted) + rng.random(wanted)) * (reached[-1] / wanted)
+    places: npt.NDArray[np.int64] = np.searchsorted(reached, drawn, side="right")
+    return np.minimum(places, size - 1)
 
 
 def _stencil(said: Float32Array, voxels: npt.NDArray[np.int64]) -> Float32Array:

@@ -20,7 +20,7 @@ import numpy as np
 from numba import njit
 
 from tinc_codec.stream.residual import section, wavelet
-from tinc_codec.stream.residual.section import Header, Quantized
+from tinc_codec.stream.residual.section import Bands, Header, Quantized
 from tinc_codec.stream.residual.wavelet import AXES, Float32Array, Layout, Shape
 from tinc_codec.threads import each
 
@@ -41,12 +41,12 @@ _MOST_BITS, _COARSEST = 22, 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Transform:
-    """A volume in the bands of a plan, its mean taken out."""
+    """A volume in the bands of a plan, its mean taken out, and what errors there weigh."""
 
     plan: Layout
     offset: float
-    low: Float32Array
-    levels: list[dict[int, Float32Array]]
+    bands: Bands
+    worth: Bands
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,10 +92,14 @@ class Volume:
     ----------
     values : float32 array, 1 to 4 axes
         In normalised units.
+    weight : float32 array of the same shape, or None
+        What the squared error of each voxel weighs, 0 to 1; None: 1.
     """
 
-    def __init__(self, values: Float32Array) -> None:
-        self._values = values.reshape(wavelet.three_axes(values.shape))
+    def __init__(self, values: Float32Array, weight: Float32Array | None = None) -> None:
+        shape = wavelet.three_axes(values.shape)
+        self._values = values.reshape(shape)
+        self._weight = None if weight is None else weight.reshape(shape)
         mean = float(self._values.mean(dtype=np.float64))
         unit = section.OFFSET_UNIT
         self._offset = min(max(round(mean * unit), 0), unit) / unit
@@ -105,7 +109,9 @@ class Volume:
     def _transform(self, starts: tuple[int, ...]) -> _Transform:
         plan = plan_of(self._values.shape, starts)
         low, levels = wavelet.forward(self._values - np.float32(self._offset), plan, each)
-        return _Transform(plan=plan, offset=self._offset, low=low, levels=levels)
+        bands = Bands(low=low, levels=levels)
+        worth = section.everywhere(1, plan) if self._weight is None else _worth(self._weight, plan)
+        return _Transform(plan=plan, offset=self._offset, bands=bands, worth=worth)
 
     def choose_plan(self, step: float) -> None:
         """Take the plan that does best at a step: axes are moved while that gains something."""
@@ -139,8 +145,7 @@ class Volume:
 
     def finest_step(self) -> float:
         """Return the finest step that the coder's integers allow."""
-        bands = [self._chosen.low, *(b for level in self._chosen.levels for b in level.values())]
-        largest = max(float(np.abs(band).max(initial=0)) for band in bands)
+        largest = max(float(np.abs(band).max(initial=0)) for band in _each(self._chosen.bands))
         return float(max(largest, 2.0**-20) / 2**_MOST_BITS)
 
     def cuts_for(self, size: int) -> int:
@@ -168,17 +173,42 @@ def _roomy(shape: Sequence[int]) -> int:
 
 def _coded(transform: _Transform, step: float, cuts: int, most: int) -> Quantized | None:
     return section.encode(
-        transform.plan, transform.low, transform.levels, step=step, price=_PRICE, cuts=cuts,
+        transform.plan, transform.bands, transform.worth, step=step, price=_PRICE, cuts=cuts,
         most=most, run=each,
     )  # fmt: skip
 
 
-def _pairs(transform: _Transform, coded: Quantized) -> list[tuple[Any, Any]]:
-    """Return coefficients and integers of every band."""
-    pairs = [(transform.low, coded.bands.low)]
-    for real, q in zip(transform.levels, coded.bands.levels, strict=True):
-        pairs += [(real[d], q[d]) for d in real]
-    return pairs
+def _worth(weight: Float32Array, plan: Layout) -> Bands:
+    """Return what the squared error of each coefficient weighs.
+
+    The mean over the voxels that the coefficient has a say in, about: along an axis that is halved
+    two thirds of the squares of CDF 9/7's synthesis filters are in the middle, a sixth beside it.
+    """
+    levels = []
+    for k, split in enumerate(plan.splits):
+        for axis in range(AXES):
+            if split >> axis & 1:
+                weight = _smoothed(weight, axis)
+        places = {
+            d: tuple(slice(d >> axis & 1, None, 1 + (split >> axis & 1)) for axis in range(AXES))
+            for d in (wavelet.LOW_PASS, *plan.directions(k))
+        }
+        levels.append({d: weight[places[d]] for d in plan.directions(k)})
+        weight = weight[places[wavelet.LOW_PASS]]
+    return Bands(low=weight, levels=levels)
+
+
+def _smoothed(weight: Float32Array, axis: int) -> Float32Array:
+    """Return the mean of each place along an axis, taken four times, and of those beside it."""
+    along = np.moveaxis(weight, axis, 0)
+    beside = np.concatenate([along[:1], along, along[-1:]])
+    smooth: Float32Array = np.moveaxis((beside[:-2] + 4 * along + beside[2:]) / 6, 0, axis)
+    return smooth
+
+
+def _each(bands: Bands) -> list[Any]:
+    """Return all bands, the low-pass one first."""
+    return [bands.low, *(level[d] for level in bands.levels for d in level)]
 
 
 def _cost(transform: _Transform, step: float) -> float:
@@ -187,35 +217,42 @@ def _cost(transform: _Transform, step: float) -> float:
     assert coded is not None
     bits = 8 * sum(map(len, coded.segments))
     squares = sum(
-        float(np.sum((real / np.float32(step) - q) ** 2, dtype=np.float64))
-        for real, q in _pairs(transform, coded)
+        float(np.sum(worth * (real / np.float32(step) - q) ** 2, dtype=np.float64))
+        for real, worth, q in _triples(transform, coded)
     )
     return squares + _PRICE * bits
 
 
+def _triples(transform: _Transform, coded: Quantized) -> list[tuple[Any, Any, Any]]:
+    """Return coefficients, their worth and integers of every band."""
+    parts = map(_each, (transform.bands, transform.worth, coded.bands))
+    return list(zip(*parts, strict=True))
+
+
 @njit(nogil=True, cache=True)
-def _magnitudes(real: Any, q: Any) -> Any:
-    """Return the sums of magnitudes of a band where its integers are not 0, and of these."""
-    size, wanted, count = 0.0, 0.0, 0
+def _magnitudes(real: Any, worth: Any, q: Any) -> Any:
+    """Return the weighted sums of magnitudes of a band where integers are not 0, of these, of 1."""
+    size, wanted, count = 0.0, 0.0, 0.0
     for z in range(q.shape[0]):
         for y in range(q.shape[1]):
-            reals, integers = real[z, y], q[z, y]
+            reals, weights, integers = real[z, y], worth[z, y], q[z, y]
             for x in range(len(integers)):
                 if integers[x] != 0:
-                    wanted += np.float64(abs(reals[x]))
-                    size += abs(integers[x])
-                    count += 1
+                    weight = np.float64(weights[x])
+                    wanted += weight * abs(reals[x])
+                    size += weight * abs(integers[x])
+                    count += weight
     return wanted, size, count
 
 
 def _bias(transform: _Transform, coded: Quantized, step: float) -> float:
     """Return by how many steps magnitudes are too large in the mean, in units of the header."""
-    total, count = 0.0, 0
-    for pair in _pairs(transform, coded):
-        wanted, size, some = _magnitudes(*pair)
+    total, count = 0.0, 0.0
+    for triple in _triples(transform, coded):
+        wanted, size, some = _magnitudes(*triple)
         total, count = total + size - wanted / step, count + some
     unit = section.BIAS_UNIT
-    return min(max(round(unit * total / max(count, 1)), 0), unit // 2 - 1) / unit
+    return min(max(round(unit * total / max(count, 1e-9)), 0), unit // 2 - 1) / unit
 
 
 def _next(low: tuple[float, float], high: tuple[float, float], wanted: float, turn: int) -> float:

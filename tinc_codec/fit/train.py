@@ -36,7 +36,7 @@ def fit(
     units : (chunks, *shape of the tree's box) float32
         Normalised voxels, in [0, 1].
     weights : float32 array of the same shape, or None
-        Weight of each voxel in the loss; voxels of weight 0 are ignored.
+        Weight of each voxel in the loss, up to a factor; voxels of weight 0 are ignored.
     recipe : Recipe
         How and how long.
     seed : int
@@ -56,8 +56,9 @@ def fit(
     problem = problem_of(tree, targets, weights, recipe.samples, seed)
     frequencies = _best_frequencies(problem, table, recipe, seed, len(units))
     parameters, losses = _descend(problem, table, recipe, frequencies, seed, 1.0)
+    level = _level_losses(units, weights)
     for attempt in range(1, _RETRIES + 1):
-        lost = np.flatnonzero(~_has_learnt(parameters, losses, recipe))
+        lost = np.flatnonzero(~_has_learnt(parameters, losses / level, recipe))
         if not len(lost):
             break
         some = None if weights is None else weights[lost]
@@ -86,10 +87,18 @@ def moments(unit: Float32Array, weight: Float32Array | None) -> tuple[float, flo
     return mean, variance**0.5
 
 
+def _level_losses(units: Float32Array, weights: Float32Array | None) -> npt.NDArray[np.float64]:
+    """Return what each volume's mean, said of all voxels, loses of the standardised targets."""
+    if weights is None:
+        return np.ones(len(units))
+    means: npt.NDArray[np.float64] = weights.reshape(len(units), -1).mean(axis=1, dtype=np.float64)
+    return means
+
+
 def _has_learnt(
     parameters: Float32Array, losses: npt.NDArray[np.float64], recipe: Recipe
 ) -> npt.NDArray[np.bool_]:
-    """Tell of each chunk whether its fit came to something; a level target loses 1."""
+    """Tell of each chunk whether its fit came to something; a level target loses 1 here."""
     finite = np.isfinite(losses) & np.isfinite(parameters).all(axis=1)
     found: npt.NDArray[np.bool_] = finite & ((losses <= 1.1) | recipe.paper)
     return found

@@ -71,7 +71,9 @@ def background_level(unit: Float32Array) -> float:
     return mode + 3 * max(spread, 1 / 1024)
 
 
-def importance(unit: Float32Array, geometry: Geometry, allocation: str) -> tuple[FloatArray, ...]:
+def importance(
+    unit: Float32Array, geometry: Geometry, allocation: str, weight: Float32Array | None = None
+) -> tuple[FloatArray, ...]:
     """Return the share of each node in its level's parameters, mean 1 per level.
 
     Parameters
@@ -80,27 +82,31 @@ def importance(unit: Float32Array, geometry: Geometry, allocation: str) -> tuple
         Normalised voxels.
     geometry : Geometry
         The boxes.
-    allocation : "even", "signal" or "variance"
-        "signal" counts voxels above :func:`background_level` (paper sec. 5.3, valid signals),
-        "variance" takes the sum of squared deviations within the node.
+    allocation : "even", "weight", "signal" or "variance"
+        "weight" adds up the weights; "signal" those above :func:`background_level` (paper sec. 5.3,
+        valid signals); "variance" takes the weighted sum of squared deviations within the node.
+    weight : float32 array of the same shape, optional
+        What each voxel's squared error weighs; 1 without.
     """
     if allocation == "even":
         return tuple(np.ones(n) for n in geometry.node_counts)
     threshold = background_level(unit) if allocation == "signal" else 0.0
 
-    def measure(block: Float32Array) -> float:
+    def measure(block: Float32Array, weights: Float32Array) -> float:
+        if allocation == "weight" or not weights.any():
+            return float(weights.sum(dtype=np.float64))
         if allocation == "signal":
-            return float((block > threshold).sum())
-        return float(block.var(dtype=np.float64) * block.size)
+            return float(weights[block > threshold].sum(dtype=np.float64))
+        mean = np.float32(np.average(block, weights=weights))
+        return float(np.sum(weights * (block - mean) ** 2, dtype=np.float64))
 
+    weights = np.broadcast_to(np.float32(1), unit.shape) if weight is None else weight
     shares = []
     for start, stop in boxes(geometry):
-        values = np.array(
-            [
-                measure(unit[tuple(map(slice, a, b))])
-                for a, b in zip(start.tolist(), stop.tolist(), strict=True)
-            ]
-        )
+        places = [
+            tuple(map(slice, a, b)) for a, b in zip(start.tolist(), stop.tolist(), strict=True)
+        ]
+        values = np.array([measure(unit[place], weights[place]) for place in places])
         mean = values.mean()
         share = values / mean if mean > 0 else np.ones(len(values))
         shares.append(_EVEN_SHARE + (1 - _EVEN_SHARE) * share)

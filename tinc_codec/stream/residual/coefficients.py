@@ -137,16 +137,16 @@ def _size_bits(prob: Any, size: int, every: int) -> Any:
 
 
 @kernel()
-def _choose(prob: Any, real: Any, p: Any, every: Any, price: Any) -> int:
-    """Return the magnitude with the least squared error plus price times bits."""
+def _choose(prob: Any, real: Any, worth: Any, p: Any, every: Any, price: Any) -> int:
+    """Return the magnitude with the least squared error times worth plus price times bits."""
     size = int(real + 0.5)
     if size == 0:
         return 0
-    best = real * real + price * BITS[4095 - (p >> 4)]
+    best = worth * (real * real) + price * BITS[4095 - (p >> 4)]
     chosen = 0
     for m in range(size, max(size - 2, 0), -1):
         bits = BITS[p >> 4] + 1 + _size_bits(prob, m, every)
-        cost = (real - m) ** 2 + price * bits
+        cost = worth * (real - m) ** 2 + price * bits
         if cost < best:
             best, chosen = cost, m
     return chosen
@@ -170,8 +170,8 @@ def _code_sign(
 @kernel(inlined=True)
 def _code_coefficient(
     state: Any, data: Any, prob: Any, count: Any, weights: Any, slots: Any, inputs: Any, real: Any,
-    v: Any, i: Any, row: int, plane: int, above: int, beside: int, same: int, higher: int,
-    side: int, kind: int, direction: int, price: Any,
+    worth: Any, v: Any, i: Any, row: int, plane: int, above: int, beside: int, same: int,
+    higher: int, side: int, kind: int, direction: int, price: Any,
 ) -> Any:  # fmt: skip
     """Code one coefficient; return it."""
     every = _level(2 * same + 3 * higher + 4 * side)
@@ -188,7 +188,7 @@ def _code_coefficient(
     slots[4] = _AT[4] + direction * LEVELS + every
     slots[5] = _AT[5] + kind * LEVELS + every
     p = mix(prob, slots, inputs, weights, every, _ZERO_INPUTS)
-    size = 0 if state[DECODING] else _choose(prob, abs(real), p, every, price)
+    size = 0 if state[DECODING] else _choose(prob, abs(real), worth, p, every, price)
     bit = code(state, data, p, 1 if size else 0)
     learn(prob, count, slots, inputs, weights, every, _ZERO_INPUTS, p, bit, _LIMIT, _RATE)
     if bit == 0:
@@ -204,15 +204,15 @@ def _code_coefficient(
 
 
 @kernel()
-def _worth(real: Any, scale: float, first: Any, last: Any, price: float) -> Any:
-    """Return what the large coefficients of a block gain, in squared steps."""
+def _gain(real: Any, scale: float, worth: Any, first: Any, last: Any, price: float) -> Any:
+    """Return what the large coefficients of a block gain, in squared steps times worth."""
     gain = np.float32(0.0)
     for z in range(first[0], last[0]):
         for y in range(first[1], last[1]):
             for x in range(first[2], last[2]):
                 r = abs(real[z, y, x]) * scale
                 if r > 0.5:
-                    gain += max(2 * r - 1 - _BLOCK_BITS * price, np.float32(0.0))
+                    gain += max(worth[z, y, x] * (2 * r - 1) - _BLOCK_BITS * price, np.float32(0.0))
     return gain
 
 
@@ -238,10 +238,10 @@ def _sum(v: Any, at: int, row: int, plane: int, first: Any, last: Any, shift: An
 
 @kernel()
 def _code_block_flag(
-    state: Any, data: Any, prob: Any, count: Any, weights: Any, slots: Any, inputs: Any, worth: Any,
+    state: Any, data: Any, prob: Any, count: Any, weights: Any, slots: Any, inputs: Any, gain: Any,
     around: int, higher: int, side: int, kind: int, price: Any,
 ) -> Any:  # fmt: skip
-    """Code whether a block has any coefficient but 0, given what they are worth."""
+    """Code whether a block has any coefficient but 0, given what they gain."""
     lu, lb = _level(2 * higher), _level(side)
     slots[0] = _AT[9] + kind * 8 + around
     slots[1] = _AT[10] + lu * LEVELS + lb
@@ -249,7 +249,7 @@ def _code_block_flag(
     row = _BLOCK_ROW + lu
     p = mix(prob, slots, inputs, weights, row, _BLOCK_INPUTS)
     needed = price * (BITS[p >> 4] - BITS[4095 - (p >> 4)] + _BLOCK_BITS)
-    bit = code(state, data, p, 1 if worth > 0 and worth > needed else 0)
+    bit = code(state, data, p, 1 if gain > 0 and gain > needed else 0)
     learn(prob, count, slots, inputs, weights, row, _BLOCK_INPUTS, p, bit, _BLOCK_LIMIT, _RATE)
     return bit
 
@@ -273,8 +273,8 @@ def _around_sums(sums: Any, i: Any, row: int, plane: int, inside: Any) -> Any:
 @kernel()
 def _code_block(
     state: Any, data: Any, prob: Any, count: Any, weights: Any, slots: Any, inputs: Any, real: Any,
-    scale: Any, own: Any, own_active: Any, q: Any, parents: Any, parents_active: Any, shift: Any,
-    sums: Any, first: Any, last: Any, places: Any, above_places: Any, sum_places: Any,
+    scale: Any, worth: Any, own: Any, own_active: Any, q: Any, parents: Any, parents_active: Any,
+    shift: Any, sums: Any, first: Any, last: Any, places: Any, above_places: Any, sum_places: Any,
     kind: int, direction: int, price: Any,
 ) -> None:  # fmt: skip
     """Code the coefficients of a block that has one but 0."""
@@ -290,11 +290,13 @@ def _code_block(
             side = beside + z * sum_plane + y * sum_row
             for x in range(first[2], last[2]):
                 wanted = real[z, y, x] * scale if encoding else np.float32(0)
+                weight = worth[z, y, x] if encoding else np.float32(0)
                 at, over = np.uint32(i + x), np.uint32(up + (x >> shift[2]))
                 inside = (z + 1 < depth, y + 1 < height, x + 1 < width)
                 value = _code_coefficient(
-                    state, data, prob, count, weights, slots, inputs, wanted, own, at, row, plane,
-                    parents[over], sums[np.uint32(side + x)], own_active[at], parents_active[over],
+                    state, data, prob, count, weights, slots, inputs, wanted, weight, own, at, row,
+                    plane, parents[over], sums[np.uint32(side + x)], own_active[at],
+                    parents_active[over],
                     _around_sums(sums, side + x, sum_row, sum_plane, inside), kind, direction,
                     price,
                 )  # fmt: skip
@@ -307,18 +309,18 @@ def _code_block(
 # One compiled form for whole bands and for views of them.
 _CODE_BAND = (
     "boolean(int64[::1], uint8[::1], uint16[::1], uint8[::1], int32[:, ::1], int64[:, ::1], "
-    "float32[:, :, :], float32, int32[:, :, :], int8[::1], int16[::1], uint8[:, :, ::1], "
-    "int8[::1], int16[::1], uint8[:, :, ::1], int64[::1], int64[::1], int64[::1], uint8[::1], "
-    "uint8[:, :, ::1], int64[::1], int64, int64, float32)"
+    "float32[:, :, :], float32, float32[:, :, :], int32[:, :, :], int8[::1], int16[::1], "
+    "uint8[:, :, ::1], int8[::1], int16[::1], uint8[:, :, ::1], int64[::1], int64[::1], "
+    "int64[::1], uint8[::1], uint8[:, :, ::1], int64[::1], int64, int64, float32)"
 )
 
 
 @kernel(_CODE_BAND)
 def code_band(
     state: Any, data: Any, prob: Any, count: Any, weights: Any, scratch: Any, real: Any,
-    scale: Any, q: Any, own: Any, own_active: Any, blocks: Any, parents: Any, parents_active: Any,
-    parent_blocks: Any, origin: Any, shift: Any, parent_places: Any, sums: Any, sum_blocks: Any,
-    sum_places: Any, kind: int, direction: int, price: Any,
+    scale: Any, worth: Any, q: Any, own: Any, own_active: Any, blocks: Any, parents: Any,
+    parents_active: Any, parent_blocks: Any, origin: Any, shift: Any, parent_places: Any, sums: Any,
+    sum_blocks: Any, sum_places: Any, kind: int, direction: int, price: Any,
 ) -> Any:  # fmt: skip
     """Encode a band, choosing its integers, or decode it; False: the data were too short.
 
@@ -338,6 +340,8 @@ def code_band(
         Coefficients; not read when decoding.
     scale : float32
         One over the step.
+    worth : (z, y, x) float32
+        Weight of each coefficient's squared error; not read when decoding.
     q : (z, y, x) int32
         Zeros; then the integers.
     own : int8, padded
@@ -393,17 +397,17 @@ def code_band(
                     higher = _sum(parents, *above_places, first, last, shift)
                 if sum_blocks[bz + 1, by + 1, bx + 1]:
                     side = _sum(sums, beside, sum_row, sum_plane, first, last, (0, 0, 0))
-                worth = _worth(real, scale, first, last, price) if encoding else np.float32(0)
+                gain = _gain(real, scale, worth, first, last, price) if encoding else np.float32(0)
                 bit = _code_block_flag(
-                    state, data, prob, count, weights, slots, inputs, worth, near, higher, side,
+                    state, data, prob, count, weights, slots, inputs, gain, near, higher, side,
                     kind, price,
                 )  # fmt: skip
                 blocks[bz + 1, by + 1, bx + 1] = bit
                 if bit:
                     _code_block(
-                        state, data, prob, count, weights, slots, inputs, real, scale, own,
-                        own_active, q, parents, parents_active, shift, sums, first, last,
-                        (here, row, plane), above_places, (beside, sum_row, sum_plane), kind,
+                        state, data, prob, count, weights, slots, inputs, real, scale,
+                        worth, own, own_active, q, parents, parents_active, shift, sums, first,
+                        last, (here, row, plane), above_places, (beside, sum_row, sum_plane), kind,
                         direction, price,
                     )  # fmt: skip
     return state[AT] <= len(data) + SLACK

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.stride_tricks import as_strided
 
 from tinc_codec.errors import CorruptPayload
 from tinc_codec.stream.residual import binary, coefficients, wavelet
@@ -172,16 +173,18 @@ class _Coder:
             self._active[:size] = 0
         return self._active[:size]
 
-    def low_pass(self, real: Float32Array, q: IntArray, scale: float, price: float) -> None:
+    def low_pass(
+        self, real: Float32Array, worth: Float32Array, q: IntArray, scale: float, price: float
+    ) -> None:
         """Code the low-pass band."""
         self._band(
-            real, scale, q, _Band.zeros(q.shape), _NO_LEVEL, np.zeros(AXES, np.int64), _FAR,
+            real, scale, worth, q, _Band.zeros(q.shape), _NO_LEVEL, np.zeros(AXES, np.int64), _FAR,
             _padded(q.shape, np.uint8), _no_blocks(q.shape), _LOW_KIND, LOW_PASS, price,
         )  # fmt: skip
 
     def level(
-        self, level: int, real: dict[int, Float32Array], q: dict[int, IntArray], scale: float,
-        price: float, parent: _Level, origin: Sequence[int],
+        self, level: int, real: dict[int, Float32Array], worth: dict[int, Float32Array],
+        q: dict[int, IntArray], scale: float, price: float, parent: _Level, origin: Sequence[int],
     ) -> dict[int, _Band]:  # fmt: skip
         """Code the bands of a level, or a tile of them; return what later ones need of them."""
         largest = [max(band.shape[k] for band in q.values()) for k in range(AXES)]
@@ -192,26 +195,25 @@ class _Coder:
             band = found[direction] = _Band.zeros(integers.shape)
             shift = parent.shift if direction in parent.bands else _FAR
             corner = np.array(origin, np.int64) >> shift
-            wanted = real.get(direction, _NO_REAL)
             self._band(
-                wanted, scale, integers, band, parent, corner, shift, sums, sum_blocks,
-                kind + direction, direction, price,
+                real.get(direction, _NO_REAL), scale, worth.get(direction, _NO_REAL), integers,
+                band, parent, corner, shift, sums, sum_blocks, kind + direction, direction, price,
             )  # fmt: skip
             coefficients.add_magnitudes(band.clipped, band.blocks, sums, sum_blocks)
         return found
 
     def _band(
-        self, real: Float32Array, scale: float, q: IntArray, band: _Band, parent: _Level,
-        corner: IntArray, shift: IntArray, sums: IntArray, sum_blocks: IntArray, kind: int,
-        direction: int, price: float,
+        self, real: Float32Array, scale: float, worth: Float32Array, q: IntArray, band: _Band,
+        parent: _Level, corner: IntArray, shift: IntArray, sums: IntArray, sum_blocks: IntArray,
+        kind: int, direction: int, price: float,
     ) -> None:  # fmt: skip
         if not self.whole:
             return
         above = parent.bands.get(direction, _NO_BAND)
         self.whole = coefficients.code_band(
             self.state, self.data, *self.model, np.zeros((2, binary.INPUTS), np.int64), real,
-            np.float32(scale), q, band.clipped.reshape(-1), self._not_active(band.clipped.size),
-            band.blocks, above.clipped.reshape(-1),
+            np.float32(scale), worth, q, band.clipped.reshape(-1),
+            self._not_active(band.clipped.size), band.blocks, above.clipped.reshape(-1),
             parent.active.get(direction, _NOT_ACTIVE).reshape(-1), above.blocks, corner, shift,
             _places(above.clipped, corner), sums.reshape(-1), sum_blocks,
             _places(sums, (0, 0, 0)), kind, direction, np.float32(price),
@@ -224,11 +226,11 @@ class _Coder:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Bands:
+class Bands:
     """The low-pass band, and the others of each level, finest first, by direction."""
 
     low: Any
-    levels: list[dict[int, Any]]
+    levels: Sequence[dict[int, Any]]
 
     def tile(self, plan: Layout, window: Window) -> dict[int, Any]:
         """Return a tile of the finest level, as views."""
@@ -238,20 +240,17 @@ class _Bands:
 
 
 def _code_levels(
-    coder: _Coder,
-    plan: Layout,
-    real: _Bands | None,
-    q: _Bands,
-    scale: float,
-    price: float,
+    coder: _Coder, plan: Layout, real: Bands, worth: Bands, q: Bands, scale: float, price: float,
     stop: int,
-) -> _Level:
+) -> _Level:  # fmt: skip
     """Code the low-pass band and the levels from the coarsest to ``stop``."""
-    coder.low_pass(_NO_REAL if real is None else real.low, q.low, scale, price)
+    coder.low_pass(real.low, worth.low, q.low, scale, price)
     parent = _NO_LEVEL
     for level in range(len(plan.splits) - 1, stop - 1, -1):
-        wanted = {} if real is None else real.levels[level]
-        above = coder.level(level, wanted, q.levels[level], scale, price, parent, (0, 0, 0))
+        above = coder.level(
+            level, real.levels[level], worth.levels[level], q.levels[level], scale, price, parent,
+            (0, 0, 0),
+        )  # fmt: skip
         halved = [plan.splits[level] >> k & 1 for k in range(AXES)]
         active = {d: _around(band.clipped) for d, band in above.items()} if level > 0 else {}
         parent = _Level(bands=above, active=active, shift=np.array(halved, np.int64))
@@ -262,7 +261,26 @@ def _clipped(window: Window, shape: Sequence[int]) -> tuple[slice, ...]:
     return tuple(slice(a, min(b, n)) for (a, b), n in zip(window, shape, strict=True))
 
 
-def _zeros(plan: Layout) -> _Bands:
+def everywhere(value: float, plan: Layout) -> Bands:
+    """Return bands of one float32 value, which takes memory once; not to be written to."""
+    one = np.array([value], np.float32)
+
+    def band(shape: Sequence[int]) -> Float32Array:
+        return as_strided(one, shape, (0,) * AXES)
+
+    levels = [
+        {d: band(plan.band_shape(k, d)) for d in plan.directions(k)}
+        for k in range(len(plan.splits))
+    ]
+    return Bands(low=band(plan.shapes[-1]), levels=levels)
+
+
+def _nothing(plan: Layout) -> Bands:
+    """Return what stands for real bands where there are none."""
+    return Bands(low=_NO_REAL, levels=[{} for _ in plan.splits])
+
+
+def _zeros(plan: Layout) -> Bands:
     """Return int32 zeros for all bands, in one piece of memory: fresh small ones cost more."""
     shapes = [plan.shapes[-1]] + [
         plan.band_shape(k, d) for k in range(len(plan.splits)) for d in plan.directions(k)
@@ -272,7 +290,7 @@ def _zeros(plan: Layout) -> _Bands:
     low, *others = (part.reshape(shape) for part, shape in zip(cut, shapes, strict=True))
     rest = iter(others)
     levels = [{d: next(rest) for d in plan.directions(k)} for k in range(len(plan.splits))]
-    return _Bands(low=low, levels=levels)
+    return Bands(low=low, levels=levels)
 
 
 def _copy(model: Model) -> Model:
@@ -284,13 +302,13 @@ def _copy(model: Model) -> Model:
 class Quantized:
     """Integers of a transform, and the segments they are coded in."""
 
-    bands: _Bands
+    bands: Bands
     segments: tuple[bytes, ...]
 
 
 def encode(
-    plan: Layout, low: Float32Array, levels: list[dict[int, Float32Array]], *, step: float,
-    price: float, cuts: int, most: int, run: Run,
+    plan: Layout, real: Bands, worth: Bands, *, step: float, price: float, cuts: int, most: int,
+    run: Run,
 ) -> Quantized | None:  # fmt: skip
     """Quantise and code a transform; None where it takes more than ``most`` bytes.
 
@@ -298,8 +316,10 @@ def encode(
     ----------
     plan : Layout
         Of the transform.
-    low, levels : float32 arrays
+    real : Bands of float32
         As :func:`wavelet.forward` gives them.
+    worth : Bands of float32
+        Weight of each coefficient's squared error.
     step : float
         Quantisation step.
     price : float
@@ -311,12 +331,12 @@ def encode(
     run : callable
         Maps a function over items, on threads perhaps.
     """
-    real, q = _Bands(low=low, levels=levels), _zeros(plan)
+    q = _zeros(plan)
     header = Header(plan=plan, step=step, offset=0, bias=0, cuts=cuts)
     scale = 1 / step
     first = _Coder(np.zeros(most, np.uint8), _new_model(), decoding=False)
     stop = 1 if cuts else 0
-    parent = _code_levels(first, plan, real, q, scale, price, stop)
+    parent = _code_levels(first, plan, real, worth, q, scale, price, stop)
     found = [first.finished()]
     if found[0] is None:
         return None
@@ -326,8 +346,9 @@ def encode(
             coder = _Coder(np.zeros(most, np.uint8), _copy(first.model), decoding=False)
             origin = [a for a, _ in window]
             coder.level(
-                0, real.tile(plan, window), q.tile(plan, window), scale, price, parent, origin
-            )
+                0, real.tile(plan, window), worth.tile(plan, window), q.tile(plan, window), scale,
+                price, parent, origin,
+            )  # fmt: skip
             return coder.finished()
 
         found += run(code_tile, header.tiles())
@@ -350,7 +371,7 @@ class Coefficients:
         self.header = header
         self._segments = [np.frombuffer(s, np.uint8).copy() for s in segments]
         self._lock = threading.Lock()
-        self._bands: _Bands | None = None
+        self._bands: Bands | None = None
         self._model: Model | None = None
         self._parent: _Level | None = None
         self._missing = header.tiles() if header.cuts else []
@@ -375,13 +396,14 @@ class Coefficients:
         scale = np.float32(self.header.step), np.float32(self.header.bias)
         return wavelet.inverse(plan, window, bands.low, bands.levels, scale, run)
 
-    def _decoded(self, needed: Sequence[Window], run: Run) -> _Bands:
+    def _decoded(self, needed: Sequence[Window], run: Run) -> Bands:
         """Return the integers, with all tiles of the finest level that are needed."""
         plan, cuts = self.header.plan, self.header.cuts
         if self._bands is None:
             bands = _zeros(plan)
             first = _Coder(self._segments[0], _new_model(), decoding=True)
-            parent = _code_levels(first, plan, None, bands, 1.0, 0.0, 1 if cuts else 0)
+            none = _nothing(plan)
+            parent = _code_levels(first, plan, none, none, bands, 1.0, 0.0, 1 if cuts else 0)
             _check_whole(first)
             self._bands, self._model, self._parent = bands, first.model, parent
         bands, model, level = self._bands, self._model, self._parent
@@ -393,7 +415,7 @@ class Coefficients:
         def decode_tile(window: Window) -> None:
             coder = _Coder(self._tile_segments[window], _copy(model), decoding=True)
             q = bands.tile(plan, window)
-            coder.level(0, {}, q, 1.0, 0.0, level, [a for a, _ in window])
+            coder.level(0, {}, {}, q, 1.0, 0.0, level, [a for a, _ in window])
             _check_whole(coder)
 
         list(run(decode_tile, wanted))
