@@ -240,3 +240,22 @@ def test_downloads_are_recorded_and_verified(
     assert public.main(["v", "--folder", str(folder)]) == 1
     assert "no network, or the site is down" in capsys.readouterr().err
     assert not (folder / "v.npy").exists()
+
+
+def test_a_rule_is_judged_by_the_best_choice_for_the_other_volumes() -> None:
+    from benchmarks.experiments.choices import leave_one_out
+
+    scores = {
+        ("a", "64.0"): {"1": 40.0, "2": 42.0, "auto": 41.0},
+        ("b", "64.0"): {"1": 30.0, "2": 29.5, "auto": 30.0},
+        ("c", "64.0"): {"1": 20.0, "2": 19.7, "auto": 20.5},
+        ("d", "64.0"): {"2": 19.7, "auto": 20.5},  # one level out of reach
+    }
+    told = leave_one_out(scores)
+    # for a, level 1 is best of b and c; for b and c, level 2 is, by what it is better on a
+    assert "| a | 64 | 1 | 40.00 | 41.00 | +1.00 | 2 (42.00) |" in told
+    assert "| b | 64 | 2 | 29.50 | 30.00 | +0.50 | 1 (30.00) |" in told
+    assert "| c | 64 | 2 | 19.70 | 20.50 | +0.80 | 1 (20.00) |" in told
+    assert "+0.77 dB in the mean" in told
+    assert "| d |" not in told
+    assert "Too few" in leave_one_out({("a", "64.0"): {"1": 40.0, "auto": 41.0}})

@@ -2,7 +2,8 @@
 
 Three levels, so that the leaves are the sub-regions. r_l of 0.8, 1 and 1.2 with an even share
 within levels, against the sub-regions' non-local similarity; then r_l = 1 with shares by signal and
-by variance. A row for each sub-region.
+by variance. A row for each sub-region. Then what the package chooses against the best way for the
+other volumes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from benchmarks.baselines.protocol import Array
+from benchmarks.experiments.choices import RULE, leave_one_out
 from benchmarks.experiments.common import Blocks, Options, run_cases
 from benchmarks.experiments.levels import own
 from benchmarks.experiments.regions import regions, similarity
@@ -51,7 +53,7 @@ def measure_regions(block: Array, case: Case) -> list[dict[str, Any]]:
         ratio=case.ratio,
         form="tree",
         levels=_LEVELS,
-        level_ratio=float(case.level_ratio),
+        level_ratio="auto" if case.level_ratio == RULE else float(case.level_ratio),
         allocation=case.allocation,
         effort=case.effort,
     )
@@ -96,7 +98,7 @@ def run(options: Options) -> str:
             allocation=allocation,
         )
         for volume, ratio, (level_ratio, allocation) in product(
-            options.volumes, options.ratios, WAYS
+            options.volumes, options.ratios, (*WAYS, (RULE, RULE))
         )
     ]
     rows = run_cases(
@@ -107,7 +109,24 @@ def run(options: Options) -> str:
         from benchmarks import plots
 
         plots.allocation(found, options.plots)
-    return markdown(_COLUMNS, map(_line, found))
+    chosen = leave_one_out(scores(rows))
+    return f"{markdown(_COLUMNS, map(_line, found))}\n\n### By rule\n\n{chosen}"
+
+
+def scores(rows: list[Row]) -> dict[tuple[str, str], dict[str, float]]:
+    """Return the PSNR in dB of the whole block of each way within reach, by volume and ratio."""
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    for row in rows:
+        if row["whole_psnr_db"]:
+            case = found.setdefault((row["volume"], row["ratio"]), {})
+            case[_named(row["level_ratio"], row["allocation"])] = float(row["whole_psnr_db"])
+    return found
+
+
+def _named(level_ratio: str, allocation: str) -> str:
+    if level_ratio == RULE:
+        return RULE
+    return f"r_l = {level_ratio}" if allocation == "even" else allocation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +193,7 @@ def _line(change: Change) -> list[str]:
     level_ratio, allocation = change.way
     return [
         *(change.volume, f"{change.ratio:g}"),
-        f"r_l = {level_ratio}" if allocation == "even" else allocation,
+        _named(level_ratio, allocation),
         f"{statistics.fmean(change.similarity):.3f}",
         f"{change.whole_psnr:+.2f}",
         f"{change.whole_ssim:+.4f}",

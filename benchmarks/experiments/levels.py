@@ -1,4 +1,7 @@
-"""One to four levels of the tree, and the gain by them against the share of high frequencies."""
+"""One to four levels of the tree, and the gain by them against the share of high frequencies.
+
+Then the number that the package chooses against the best one for the other volumes.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from itertools import product
 from typing import Any
 
 from benchmarks.baselines.protocol import Coded, timed
+from benchmarks.experiments.choices import RULE, leave_one_out
 from benchmarks.experiments.common import Blocks, Options, measured, run_cases
 from benchmarks.experiments.regions import high_frequencies
 from benchmarks.rows import Row, markdown
@@ -25,7 +29,7 @@ class Case:
     side: int
     ratio: float
     effort: int
-    levels: int
+    levels: int | str
 
 
 def own(block: Any, settings: Settings) -> Coded | None:
@@ -53,12 +57,13 @@ def run(options: Options) -> str:
     blocks = Blocks(options.side)
     cases = [
         Case(volume=volume, side=options.side, ratio=ratio, effort=options.effort, levels=levels)
-        for volume, ratio, levels in product(options.volumes, options.ratios, LEVELS)
+        for volume, ratio, levels in product(options.volumes, options.ratios, (*LEVELS, RULE))
     ]
 
     def measure(case: Case) -> list[dict[str, Any]]:
         block = blocks(case.volume)
-        wanted = Settings(ratio=case.ratio, levels=case.levels, form="tree", effort=case.effort)
+        levels: Any = case.levels
+        wanted = Settings(ratio=case.ratio, levels=levels, form="tree", effort=case.effort)
         share = {"high_frequencies": round(high_frequencies(block), 5)}
         return [share | measured(block, own(block, wanted))]
 
@@ -67,7 +72,18 @@ def run(options: Options) -> str:
         from benchmarks import plots
 
         plots.levels(gains(rows), options.plots)
-    return markdown(_COLUMNS, map(_line, gains(rows)))
+    chosen = leave_one_out(scores(rows, "levels"))
+    return f"{markdown(_COLUMNS, map(_line, gains(rows)))}\n\n### By rule\n\n{chosen}"
+
+
+def scores(rows: list[Row], choice: str) -> dict[tuple[str, str], dict[str, float]]:
+    """Return the PSNR in dB of each choice within reach, by volume and ratio."""
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    for row in rows:
+        if row["psnr_db"]:
+            case = found.setdefault((row["volume"], row["ratio"]), {})
+            case[row[choice]] = float(row["psnr_db"])
+    return found
 
 
 _COLUMNS = (
@@ -96,7 +112,8 @@ def gains(rows: list[Row]) -> list[Gains]:
     """Return a record for each volume and ratio."""
     by_case: dict[tuple[str, str], dict[int, Row]] = {}
     for row in rows:
-        by_case.setdefault((row["volume"], row["ratio"]), {})[int(row["levels"])] = row
+        if row["levels"] != RULE:
+            by_case.setdefault((row["volume"], row["ratio"]), {})[int(row["levels"])] = row
 
     def values(found: dict[int, Row], column: str) -> tuple[float | None, ...]:
         there = (found[n][column] if n in found else "" for n in LEVELS)
