@@ -90,18 +90,21 @@ def _grid(
     first = max(0, low - stage.REACH)
     needed[-1] = np.arange(first, min(shape[-1], high + stage.REACH + 1))
     four = [1] * (4 - len(shape)) + [len(index) for index in needed]
-    values = np.ascontiguousarray(evaluate(needed)).reshape(four)
+    window = np.array(four, np.int64)
+    values = np.ascontiguousarray(evaluate(needed)).reshape(-1)
     alone = np.zeros((1, 1), np.int64)
     near_z, near_y = [alone, alone, *near][-2:]
-    lines = (values.shape[0], near_z.shape[1], near_y.shape[1])
-    out = np.empty((*lines, high - low + 1), np.float32)
+    lines = four[0] * near_z.shape[1] * near_y.shape[1]
+    out = np.empty((lines, high - low + 1), np.float32)
     tables = stage.tables(postfilter, len(shape))
 
     def run(rows: IntArray) -> None:
         work = np.empty(stage.WORK, np.float32)
-        stage.filter_lines(values, near_z, near_y, low - first, filtered, rows, tables, work, out)
+        stage.filter_lines(
+            values, window, near_z, near_y, low - first, filtered, rows, tables, work, out
+        )
 
-    each(run, _parts(int(np.prod(lines)), out.shape[-1]))
+    each(run, _parts(lines, out.shape[-1]))
     wanted = axes[-1] - low
     whole = len(wanted) == out.shape[-1] and bool((np.diff(wanted) == 1).all())
     return (out if whole else out.take(wanted, axis=-1)).reshape(size)

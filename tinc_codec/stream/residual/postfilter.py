@@ -26,9 +26,14 @@ Float32Array = npt.NDArray[np.float32]
 
 # Neighbours at distances 1 to REACH, on both sides along each axis.
 REACH = 3
-# Voxels of a line filtered at once, and the numbers that this takes: six rows and the line itself.
+# Voxels filtered at once, of several lines or of a part of one, and the numbers that this takes:
+# six rows, the voxels, the result, and a line with its neighbours.
 BLOCK = 256
-WORK = 7 * BLOCK + 2 * REACH
+_OWN, _OUT, _LINE = 6, 7, 8
+WORK = 9 * BLOCK + 2 * REACH
+# Compiled loops take so many numbers in a turn; what is left over they take one by one, which is
+# slower by as much. Lines are therefore kept a multiple of this apart.
+_TURN = 32
 MOST_AXES = 3
 VALUE_UNIT, WEIGHT_UNIT = 255, 64
 FEWEST_KNOTS, MOST_KNOTS, MOST_ACTIVITIES = 2, 64, 16
@@ -357,16 +362,60 @@ def _copy_line(line: Any, first: int, out: Any) -> None:
 
 
 @kernel()
+def _add_beside(
+    own: Any, values: Any, at: int, places: Any, apart: int, weights: Any, tap: int, work: Any
+) -> None:
+    """Add the axis along which lines at these places are the neighbours of one."""
+    m = len(own)
+    b, a = at + places[1] * apart, at + places[2] * apart
+    b_2, a_2 = at + places[3] * apart, at + places[4] * apart
+    b_3, a_3 = at + places[5] * apart, at + places[6] * apart
+    _add_axis(
+        own, values[b : b + m], values[a : a + m], values[b_2 : b_2 + m], values[a_2 : a_2 + m],
+        values[b_3 : b_3 + m], values[a_3 : a_3 + m], weights, tap, work,
+    )  # fmt: skip
+
+
+@kernel()
+def _add_line(
+    values: Any, strides: Any, z: Any, y: Any, first: int, n: int, apart: int, axes: int,
+    weights: Any, here: int, work: Any,
+) -> None:  # fmt: skip
+    """Set a line's part of the rows of work, from ``here`` on: its voxels, activity and sums."""
+    base, plane, row, length = strides
+    at = base + z[0] * plane + y[0] * row + first
+    # What follows a line in memory is taken along, to make up whole turns.
+    end = base + z[2 * REACH] * plane + y[2 * REACH] * row + first + apart
+    m = apart if end <= len(values) else n
+    padded = work[_LINE * BLOCK :]
+    _copy_line(values[at - first : at - first + length], first - REACH, padded[: n + 2 * REACH])
+    own, sums = padded[REACH : REACH + m], work[here:]
+    kept = work[_OWN * BLOCK + here : _OWN * BLOCK + here + m]
+    for i in range(len(kept)):
+        kept[i] = own[i]
+    if axes > 2:
+        _add_beside(own, values, at - z[0] * plane, z, plane, weights, 0, sums)
+    if axes > 1:
+        _add_beside(own, values, at - y[0] * row, y, row, weights, REACH * (axes - 2), sums)
+    _add_axis(
+        own, padded[2 : 2 + m], padded[4 : 4 + m], padded[1 : 1 + m], padded[5 : 5 + m],
+        padded[:m], padded[6 : 6 + m], weights, REACH * (axes - 1), sums,
+    )  # fmt: skip
+
+
+@kernel()
 def filter_lines(
-    values: Any, near_z: Any, near_y: Any, start: int, axes: int, rows: Any, tables: Any,
-    work: Any, out: Any,
+    values: Any, shape: Any, near_z: Any, near_y: Any, start: int, axes: int, rows: Any,
+    tables: Any, work: Any, out: Any,
 ) -> None:  # fmt: skip
     """Filter some lines of a window.
 
     Parameters
     ----------
-    values : (b, z, y, x) float32
-        The window, with the neighbours of what is wanted.
+    values : float32
+        The window, with the neighbours of what is wanted, as one axis.
+    shape : (4,) int64
+        Its lengths: b, z, y, x.
     near_z, near_y : (7, lines wanted) int64
         Places in the window of each line wanted along that axis (row 0), then of its neighbours.
     start : int
@@ -379,42 +428,33 @@ def filter_lines(
         Of the filter.
     work : (WORK,) float32
         Overwritten.
-    out : (b, lines along z, lines along y, n) float32
-        The result.
+    out : (lines, n) float32
+        The result, lines along b, z and y being one axis.
     """
-    weights, across = tables.weights, REACH * (axes - 1)
-    for line in range(rows[0], rows[1]):
-        y = line % out.shape[2]
-        z = line // out.shape[2] % out.shape[1]
-        b = line // (out.shape[1] * out.shape[2])
-        volume = values[b]
-        for left in range(0, out.shape[3], BLOCK):
-            n = min(BLOCK, out.shape[3] - left)
-            first, last = start + left, start + left + n
-            padded = work[6 * BLOCK : 6 * BLOCK + n + 2 * REACH]
-            _copy_line(volume[near_z[0, z], near_y[0, y]], first - REACH, padded)
-            own = padded[REACH : REACH + n]
+    row = shape[3]
+    plane = shape[2] * row
+    for left in range(0, out.shape[1], BLOCK):
+        n = min(BLOCK, out.shape[1] - left)
+        apart = (n + _TURN - 1) // _TURN * _TURN
+        for first in range(rows[0], rows[1], BLOCK // apart):
+            last = min(first + BLOCK // apart, rows[1])
             _clear(work)
-            part = slice(first, last)
-            if axes > 2:
-                k, at = near_z[:, z], near_y[0, y]
-                _add_axis(
-                    own, volume[k[1], at, part], volume[k[2], at, part], volume[k[3], at, part],
-                    volume[k[4], at, part], volume[k[5], at, part], volume[k[6], at, part],
-                    weights, 0, work,
+            for line in range(first, last):
+                above = line // near_y.shape[1]
+                y, z = line % near_y.shape[1], above % near_z.shape[1]
+                strides = (above // near_z.shape[1] * shape[1] * plane, plane, row, row)
+                _add_line(
+                    values, strides, near_z[:, z], near_y[:, y], start + left, n, apart, axes,
+                    tables.weights, (line - first) * apart, work,
                 )  # fmt: skip
-            if axes > 1:
-                k, plane = near_y[:, y], volume[near_z[0, z]]
-                _add_axis(
-                    own, plane[k[1], part], plane[k[2], part], plane[k[3], part],
-                    plane[k[4], part], plane[k[5], part], plane[k[6], part],
-                    weights, across - REACH, work,
-                )  # fmt: skip
-            _add_axis(
-                own, padded[2 : n + 2], padded[4 : n + 4], padded[1 : n + 1], padded[5 : n + 5],
-                padded[:n], padded[6 : n + 6], weights, across, work,
-            )  # fmt: skip
-            _moved(own, tables, work, out[b, z, y, left : left + n])
+            done = (last - first) * apart
+            moved = work[_OUT * BLOCK :][:done]
+            _moved(work[_OWN * BLOCK :][:done], tables, work, moved)
+            for line in range(first, last):
+                source = moved[(line - first) * apart :][:n]
+                target = out[line, left : left + n]
+                for i in range(len(target)):
+                    target[i] = source[i]
 
 
 def neighbours(index: npt.NDArray[np.int64], length: int) -> npt.NDArray[np.int64]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -137,11 +137,11 @@ def _no_blocks(shape: Sequence[int]) -> npt.NDArray[np.uint8]:
     return np.zeros([2 + math.ceil(n / coefficients.BLOCK) for n in shape], np.uint8)
 
 
-def _places(padded: npt.NDArray[Any], origin: Iterable[int]) -> npt.NDArray[np.int64]:
+def _places(padded: npt.NDArray[Any], origin: Sequence[int]) -> npt.NDArray[np.int64]:
     """Return where in a padded array, as one axis, a place is, and rows and planes apart."""
-    plane, row = padded.shape[1] * padded.shape[2], padded.shape[2]
-    z, y, x = (int(k) + PAD for k in origin)
-    return np.array([z * plane + y * row + x, row, plane], np.int64)
+    _, height, row = padded.shape
+    plane, (z, y, x) = height * row, origin
+    return np.array((z * plane + y * row + x + PAD * (plane + row + 1), row, plane), np.int64)
 
 
 def _around(v: npt.NDArray[Any]) -> npt.NDArray[np.int16]:
@@ -163,6 +163,7 @@ class _Coder:
         self.state = np.zeros(binary.STATE_SIZE, np.int64)
         self.whole = True
         self._active = np.zeros(0, np.int16)
+        self._scratch = np.zeros((2, binary.INPUTS), np.int64)
         binary.start(self.state, data, decoding)
 
     def _not_active(self, size: int) -> npt.NDArray[np.int16]:
@@ -178,7 +179,7 @@ class _Coder:
     ) -> None:
         """Code the low-pass band."""
         self._band(
-            real, scale, worth, q, _Band.zeros(q.shape), _NO_LEVEL, np.zeros(AXES, np.int64), _FAR,
+            real, scale, worth, q, _Band.zeros(q.shape), _NO_LEVEL, (0, 0, 0), _FAR,
             _padded(q.shape, np.uint8), _no_blocks(q.shape), _LOW_KIND, LOW_PASS, price,
         )  # fmt: skip
 
@@ -194,28 +195,28 @@ class _Coder:
         for direction, integers in q.items():
             band = found[direction] = _Band.zeros(integers.shape)
             shift = parent.shift if direction in parent.bands else _FAR
-            corner = np.array(origin, np.int64) >> shift
             self._band(
                 real.get(direction, _NO_REAL), scale, worth.get(direction, _NO_REAL), integers,
-                band, parent, corner, shift, sums, sum_blocks, kind + direction, direction, price,
+                band, parent, origin, shift, sums, sum_blocks, kind + direction, direction, price,
             )  # fmt: skip
             coefficients.add_magnitudes(band.clipped, band.blocks, sums, sum_blocks)
         return found
 
     def _band(
         self, real: Float32Array, scale: float, worth: Float32Array, q: IntArray, band: _Band,
-        parent: _Level, corner: IntArray, shift: IntArray, sums: IntArray, sum_blocks: IntArray,
-        kind: int, direction: int, price: float,
+        parent: _Level, origin: Sequence[int], shift: IntArray, sums: IntArray,
+        sum_blocks: IntArray, kind: int, direction: int, price: float,
     ) -> None:  # fmt: skip
         if not self.whole:
             return
         above = parent.bands.get(direction, _NO_BAND)
+        corner = np.array(origin, np.int64) >> shift
         self.whole = coefficients.code_band(
-            self.state, self.data, *self.model, np.zeros((2, binary.INPUTS), np.int64), real,
+            self.state, self.data, *self.model, self._scratch, real,
             np.float32(scale), worth, q, band.clipped.reshape(-1),
             self._not_active(band.clipped.size), band.blocks, above.clipped.reshape(-1),
             parent.active.get(direction, _NOT_ACTIVE).reshape(-1), above.blocks, corner, shift,
-            _places(above.clipped, corner), sums.reshape(-1), sum_blocks,
+            _places(above.clipped, corner.tolist()), sums.reshape(-1), sum_blocks,
             _places(sums, (0, 0, 0)), kind, direction, np.float32(price),
         )  # fmt: skip
 
