@@ -5,7 +5,7 @@ What is promised, beyond what a process holds after a first small use (libraries
 - decoding a whole chunk takes its result and at most 32 MiB, whatever its size;
 - decoding a plane or a preview takes at most 16 MiB, of which the payload taken apart is a part;
 - encoding a chunk of integers of 8 or 16 bits takes at most 16 MiB and 20 bytes per voxel, wider
-  values or a mask 40, the array itself not counted; however many steps the fit has.
+  values, a mask or importance 40, the array itself not counted; however many steps the fit has.
 
 Measured when this was written (two threads): 16 MiB beside the result; 2 to 10 MiB; 14 to 20 and
 25 to 40 bytes per voxel in all, for chunks of 256³ down to 128³. Sides
@@ -52,11 +52,11 @@ def masked(side):
     values[values > 4000] = np.nan
     return values
 
-def encode(array, levels):
-    return tinc_codec.encode(array, ratio=200, levels=levels, iterations=3, form="tree")
+def encode(array, levels, **more):
+    return tinc_codec.encode(array, ratio=200, levels=levels, iterations=3, form="tree", **more)
 
-def encode_wavelet(array):
-    return tinc_codec.encode(array, ratio=100, effort=2, form="wavelet")
+def encode_wavelet(array, **more):
+    return tinc_codec.encode(array, ratio=100, effort=2, form="wavelet", **more)
 
 def encode_bounded(array):
     return tinc_codec.encode(array, max_error=3)
@@ -133,6 +133,21 @@ def test_wavelets_take_so_much_per_voxel() -> None:
     assert growth(WAVELET, "edges(128)", "encode_wavelet(given)") < 64 * voxels + 32 * MIB
     for call in ("tinc_codec.decode(given)", "tinc_codec.decode(given, np.s_[3])"):
         assert growth(WAVELET, "sys.stdin.buffer.read()", call, payload) < 20 * voxels + 32 * MIB
+
+
+@pytest.mark.parametrize(
+    ("small", "array", "call", "per_voxel", "more"),
+    [
+        ("encode(volume(24), 2, {0})", "volume(128)", "encode(given, 2, {0})", 40, 16),
+        ("encode_wavelet(edges(24), {0})", "edges(128)", "encode_wavelet(given, {0})", 64, 32),
+    ],
+)
+def test_importance_takes_so_much_per_voxel(
+    small: str, array: str, call: str, per_voxel: int, more: int
+) -> None:
+    taken = growth(small.format("importance=3400"), array, call.format("importance=3400"))
+    assert taken > growth(small.format(""), array, call.format("")), "were there any weights?"
+    assert taken < per_voxel * 128**3 + more * MIB
 
 
 def test_corrections_take_so_much_per_voxel() -> None:

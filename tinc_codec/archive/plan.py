@@ -153,7 +153,8 @@ class Plan:
             return _BOUNDED
         if self.settings.form != "tree":
             return _WAVELETS
-        return _SMALL_INTEGERS if dtype.kind in "iu" and dtype.itemsize <= 2 else _OTHERS
+        small = dtype.kind in "iu" and dtype.itemsize <= 2 and self.settings.importance is None
+        return _SMALL_INTEGERS if small else _OTHERS
 
     @property
     def fingerprint(self) -> str:
