@@ -13,6 +13,8 @@ import pytest
 from volumes import volume
 
 from tinc_codec import InvalidSetting, Settings, decode, encode, forms, inspect, metrics
+from tinc_codec.forms import candidate, trees, wavelets
+from tinc_codec.forms.candidate import Form
 from tinc_codec.metrics import psnr
 from tinc_codec.phantom import phantom
 
@@ -52,16 +54,16 @@ def fidelity(array: np.ndarray, payload: bytes) -> float:
 def test_auto_is_no_worse_than_any_form_it_tries(
     array: np.ndarray, ratio: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tried: list[forms.Form] = []
-    original = forms._form
+    tried: list[Form] = []
+    original = candidate.form_of
 
-    def form(*arguments: Any) -> forms.Form:
+    def form(*arguments: Any) -> Form:
         tried.append(original(*arguments))
         return tried[-1]
 
-    monkeypatch.setattr(forms, "_form", form)
+    monkeypatch.setattr(candidate, "form_of", form)
     best = encode(array, ratio=ratio, **QUICK)
-    monkeypatch.setattr(forms, "_form", original)
+    monkeypatch.setattr(candidate, "form_of", original)
     assert len({frozenset(f.sections) for f in tried}) >= 2  # with a tree, and without
     alone = encode(array, ratio=ratio, form="wavelet", **QUICK)
     reached = psnr(array, decode(best))
@@ -74,18 +76,16 @@ def test_auto_is_no_worse_than_any_form_it_tries(
 def test_a_tree_that_helps_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a tree that knows the answer; and one that knows nothing is left out."""
     array = phantom((16, 16, 16))
-    original = forms._with_wavelet
+    original = wavelets._with_wavelet
 
-    def told(volume: Any, tree: Any, coding: Any) -> forms.Form:
+    def told(volume: Any, tree: Any, coding: Any) -> Form:
         form = original(volume, tree, coding)
         bonus = 20.0 if tree is not None else 0.0
-        return forms.Form(
-            sections=form.sections, payload=form.payload, psnr_db=form.psnr_db + bonus
-        )
+        return Form(sections=form.sections, payload=form.payload, psnr_db=form.psnr_db + bonus)
 
-    monkeypatch.setattr(forms, "_with_wavelet", told)
+    monkeypatch.setattr(wavelets, "_with_wavelet", told)
     assert inspect(encode(array, ratio=3, **QUICK)).form == "tree+wavelet"
-    monkeypatch.setattr(forms, "_with_wavelet", original)
+    monkeypatch.setattr(wavelets, "_with_wavelet", original)
     noise = np.random.default_rng(0).integers(0, 999, (12, 12, 12)).astype("u2")
     assert inspect(encode(noise, ratio=3, **QUICK)).form == "wavelet"
 
@@ -275,7 +275,7 @@ def test_only_auto_and_tree_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: Any) -> Sequence[Any]:
         raise AssertionError("a tree is fitted")
 
-    monkeypatch.setattr(forms, "_trees", refuse)
+    monkeypatch.setattr(trees, "fitted", refuse)
     array = phantom((12, 12, 12))
     encode(array, ratio=8, form="wavelet")
     encode(array, psnr=30, form="wavelet")
@@ -323,13 +323,13 @@ def test_the_least_effort_tries_no_tree_unless_something_is_said_of_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tried: list[int] = []
-    whole = forms._trees
+    whole = trees.fitted
 
     def counted(volumes: Any, settings: Settings, rooms: Any) -> Any:
         tried.append(settings.effort)
         return whole(volumes, settings, rooms)
 
-    monkeypatch.setattr(forms, "_trees", counted)
+    monkeypatch.setattr(trees, "fitted", counted)
     array = phantom((12, 12, 12))
     encode(array, ratio=16, effort=1)
     encode(array, psnr=30, effort=1)

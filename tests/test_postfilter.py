@@ -14,10 +14,18 @@ from numpy.typing import NDArray
 from second_reader_filter import evaluate_filter
 from volumes import volume
 
-import tinc_codec
-from tinc_codec import CorruptPayload, TruncatedPayload, decode, encode, inspect, runtime
+from tinc_codec import (
+    CorruptPayload,
+    TruncatedPayload,
+    decode,
+    encode,
+    forms,
+    inspect,
+    runtime,
+)
 from tinc_codec.filtered import filtered_values
 from tinc_codec.fit import postfilter as fit
+from tinc_codec.forms import candidate
 from tinc_codec.opened import open_chunk
 from tinc_codec.phantom import phantom
 from tinc_codec.stream import container
@@ -223,9 +231,8 @@ def test_the_least_effort_and_bounded_chunks_have_none() -> None:
 
 
 def test_engines_agree_where_a_tree_is_filtered(monkeypatch: pytest.MonkeyPatch) -> None:
-    forms = tinc_codec.forms
     asked: list[float] = []
-    original = forms.unit_values
+    original = candidate.unit_values
 
     def spied(chunk: Any, *args: Any, **kwargs: Any) -> Array:
         if chunk.postfilter is not None and kwargs.get("engine") is not None:
@@ -233,7 +240,7 @@ def test_engines_agree_where_a_tree_is_filtered(monkeypatch: pytest.MonkeyPatch)
         values: Array = original(chunk, *args, **kwargs)
         return values
 
-    monkeypatch.setattr(forms, "unit_values", spied)
+    monkeypatch.setattr(candidate, "unit_values", spied)
     array = phantom((32, 32, 32))
     monkeypatch.setattr(forms, "_higher", lambda form, than: 1.0)  # take the tree
     payload = encode(array, ratio=32, effort=2, iterations=40)
@@ -242,7 +249,7 @@ def test_engines_agree_where_a_tree_is_filtered(monkeypatch: pytest.MonkeyPatch)
     with runtime(device="reference"):
         expected = decode(payload)
     np.testing.assert_allclose(decode(payload).astype(float), expected, atol=1)
-    monkeypatch.setattr(forms, "_TOLERANCE", 0.0)
+    monkeypatch.setattr(candidate, "_TOLERANCE", 0.0)
     payload = encode(array, ratio=32, effort=2, iterations=40)
     assert SectionKind.TREE not in container.unpack(payload)
 

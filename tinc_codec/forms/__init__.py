@@ -1,0 +1,131 @@
+"""The forms that the values of a chunk may take, each scored by decoding it; the best is kept.
+
+- tree: the whole budget for a tree of networks;
+- wavelet: the whole budget for wavelet coefficients;
+- tree and wavelet: a share for the tree, the rest for what it leaves;
+- either of these two with a filter of the decoded values, where that is worth its bytes;
+- cosine: a few low-order terms, where the budget is very small;
+- wavelet and correction, or correction alone, where every voxel is to be within a bound.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from tinc_codec.errors import InvalidSetting
+from tinc_codec.forms import candidate, trees, wavelets
+from tinc_codec.forms.bounded import within_bound
+from tinc_codec.forms.candidate import Form, Volume
+from tinc_codec.settings import Settings
+from tinc_codec.stream import container, cosine
+from tinc_codec.stream.container import SectionKind
+from tinc_codec.threads import each
+
+# Below this budget the low-order form may be the best, and is tried too.
+_TRY_COSINE_BELOW = 1024
+# Of a tree with wavelet coefficients, the share of the bytes that is the tree's.
+_TREE_SHARE = 0.4
+# Where the search for an SSIM starts.
+_STEP_OF_SSIM = 0.1
+
+
+def encode(volumes: Sequence[Volume], settings: Settings) -> list[bytes]:
+    """Return the payload of the best form of each volume."""
+    if not volumes:
+        return []
+    if settings.form == "tree" or settings.preset == "paper":
+        found = _trees_alone(volumes, settings)
+    elif settings.ratio is not None:
+        found = _within_budgets(volumes, settings)
+    elif settings.max_error is None:
+        found = _as_good(volumes, settings)
+    else:
+        found = each(lambda volume: within_bound(volume, settings), volumes)
+    return [candidate.recorded(volume, form) for volume, form in zip(volumes, found, strict=True)]
+
+
+def _trees_alone(volumes: Sequence[Volume], settings: Settings) -> list[Form]:
+    """Return trees that take the whole budget; the low-order form where none is good."""
+    found = trees.fitted(
+        volumes, settings, [volume.room(volume.own_budget()) for volume in volumes]
+    )
+
+    def best(pair: tuple[Volume, Form | None]) -> Form:
+        volume, tree = pair
+        if tree is not None and (
+            volume.own_budget() >= _TRY_COSINE_BELOW or settings.preset == "paper"
+        ):
+            return tree
+        return _better(tree, _low_order(volume))
+
+    return each(best, list(zip(volumes, found, strict=True)))
+
+
+def _within_budgets(volumes: Sequence[Volume], settings: Settings) -> list[Form]:
+    """Return the best of wavelet, tree with wavelet, and the low-order form."""
+    search = wavelets.search_of(settings)
+    found = each(lambda volume: wavelets.within_budget(volume, None, search), volumes)
+    if trees.are_tried(settings):
+        budgets = [round(_TREE_SHARE * volume.own_budget()) for volume in volumes]
+
+        def add(volume: Volume, tree: Form) -> Form | None:
+            return wavelets.within_budget(volume, tree, search)
+
+        found = trees.with_trees(volumes, found, settings, budgets, add, _higher)
+
+    def final(pair: tuple[Volume, Form | None]) -> Form:
+        volume, form = pair
+        if form is not None and volume.own_budget() >= _TRY_COSINE_BELOW:
+            return form
+        return _better(form, _low_order(volume))
+
+    return each(final, list(zip(volumes, found, strict=True)))
+
+
+def _as_good(volumes: Sequence[Volume], settings: Settings) -> list[Form]:
+    """Return the smallest forms that have the PSNR, or the SSIM, asked for."""
+    search = wavelets.search_of(settings)
+
+    def good(volume: Volume, form: Form) -> bool:
+        if settings.psnr is not None:
+            return form.psnr_db >= settings.psnr
+        return candidate.ssim(form.payload, volume) >= (settings.ssim or 0)
+
+    def reach(volume: Volume, tree: Form | None = None) -> Form | None:
+        start = _STEP_OF_SSIM if settings.psnr is None else 4 * 10 ** (-settings.psnr / 20)
+        return wavelets.as_good(volume, tree, lambda form: good(volume, form), start, search)
+
+    found = each(reach, volumes)
+    target = f"psnr={settings.psnr:g}" if settings.psnr is not None else f"ssim={settings.ssim}"
+    for volume, form in zip(volumes, found, strict=True):
+        if form is None:
+            raise InvalidSetting(
+                f"{target} is more than the transform's precision gives for a chunk of "
+                f"{volume.info.dtype}; use max_error=0, or a lower one"
+            )
+    if trees.are_tried(settings):
+        sizes = [round(_TREE_SHARE * len(form.payload)) for form in found if form is not None]
+        found = trees.with_trees(volumes, found, settings, sizes, reach, _smaller)
+    return [form for form in found if form is not None]
+
+
+def _higher(form: Form, than: Form | None) -> float:
+    return math.inf if than is None else form.psnr_db - than.psnr_db
+
+
+def _smaller(form: Form, than: Form | None) -> float:
+    """Return what fewer bytes are worth: about 6 dB for half of them."""
+    return math.inf if than is None else 6 * math.log2(len(than.payload) / len(form.payload))
+
+
+def _better(form: Form | None, other: Form) -> Form:
+    return form if form is not None and form.psnr_db >= other.psnr_db else other
+
+
+def _low_order(volume: Volume) -> Form:
+    room = volume.room(volume.own_budget())
+    size = room - container.section_overhead(room)
+    return candidate.form_of(
+        volume, {SectionKind.COSINE: cosine.fit(volume.unit, volume.weight, size)}
+    )

@@ -1,0 +1,180 @@
+"""A chunk whose voxels are to be said, one way to say them, and how well that does.
+
+Every score is of what a reader gets: of the decoded payload.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tinc_codec import metrics
+from tinc_codec.decode import box_values, unit_values
+from tinc_codec.engines import current_engine
+from tinc_codec.opened import open_chunk
+from tinc_codec.stream import container, normalize
+from tinc_codec.stream.container import SectionKind
+from tinc_codec.stream.normalize import ArrayInfo
+
+Float32Array = npt.NDArray[np.float32]
+Sections = dict[SectionKind, bytes]
+
+# What FORMAT.md promises of the engines, in normalised units: quantised and raw weights.
+_TOLERANCE, _RAW_TOLERANCE = 1e-5, 1e-4
+_CHECKED_VOXELS = 2048
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Volume:
+    """A chunk whose voxels are to be fitted.
+
+    Attributes
+    ----------
+    exact : dict of SectionKind to bytes
+        The sections that restore everything else.
+    info : ArrayInfo
+        Shape, dtype, range.
+    values : array
+        The voxels in their dtype, all axes of the box.
+    unit : float32 array, 1 to 4 axes
+        The same normalised, axes of one voxel left out.
+    weight : float32 array of the same shape, or None
+        What each voxel's squared error weighs, up to 1; 0: it is restored by other means.
+    budget : int or None
+        The most bytes that the payload may take; None where the target is a fidelity.
+    """
+
+    exact: Sections
+    info: ArrayInfo
+    values: npt.NDArray[Any]
+    unit: Float32Array
+    weight: Float32Array | None
+    budget: int | None
+
+    def importance(self) -> Float32Array | None:
+        """Return the weights, 1 where voxels are masked; None where all that count are alike.
+
+        Masked voxels are filled with the mean: what is wrong there shows beside them.
+        """
+        if self.weight is None:
+            return None
+        found = np.where(self.weight == 0, np.float32(1), self.weight)
+        return None if np.all(found == 1) else found
+
+    def own_budget(self) -> int:
+        """Return the budget of a volume that has one."""
+        assert self.budget is not None
+        return self.budget
+
+    def room(self, budget: int) -> int:
+        """Return the bytes that a budget leaves for the fitted form."""
+        return budget - size_of(self.exact)
+
+
+def size_of(sections: Sections) -> int:
+    """Return the bytes of a payload with these sections."""
+    lengths = [len(data) for data in sections.values()]
+    return container.HEADER_BYTES + sum(n + container.section_overhead(n) for n in lengths)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """One way to say the values of a chunk.
+
+    Attributes
+    ----------
+    sections : dict of SectionKind to bytes
+        Without those that the volume has anyway.
+    payload : bytes
+        Whole.
+    psnr_db : float
+        Of the decoded payload over the fitted voxels, as they weigh, against high - low.
+    """
+
+    sections: Sections
+    payload: bytes
+    psnr_db: float
+
+
+def form_of(volume: Volume, sections: Sections) -> Form:
+    """Return the form that these sections are, scored."""
+    payload = container.pack({**volume.exact, **sections})
+    return Form(sections=sections, payload=payload, psnr_db=_psnr(payload, volume))
+
+
+def recorded(volume: Volume, form: Form) -> bytes:
+    """Return the payload of a form, its PSNR in it, for which all fitted voxels weigh the same."""
+    psnr = form.psnr_db
+    if volume.weight is not None and volume.importance() is not None:
+        alike = (volume.weight != 0).astype(np.float32)
+        psnr = _psnr(form.payload, replace(volume, weight=alike))
+    array = replace(volume.info, psnr_centidb=_centidb(psnr)).to_bytes()
+    return container.pack({**volume.exact, SectionKind.ARRAY: array, **form.sections})
+
+
+def _centidb(psnr: float) -> int:
+    """Return the header's code of a PSNR in dB; inf is "exact"."""
+    if psnr == math.inf:
+        return normalize.PSNR_EXACT
+    return min(max(round(100 * psnr), 1), normalize.PSNR_EXACT - 1)
+
+
+def said(payload: bytes, volume: Volume) -> Float32Array:
+    """Return what a payload says of the box, in normalised units, of the volume's shape."""
+    chunk = open_chunk(payload)
+    axes = [np.arange(n) for n in chunk.box_shape]
+    return unit_values(chunk, axes, pointwise=False).reshape(volume.unit.shape)
+
+
+def decoded(payload: bytes, volume: Volume) -> npt.NDArray[Any]:
+    """Return the voxels of the box as a reader gets them, but for the masked ones."""
+    chunk = replace(open_chunk(payload), mask=None)
+    native = volume.info.dtype.newbyteorder("=")
+    return box_values(chunk, [np.arange(n) for n in chunk.box_shape], pointwise=False).astype(
+        native
+    )
+
+
+def _decoded_unit(payload: bytes, volume: Volume) -> Float32Array:
+    """Return the decoded voxels normalised again, of the volume's shape."""
+    low, high = volume.info.low, volume.info.high
+    return normalize.normalize(decoded(payload, volume), low, high).reshape(volume.unit.shape)
+
+
+def ssim(payload: bytes, volume: Volume) -> float:
+    """Return the SSIM of a payload over the box, where what is not fitted counts as exact."""
+    unit = _decoded_unit(payload, volume)
+    if volume.weight is not None:
+        unit = np.where(volume.weight == 0, volume.unit, unit)
+    return metrics.ssim(volume.unit, unit, 1.0, ndim=min(3, unit.ndim))
+
+
+def _psnr(payload: bytes, volume: Volume) -> float:
+    """Return the PSNR in dB of a payload against high - low, voxels as they weigh."""
+    error = _decoded_unit(payload, volume)
+    error -= volume.unit
+    squares = float(np.average(error.astype(np.float64) ** 2, weights=volume.weight))
+    return -10 * math.log10(squares) if squares > 0 else math.inf
+
+
+def is_portable(payload: bytes, seed: int, *, raw: bool = False) -> bool:
+    """Tell whether this engine agrees with the reference on a form, as FORMAT.md promises.
+
+    Checked on voxels drawn from all of the box. Weights so large that rounding errors grow
+    beyond the promise would decode differently elsewhere.
+    """
+    from tinc_codec.engines import reference
+
+    chunk = open_chunk(payload)
+    rng = np.random.default_rng(seed)
+    points = [rng.integers(0, n, _CHECKED_VOXELS) for n in chunk.box_shape]
+    here, there = (
+        unit_values(chunk, points, pointwise=True, engine=engine)
+        for engine in (current_engine(), reference)
+    )
+    tolerance = _RAW_TOLERANCE if raw else _TOLERANCE
+    return bool(np.abs(here - there).max() <= tolerance)
