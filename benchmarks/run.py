@@ -18,9 +18,9 @@ from benchmarks.experiments.common import Options
 
 _OUT = Path(__file__).parent / "results"
 EXPERIMENTS = (
-    "rd", "visual", "levels", "allocation", "importance", "time", "peers", "axis",
+    "rd", "visual", "levels", "allocation", "importance", "chunks", "time", "peers", "axis",
 )  # fmt: skip
-_QUICK = ("rd", "visual", "levels", "allocation", "importance", "time")
+_QUICK = ("rd", "visual", "levels", "allocation", "importance", "chunks", "time")
 _RATIOS = "16,32,64,128,256,512,1024"
 # The tiniest size: 24³ voxels take a few seconds each.
 _QUICK_SIDE, _QUICK_RATIOS = 24, "16,64"

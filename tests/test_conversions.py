@@ -98,6 +98,8 @@ def test_regions_cover_every_voxel_once(npy: Path, dst: Path) -> None:
         ((600, 600, 600), (60, 60, 60), (240, 240, 240)),  # 10 chunks: 4 + 3 + 3
         ((320, 64, 64), (64, 64, 64), (192, 64, 64)),  # 5 chunks: 3 + 2
         ((2, 500, 64, 64), (1, 63, 64, 64), (1, 252, 64, 64)),
+        ((600, 600, 600), (120, 120, 120), (240, 240, 240)),  # 256 voxels at most
+        ((600, 600, 600), (300, 300, 300), (300, 300, 300)),
     ],
 )
 def test_default_shards(shape: Any, chunks: Any, expected: Any) -> None:

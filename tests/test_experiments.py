@@ -33,7 +33,7 @@ def test_quick_is_all_experiments(tmp_path: Path, capsys: pytest.CaptureFixture[
     options += ["--codecs", "TINC,SPERR,SZ3,JPEG 2000", "--out", str(out), "--plots", str(pictures)]
     assert main(options) == 0
     told = capsys.readouterr().out
-    for experiment in ("rd", "visual", "levels", "allocation", "importance", "time"):
+    for experiment in ("rd", "visual", "levels", "allocation", "importance", "chunks", "time"):
         assert f"## {experiment}\n" in told
         rows = table(out / "quick" / f"{experiment}.csv")
         assert all(row["machine"] and row["libraries"] and row["numpy"] for row in rows)

@@ -40,7 +40,7 @@ Chunks = Annotated[
     typer.Option(
         metavar="Z,Y,X",
         help="Chunk edges of the last axes; axes before them get 1. By default equal parts of at "
-        "most 64.",
+        "most 128; those of 64 decode small parts sooner, and lose 0.1 to 2 dB.",
     ),
 ]
 Roi = Annotated[
@@ -159,8 +159,8 @@ def _convert(
         str | None,
         typer.Option(
             metavar="Z,Y,X",
-            help="Shard edges of the last axes, multiples of the chunks'. By default at most 4 "
-            "chunks along each. A shard is one task of one worker.",
+            help="Shard edges of the last axes, multiples of the chunks'. By default at most 256 "
+            "voxels along each. A shard is one task of one worker.",
         ),
     ] = None,
     zarr_format: Annotated[

@@ -19,9 +19,11 @@ from tinc_codec.errors import InvalidSetting
 Region = tuple[slice, ...]
 Position = tuple[int, ...]
 
-DEFAULT_EDGE = 64
-# A shard is a task: its chunks are read, fitted and written together.
-DEFAULT_CHUNKS_ALONG_A_SHARD = 4
+# Chunks of 128 voxels have 0.1 to 2 dB more than of 64 at 64 to 512 times; where readers want
+# single planes or small boxes, those of 64 decode in an eighth of the time.
+DEFAULT_EDGE = 128
+# A shard is a task: its chunks are read, fitted and written together, and lost together in a kill.
+_SHARD_EDGE, _MOST_ALONG = 256, 4
 _AT_ONCE = 64  # requests
 _METADATA_FILES = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
 
@@ -34,9 +36,9 @@ def chunk_shape(shape: tuple[int, ...], asked: Sequence[int] | None) -> tuple[in
     shape : tuple of int
         Shape of the array.
     asked : sequence of int, optional
-        Chunk edges of the last axes; axes before them get 1. By default at most 64 along each of
-        the last three, in equal parts: 100 voxels give two chunks of 50, since zarr pads the last
-        chunk of an axis to full size, and the padding would count in the ratio.
+        Chunk edges of the last axes; axes before them get 1. By default at most 128 along each
+        of the last three, in equal parts: 200 voxels give two chunks of 100, since zarr pads the
+        last chunk of an axis to full size, and the padding would count in the ratio.
 
     Raises
     ------
@@ -67,7 +69,8 @@ def shard_shape(
         Of the array.
     asked : sequence of int, optional
         Shard edges of the last axes, multiples of the chunks' edges; axes before them get one
-        chunk. By default at most 4 chunks along each of the last three axes, in equal parts.
+        chunk. By default at most 256 voxels or one chunk, and at most 4 chunks, along each of the
+        last three axes, in equal parts.
 
     Raises
     ------
@@ -76,8 +79,8 @@ def shard_shape(
     """
     counts = [math.ceil(n / c) for n, c in zip(shape, chunks, strict=True)]
     if asked is None:
-        most = DEFAULT_CHUNKS_ALONG_A_SHARD
-        along = [math.ceil(n / math.ceil(n / most)) for n in counts[-3:]]
+        most = [min(max(_SHARD_EDGE // c, 1), _MOST_ALONG) for c in chunks[-3:]]
+        along = [math.ceil(n / math.ceil(n / m)) for n, m in zip(counts[-3:], most, strict=True)]
         along = [1] * (len(shape) - len(along)) + along
         return tuple(n * c for n, c in zip(along, chunks, strict=True))
     text = ",".join(map(str, asked))
