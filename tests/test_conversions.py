@@ -18,8 +18,19 @@ import pytest
 import zarr
 from volumes import QUICK, volume
 
+import tinc_codec
 from tinc_codec import InvalidSetting, Settings
-from tinc_codec.archive import ShardsFailed, convert, plan, run, target, work
+from tinc_codec.archive import (
+    Bounds,
+    ShardsFailed,
+    convert,
+    info,
+    plan,
+    run,
+    target,
+    verify,
+    work,
+)
 from tinc_codec.archive.cluster import Waiting, local_client, on_client, visible_gpus
 from tinc_codec.archive.layout import shard_shape
 from tinc_codec.archive.manifest import open_manifest
@@ -27,6 +38,7 @@ from tinc_codec.archive.pyramid import downsample
 from tinc_codec.archive.shards import pack
 from tinc_codec.archive.target import Target
 from tinc_codec.archive.work import ShardRecord
+from tinc_codec.phantom import phantom
 
 # Wavelets alone, which take a tenth of the time: what is tested here is not the fit.
 FAST: dict[str, Any] = {**QUICK, "form": "wavelet"}
@@ -81,6 +93,35 @@ def test_a_plan_of_a_million_shards_holds_no_list(tmp_path: Path) -> None:
     with pytest.raises(IndexError):
         made[1_000_000]
     assert not list(tmp_path.iterdir())
+
+
+def test_an_rmse_spends_bytes_on_tissue_and_hardly_any_on_noise(tmp_path: Path) -> None:
+    """A quarter of the volume is tissue: for fewer bytes than by ratio it comes out better."""
+    rng = np.random.default_rng(0)
+    scene = rng.normal(300, 12, (32, 64, 64)).astype("u2")
+    scene[:, :32, :32] = phantom((32, 32, 32))
+    np.save(tmp_path / "s.npy", scene)
+    sizes: list[int] = []
+    errors: list[float] = []
+
+    def kept(name: str, **wanted: float) -> None:
+        settings = Settings(form="wavelet", effort=1, **wanted)  # type: ignore[arg-type]
+        path = tmp_path / f"{name}.zarr"
+        convert(tmp_path / "s.npy", path, settings, chunks=(32, 32, 32))
+        found = np.asarray(tinc_codec.open(path)).astype(float)
+        sizes.append(info(path).stored_bytes)
+        errors.append(float(np.sqrt(((found - scene) ** 2)[:, :32, :32].mean())))
+
+    kept("ratio", ratio=100)
+    wanted = 0.85 * errors[0]
+    kept("rmse", rmse=wanted)
+    assert errors[1] <= wanted
+    assert sizes[1] < 0.7 * sizes[0]
+    scores = verify(tmp_path / "s.npy", tmp_path / "rmse.zarr")
+    assert scores.bounds.rmse == wanted
+    assert not scores.broken
+    assert max(chunk.errors.rmse for chunk in scores.chunks) <= wanted
+    assert verify(tmp_path / "s.npy", tmp_path / "rmse.zarr", bounds=Bounds(rmse=1)).broken
 
 
 def test_regions_cover_every_voxel_once(npy: Path, dst: Path) -> None:

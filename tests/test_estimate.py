@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from tinc_codec.archive import convert, estimate, open_source, plot_estimate
 from tinc_codec.archive.estimate import _draw, _Sample, _strata
 from tinc_codec.archive.sources import Source
 from tinc_codec.cli import main
+from tinc_codec.encode import encode_chunk
+from tinc_codec.phantom import phantom
 
 SETTINGS = Settings(**{**QUICK, "iterations": 40})
 
@@ -76,6 +79,23 @@ def test_every_chunk_of_a_small_volume_leaves_no_doubt(tmp_path: Path) -> None:
     assert found.fitted == 2
     assert found.ratios[0].stored_margin == 0
     assert found.ratios[0].stored_bytes == sum(chunk.stored_bytes for chunk in scores.chunks)
+
+
+def test_an_rmse_is_tried_and_its_ratio_told(tmp_path: Path) -> None:
+    scene = np.random.default_rng(0).normal(300, 12, (32, 32, 64)).astype("u2")
+    scene[:, :, :32] += phantom((32, 32, 32)) // 2
+    np.save(tmp_path / "s.npy", scene)
+    settings = Settings(form="wavelet", effort=1)
+    found = estimate(
+        tmp_path / "s.npy", [], settings, rmses=[20, 200], chunks=(32, 32, 32), workers=1
+    ).ratios
+    assert [at.rmse for at in found] == [20, 200]
+    assert found[0].ratio < found[1].ratio
+    for at in found:
+        made = replace(settings, ratio=None, rmse=at.rmse)
+        stored = sum(len(encode_chunk(scene[:, :, k : k + 32], made)) for k in (0, 32))
+        assert at.stored_bytes == stored
+        assert at.ratio == pytest.approx(scene.nbytes / stored)
 
 
 def test_the_same_seed_draws_the_same(tmp_path: Path) -> None:

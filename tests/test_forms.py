@@ -213,6 +213,39 @@ def test_a_fidelity_of_a_constant_costs_nothing() -> None:
     assert inspect(payload).form == "constant"
 
 
+# An error in units of the data.
+
+
+def rmse(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.sqrt(np.mean((a.astype(float) - b.astype(float)) ** 2)))
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", "i4", "f4"])
+@pytest.mark.parametrize("wanted", [1.5, 4.0])
+def test_an_rmse_is_held_whatever_the_range(dtype: str, wanted: float) -> None:
+    dark = (noisy(32) // 300).astype(dtype)  # within 0 to 255
+    for array in (dark, dark // 4):
+        payload = encode(array, rmse=wanted, form="wavelet", effort=2)
+        assert rmse(array, decode(payload)) <= wanted
+    assert rmse(dark, decode(encode(dark, rmse=wanted, form="wavelet", effort=2))) > 0.9 * wanted
+
+
+def test_a_chunk_of_less_than_the_rmse_takes_tens_of_bytes() -> None:
+    noise = np.random.default_rng(0).normal(100, 3, (32, 32, 32)).astype("u2")
+    payload = encode(noise, rmse=5, form="wavelet", effort=2)
+    assert len(payload) < 100
+    assert rmse(noise, decode(payload)) <= 5
+
+
+def test_an_rmse_with_a_tree_is_held_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forms, "_smaller", lambda form, than: 1.0)
+    array = phantom((32, 32, 32))
+    wanted = 0.009 * float(np.ptp(array))
+    payload = encode(array, rmse=wanted, **QUICK)
+    assert inspect(payload).form == "tree+wavelet"
+    assert rmse(array, decode(payload)) <= wanted
+
+
 # A budget is held, and used.
 
 

@@ -175,7 +175,7 @@ def test_wrong_weights_are_refused(weights: npt.NDArray[Any], says: str) -> None
         encode(np.arange(512, dtype=np.uint16).reshape(8, 8, 8), ratio=4, importance=weights)
 
 
-@pytest.mark.parametrize("target", [{"psnr": 40}, {"ssim": 0.9}, {"max_error": 3}])
+@pytest.mark.parametrize("target", [{"psnr": 40}, {"rmse": 4}, {"ssim": 0.9}, {"max_error": 3}])
 def test_it_needs_a_ratio(target: dict[str, float]) -> None:
     with pytest.raises(InvalidSetting, match="Give a ratio, or omit importance"):
         Settings(importance=3, **target)

@@ -42,7 +42,7 @@ def valid_settings() -> st.SearchStrategy[Settings]:
 @given(valid_settings())
 def test_json_carries_every_setting(settings: Settings) -> None:
     config = json.loads(json.dumps(settings.to_json(), allow_nan=False))
-    targets = {"ratio", "psnr", "ssim", "max_error"}
+    targets = {"ratio", "psnr", "rmse", "ssim", "max_error"}
     names = {field.name for field in fields(Settings)} - targets - {"importance"}
     assert set(config) - targets - {"importance"} == names
     assert len(set(config) & targets) == 1
@@ -83,6 +83,8 @@ def test_defaults() -> None:
         ("preserve", [(math.nan,), (math.inf,), math.nan], "leave them out|tuple of numbers"),
         ("preserve", [tuple(range(65))], "65 values; at most 64"),
         ("psnr", [0, 201, math.nan, math.inf, "40", True], "1 to 200"),
+        ("rmse", [-1, math.nan, math.inf, "5", True], "rmse"),
+        ("rmse", [0, 0.0], "max_error=0 is without loss"),
         ("max_error", [-1, math.nan, math.inf, "0", True], "max_error"),
         ("importance", [math.nan, math.inf, "500", True, (1, 2)], "must be a number"),
         ("form", ["both", None, 3], "'tree', 'wavelet'"),

@@ -136,12 +136,19 @@ def _convert(
         float | None,
         typer.Option(
             help="Raw bytes over compressed bytes, of each chunk. Give one of --ratio, --psnr, "
-            "--ssim and --max-error."
+            "--rmse, --ssim and --max-error."
         ),
     ] = None,
     psnr: Annotated[
         float | None,
         typer.Option(metavar="DB", help="At least this in each chunk, against its own range."),
+    ] = None,
+    rmse: Annotated[
+        float | None,
+        typer.Option(
+            help="No chunk has a larger root mean square error, in the data's unit: bytes go where "
+            "there is something to see. tinc estimate --rmse tells the ratio."
+        ),
     ] = None,
     ssim: Annotated[
         float | None,
@@ -225,11 +232,12 @@ def _convert(
     An interrupted conversion goes on when the same command is run again; one that is complete is
     left as it is.
     """
-    if ratio is psnr is ssim is max_error is None:
-        raise typer.BadParameter("give one of --ratio, --psnr, --ssim and --max-error")
+    if ratio is psnr is rmse is ssim is max_error is None:
+        raise typer.BadParameter("give one of --ratio, --psnr, --rmse, --ssim and --max-error")
     settings = Settings(
         ratio=ratio,
         psnr=psnr,
+        rmse=rmse,
         ssim=ssim,
         max_error=max_error,
         importance=importance,
@@ -335,8 +343,13 @@ def _info(
 def _estimate(
     src: Source,
     ratio: Annotated[
-        str, typer.Option(metavar="R,R...", help="Ratios to try, such as 64,128,256.")
-    ] = "64,128,256",
+        str | None,
+        typer.Option(metavar="R,R...", help="Ratios to try; 64,128,256 where none is given."),
+    ] = None,
+    rmse: Annotated[
+        str | None,
+        typer.Option(metavar="E,E...", help="Root mean square errors to try, in the data's unit."),
+    ] = None,
     effort: Effort = 5,
     chunks: Chunks = None,
     sample: Annotated[int, typer.Option(min=1, help="Chunks to fit.")] = 20,
@@ -354,8 +367,9 @@ def _estimate(
     with runtime(device=device, threads=threads), chunk_progress("fitting") as progress:
         found = archive.estimate(
             src,
-            _numbers("--ratio", ratio, float),
+            _numbers("--ratio", ratio or ("" if rmse else "64,128,256"), float),
             Settings(effort=effort, seed=seed),
+            rmses=_numbers("--rmse", rmse or "", float),
             chunks=None if chunks is None else _numbers("--chunks", chunks, int),
             sample=sample,
             roi=_roi(roi),
@@ -376,7 +390,7 @@ def _print_estimate(found: archive.Estimate) -> None:
         low, middle, high = (f"{value:.2f}" for value in at.psnr_db)
         each = found.workers
         table.add_row(
-            f"{at.ratio:g}",
+            f"{at.ratio:g}" if at.rmse is None else f"{at.ratio:.1f} (RMSE {at.rmse:g})",
             f"{bytes_text(at.stored_bytes)} ± {bytes_text(at.stored_margin)}",
             f"{duration(at.seconds)} ± {duration(at.seconds_margin)}",
             f"{duration(at.seconds / each)} ± {duration(at.seconds_margin / each)}",

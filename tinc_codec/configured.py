@@ -28,6 +28,7 @@ class Configured:
         ratio: float | None = None,
         *,
         psnr: float | None = None,
+        rmse: float | None = None,
         ssim: float | None = None,
         max_error: float | None = None,
         levels: int | Literal["auto"] = "auto",
@@ -46,6 +47,7 @@ class Configured:
         given: dict[str, Any] = {
             "ratio": ratio,
             "psnr": psnr,
+            "rmse": rmse,
             "ssim": ssim,
             "max_error": max_error,
             "levels": levels,

@@ -167,8 +167,8 @@ def _check_weights(array: npt.NDArray[Any], weights: npt.NDArray[Any], settings:
         )
     if settings.ratio is None:
         raise InvalidSetting(
-            "importance says where the bytes of a ratio are spent; psnr, ssim and max_error hold "
-            "for all voxels alike. Give a ratio, or omit importance"
+            "importance says where the bytes of a ratio are spent; psnr, rmse, ssim and "
+            "max_error hold for all voxels alike. Give a ratio, or omit importance"
         )
     check_weights(weights, array.shape)
 

@@ -57,6 +57,11 @@ class Errors:
         """Largest minus smallest finite value of the reference; 0 when there is none."""
         return 0.0 if math.isnan(self.low) else self.high - self.low
 
+    @property
+    def rmse(self) -> float:
+        """Root mean square error; 0 where nothing was compared."""
+        return math.sqrt(self.squared_error / self.voxels) if self.voxels else 0.0
+
     def psnr(self, data_range: float | None = None) -> float:
         """Return the peak signal-to-noise ratio in dB.
 

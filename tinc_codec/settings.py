@@ -16,6 +16,7 @@ Auto = Literal["auto"]
 
 MAX_LEVELS = 6
 DEFAULT_RATIO = 64
+TARGETS = ("ratio", "psnr", "rmse", "ssim", "max_error")
 
 
 def _is_number(value: object) -> bool:
@@ -44,13 +45,15 @@ class Settings:
 
     Attributes
     ----------
-    ratio, psnr, ssim, max_error : float or None
+    ratio, psnr, rmse, ssim, max_error : float or None
         What to reach; at most one is given, and ratio=64 is meant where none is.
 
         - ratio: raw bytes of the chunk / bytes of the payload, header included; 1 to 100 000. The
           payload never exceeds ``raw_bytes / ratio``.
         - psnr: in dB, against the chunk's own range of values, 1 to 200; the smallest payload
           found that has at least this.
+        - rmse: root mean square error in units of the data, above 0; the smallest payload found
+          that has at most this. Chunks that vary by less, such as background, take tens of bytes.
         - ssim: mean structural similarity of volumes (:func:`tinc_codec.metrics.ssim`,
           against the chunk's own range), 0.01 to 0.9999; the smallest payload found that has at
           least this.
@@ -89,6 +92,7 @@ class Settings:
 
     ratio: float | None = None
     psnr: float | None = None
+    rmse: float | None = None
     ssim: float | None = None
     max_error: float | None = None
     levels: int | Auto = "auto"
@@ -128,7 +132,7 @@ class Settings:
         object.__setattr__(self, "milestones", _checked_milestones(self.milestones, self.preset))
 
     def _check_target(self) -> None:
-        targets = {name: getattr(self, name) for name in ("ratio", "psnr", "ssim", "max_error")}
+        targets = {name: getattr(self, name) for name in TARGETS}
         given = [f"{name}={value!r}" for name, value in targets.items() if value is not None]
         if len(given) > 1:
             raise InvalidSetting(f"{' and '.join(given)} are given; at most one target can be")
@@ -137,12 +141,15 @@ class Settings:
         limits = {
             "ratio": (1, 100_000),
             "psnr": (1, 200),
+            "rmse": (0, sys.float_info.max),
             "ssim": (0.01, 0.9999),
             "max_error": (0, sys.float_info.max),
         }
         for name, (low, high) in limits.items():
             if getattr(self, name) is not None:
                 _check_number(name, getattr(self, name), low, high)
+        if self.rmse == 0:
+            raise InvalidSetting("rmse=0 must be above 0; max_error=0 is without loss")
         if self.ratio is None and (self.form == "tree" or self.preset == "paper"):
             raise InvalidSetting(
                 f"{given[0]} needs a form whose fidelity can be steered; a tree alone "
@@ -154,7 +161,8 @@ class Settings:
         if self.ratio is None:
             raise InvalidSetting(
                 f"importance={self.importance!r} says where the bytes of a ratio are spent; psnr, "
-                "ssim and max_error hold for all voxels alike. Give a ratio, or omit importance"
+                "rmse, ssim and max_error hold for all voxels alike. "
+                "Give a ratio, or omit importance"
             )
 
     def to_json(self) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class TINC(Configured, Codec):  # type: ignore[misc]  # numcodecs has no types
 
     Parameters
     ----------
-    ratio, psnr, ssim, max_error : float, optional
+    ratio, psnr, rmse, ssim, max_error : float, optional
         The target of every chunk, one of the three; ratio=64 where none is given.
     levels, level_ratio, allocation, effort, seed, preset, preserve, coordinates, form, \
 iterations, milestones

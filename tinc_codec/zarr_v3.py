@@ -61,7 +61,7 @@ class TINCSerializer(Configured, ArrayBytesCodec, ArrayBytesCodecPartialDecodeMi
 
     Parameters
     ----------
-    ratio, psnr, ssim, max_error : float, optional
+    ratio, psnr, rmse, ssim, max_error : float, optional
         The target of every chunk, one of the four; ratio=64 where none is given.
     levels, level_ratio, allocation, effort, seed, preset, preserve, coordinates, form, \
 iterations, milestones

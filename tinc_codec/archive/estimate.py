@@ -39,11 +39,13 @@ _SHARES = (0.05, 0.5, 0.95)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RatioEstimate:
-    """What to expect at one ratio.
+    """What to expect at one ratio, or at one RMSE.
 
     Attributes
     ----------
     ratio : float
+        Asked for; where an RMSE was, that of all payloads.
+    rmse : float or None
         Asked for.
     stored_bytes, stored_margin : float
         Of all payloads, and half the width of its 95 % confidence interval. Metadata and the
@@ -59,6 +61,7 @@ class RatioEstimate:
     """
 
     ratio: float
+    rmse: float | None = None
     stored_bytes: float
     stored_margin: float
     seconds: float
@@ -89,7 +92,7 @@ class Estimate:
     effort : int
         Of the encoder.
     ratios : tuple of RatioEstimate
-        In the order asked for.
+        In the order asked for, ratios first.
     """
 
     shape: tuple[int, ...]
@@ -155,6 +158,7 @@ def estimate(
     ratios: Sequence[float],
     settings: Settings | None = None,
     *,
+    rmses: Sequence[float] = (),
     chunks: Sequence[int] | None = None,
     sample: int = 20,
     roi: Sequence[slice] | None = None,
@@ -162,7 +166,7 @@ def estimate(
     workers: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> Estimate:
-    """Fit a sample of chunks at several ratios, and tell what all chunks would cost and keep.
+    """Fit a sample of chunks at several targets, and tell what all chunks would cost and keep.
 
     Of the source only a plane of ten times ``sample`` chunks, and ``sample`` whole chunks are read.
 
@@ -174,6 +178,8 @@ def estimate(
         To try.
     settings : Settings, optional
         Of the encoder, besides the ratio; its seed is also that of the draw.
+    rmses : sequence of float
+        Root mean square errors to try as well, in units of the data.
     chunks : sequence of int, optional
         As for :func:`tinc_codec.archive.convert`.
     sample : int
@@ -197,6 +203,7 @@ def estimate(
     """
     base = settings or Settings()
     tried = [replace(base, ratio=ratio) for ratio in ratios]
+    tried += [replace(base, ratio=None, rmse=rmse) for rmse in rmses]
     for name, value in (("sample", sample), ("workers", workers), ("ratios", len(tried))):
         if value is not None and value < 1:
             raise InvalidSetting(f"{name}={value} must be at least 1")
@@ -222,7 +229,8 @@ def estimate(
             threads=threads,
             effort=base.effort,
             ratios=tuple(
-                _at_ratio(ratio, drawn, scores) for ratio, scores in zip(ratios, found, strict=True)
+                _expected(settings, drawn, scores)
+                for settings, scores in zip(tried, found, strict=True)
             ),
         )
 
@@ -331,14 +339,16 @@ def _fit(source: Source, region: Region, edges: tuple[int, ...], settings: Setti
     return replace(score, seconds=time.perf_counter() - started)
 
 
-def _at_ratio(ratio: float, drawn: _Sample, scores: Sequence[ChunkScore]) -> RatioEstimate:
+def _expected(settings: Settings, drawn: _Sample, scores: Sequence[ChunkScore]) -> RatioEstimate:
+    raw, _ = drawn.mean([score.raw_bytes for score in scores])
     peak = sum((score.errors for score in scores), Errors()).data_range
     size, size_margin = drawn.mean([score.stored_bytes for score in scores])
     seconds, seconds_margin = drawn.mean([score.seconds for score in scores])
     low, middle, high = drawn.quantiles([score.errors.psnr(peak) for score in scores])
     known = [score.ssim for score in scores]
     return RatioEstimate(
-        ratio=ratio,
+        ratio=raw / size if settings.ratio is None else settings.ratio,
+        rmse=settings.rmse,
         stored_bytes=size * drawn.chunk_count,
         stored_margin=size_margin * drawn.chunk_count,
         seconds=seconds * drawn.chunk_count,

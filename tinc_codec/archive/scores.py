@@ -152,6 +152,8 @@ class Bounds:
     ----------
     max_error : float or None
         Largest absolute difference, in the data's unit.
+    rmse : float or None
+        Largest root mean square error, in the data's unit.
     psnr_db : float or None
         Least PSNR against the range of the archive's values.
     own_psnr_db : float or None
@@ -159,12 +161,14 @@ class Bounds:
     """
 
     max_error: float | None = None
+    rmse: float | None = None
     psnr_db: float | None = None
     own_psnr_db: float | None = None
 
     def __str__(self) -> str:
         said = (
             ("maximum error at most {:g}", self.max_error),
+            ("RMSE at most {:g}", self.rmse),
             ("PSNR at least {:g} dB", self.psnr_db),
             ("PSNR against the chunk's own range at least {:g} dB", self.own_psnr_db),
         )
@@ -174,6 +178,7 @@ class Bounds:
         """Whether a chunk keeps them, where the range of the archive's values is ``peak``."""
         return not (
             (self.max_error is not None and chunk.errors.max_error > self.max_error)
+            or (self.rmse is not None and chunk.errors.rmse > self.rmse)
             or (self.psnr_db is not None and chunk.errors.psnr(peak) < self.psnr_db)
             or (self.own_psnr_db is not None and chunk.errors.psnr() < self.own_psnr_db)
         )

@@ -85,7 +85,7 @@ def _row(chunk: ChunkScore, scores: Scores, names: Sequence[str]) -> dict[str, A
         "own_psnr_db": errors.psnr(),
         "ssim": chunk.ssim,
         "max_error": errors.max_error,
-        "rmse": (errors.squared_error / voxels) ** 0.5,
+        "rmse": errors.rmse,
         "threshold": chunk.threshold,
         "accuracy": chunk.accuracy,
         "foreground_share": bright.voxels / voxels,

@@ -71,8 +71,8 @@ def verify(
     dst : str or Path
         A zarr array or group.
     bounds : Bounds, optional
-        Demands beside those that the archive's own settings make (``max_error``, ``psnr``); see
-        :attr:`Scores.broken`.
+        Demands beside those that the archive's own settings make (``max_error``, ``rmse``,
+        ``psnr``); see :attr:`Scores.broken`.
     mask : str, Path or array, optional
         The mask that the archive was made with, if it is no more where it was.
     sample : int, optional
@@ -175,10 +175,13 @@ def _check_same_volume(source: Source, archive: Source) -> None:
 
 def _with_stored(bounds: Bounds, settings: dict[str, Any]) -> Bounds:
     """Add the promises of the codec's settings, which it makes for each chunk on its own."""
-    promised = settings.get("max_error")
-    limits = [limit for limit in (bounds.max_error, promised) if limit is not None]
+
+    def tighter(name: str) -> float | None:
+        limits = [v for v in (getattr(bounds, name), settings.get(name)) if v is not None]
+        return min(map(float, limits), default=None)
+
     own = bounds.own_psnr_db if settings.get("psnr") is None else float(settings["psnr"])
-    return replace(bounds, max_error=min(limits, default=None), own_psnr_db=own)
+    return replace(bounds, max_error=tighter("max_error"), rmse=tighter("rmse"), own_psnr_db=own)
 
 
 def _groups(

@@ -236,6 +236,7 @@ def lossless_chunk(chunk: NDArray[Any], plan: Plan, level: Level, region: Region
         plan.settings,
         ratio=None,
         psnr=None,
+        rmse=None,
         ssim=None,
         max_error=0,
         importance=None,

@@ -28,6 +28,8 @@ _TRY_COSINE_BELOW = 1024
 _TREE_SHARE = 0.4
 # Where the search for an SSIM starts.
 _STEP_OF_SSIM = 0.1
+# Errors are measured on normalised values in binary32: an RMSE is held with so much to spare.
+_RMSE_MARGIN_DB = 1e-3
 
 
 def encode(volumes: Sequence[Volume], settings: Settings) -> list[bytes]:
@@ -84,20 +86,23 @@ def _within_budgets(volumes: Sequence[Volume], settings: Settings) -> list[Form]
 
 
 def _as_good(volumes: Sequence[Volume], settings: Settings) -> list[Form]:
-    """Return the smallest forms that have the PSNR, or the SSIM, asked for."""
+    """Return the smallest forms that have the PSNR, the RMSE or the SSIM asked for."""
     search = wavelets.search_of(settings)
 
-    def good(volume: Volume, form: Form) -> bool:
-        if settings.psnr is not None:
-            return form.psnr_db >= settings.psnr
-        return candidate.ssim(form.payload, volume) >= (settings.ssim or 0)
-
     def reach(volume: Volume, tree: Form | None = None) -> Form | None:
-        start = _STEP_OF_SSIM if settings.psnr is None else 4 * 10 ** (-settings.psnr / 20)
-        return wavelets.as_good(volume, tree, lambda form: good(volume, form), start, search)
+        least = _least_psnr(volume, settings)
+        start = _STEP_OF_SSIM if least is None else 4 * 10 ** (-least / 20)
+
+        def good(form: Form) -> bool:
+            if least is not None:
+                return form.psnr_db >= least
+            return candidate.ssim(form.payload, volume) >= (settings.ssim or 0)
+
+        return wavelets.as_good(volume, tree, good, start, search)
 
     found = each(reach, volumes)
-    target = f"psnr={settings.psnr:g}" if settings.psnr is not None else f"ssim={settings.ssim}"
+    asked = {"psnr": settings.psnr, "rmse": settings.rmse, "ssim": settings.ssim}
+    target = ", ".join(f"{name}={value:g}" for name, value in asked.items() if value is not None)
     for volume, form in zip(volumes, found, strict=True):
         if form is None:
             raise InvalidSetting(
@@ -108,6 +113,14 @@ def _as_good(volumes: Sequence[Volume], settings: Settings) -> list[Form]:
         sizes = [round(_TREE_SHARE * len(form.payload)) for form in found if form is not None]
         found = trees.with_trees(volumes, found, settings, sizes, reach, _smaller)
     return [form for form in found if form is not None]
+
+
+def _least_psnr(volume: Volume, settings: Settings) -> float | None:
+    """Return the PSNR in dB, against the volume's range, that an RMSE or a PSNR asks for."""
+    if settings.rmse is None:
+        return settings.psnr
+    span = float(volume.info.high) - float(volume.info.low)
+    return 20 * math.log10(span / settings.rmse) + _RMSE_MARGIN_DB
 
 
 def _higher(form: Form, than: Form | None) -> float:
