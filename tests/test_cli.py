@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -110,6 +111,33 @@ def test_a_psnr_is_reached_in_each_chunk(here, capsys):
         assert errors(original[half], array[half]).psnr() >= 32
 
 
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("--ratio", "ratio 8"),
+        ("--psnr", "PSNR 8 dB"),
+        ("--rmse", "RMSE 8"),
+        ("--max-error", "maximum error 8"),
+    ],
+)
+def test_a_plan_names_its_target(here, capsys, option, says):
+    assert says in ok(capsys, "convert", "source.npy", "a.zarr", option, "8", "--dry-run")
+    assert not Path("a.zarr").exists()
+
+
+def test_an_rmse_is_held_by_each_chunk(here, capsys):
+    options = ["--rmse", "8", "--effort", "1", "--form", "wavelet", "--chunks", "16,16,10"]
+    ok(capsys, "convert", "source.npy", "a.zarr", *options)
+    array = zarr.open_group("a.zarr", mode="r")["data"]
+    assert array.attrs["tinc_codec"]["settings"]["rmse"] == 8
+    original = np.load("source.npy")
+    for half in (np.s_[:, :, :10], np.s_[:, :, 10:]):
+        assert errors(original[half], array[half]).rmse <= 8
+    ok(capsys, "verify", "source.npy", "a.zarr")
+    told = ok(capsys, "estimate", "source.npy", "--rmse", "8", "--effort", "1")
+    assert "RMSE 8" in " ".join(told.split())
+
+
 @pytest.mark.parametrize("bound", [0, 3])
 def test_a_maximum_error_holds_for_each_voxel(here, capsys, bound):
     ok(capsys, "convert", "source.npy", "a.zarr", "--max-error", f"{bound}", "--effort", "1")
@@ -189,7 +217,7 @@ def test_wrong_usage_is_one_line_and_status_2(here, capsys, arguments):
 
 def test_convert_needs_a_target(here, capsys):
     message = refused(capsys, "convert", "source.npy", "a.zarr", status=2)
-    assert "one of --ratio, --psnr, --ssim and --max-error" in message
+    assert "one of --ratio, --psnr, --rmse, --ssim and --max-error" in message
 
 
 def test_damaged_chunks_are_one_line(here, capsys):

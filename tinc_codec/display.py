@@ -81,11 +81,14 @@ def plan_rows(plan: Plan, workers: int) -> dict[str, str]:
 
 def _target(plan: Plan) -> str:
     wanted = plan.settings
-    if wanted.max_error is not None:
-        return f"maximum error {wanted.max_error:g}"
-    if wanted.ssim is not None:
-        return f"SSIM {wanted.ssim:g}"
-    return f"PSNR {wanted.psnr:g} dB" if wanted.psnr is not None else f"ratio {wanted.ratio:g}"
+    said = {
+        "ratio {:g}": wanted.ratio,
+        "PSNR {:g} dB": wanted.psnr,
+        "RMSE {:g}": wanted.rmse,
+        "SSIM {:g}": wanted.ssim,
+        "maximum error {:g}": wanted.max_error,
+    }
+    return next(text.format(value) for text, value in said.items() if value is not None)
 
 
 class Display:
