@@ -220,14 +220,13 @@ def rmse(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.sqrt(np.mean((a.astype(float) - b.astype(float)) ** 2)))
 
 
-@pytest.mark.parametrize("dtype", ["u1", "u2", "i4", "f4"])
-@pytest.mark.parametrize("wanted", [1.5, 4.0])
-def test_an_rmse_is_held_whatever_the_range(dtype: str, wanted: float) -> None:
-    dark = (noisy(32) // 300).astype(dtype)  # within 0 to 255
+@pytest.mark.parametrize(("dtype", "effort"), [("u1", 1), ("u2", 2), ("i4", 1), ("f4", 2)])
+def test_an_rmse_is_held_whatever_the_range(dtype: str, effort: int) -> None:
+    dark = (noisy(24) // 300).astype(dtype)  # within 0 to 255
     for array in (dark, dark // 4):
-        payload = encode(array, rmse=wanted, form="wavelet", effort=2)
-        assert rmse(array, decode(payload)) <= wanted
-    assert rmse(dark, decode(encode(dark, rmse=wanted, form="wavelet", effort=2))) > 0.9 * wanted
+        payload = encode(array, rmse=3, form="wavelet", effort=effort)
+        assert rmse(array, decode(payload)) <= 3
+        assert rmse(array, decode(payload)) > min(2.7, 0.9 * float(array.std()))
 
 
 def test_a_chunk_of_less_than_the_rmse_takes_tens_of_bytes() -> None:
