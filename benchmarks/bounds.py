@@ -66,7 +66,7 @@ def wavelet_base(voxels: NDArray[Any], step: float) -> tuple[int, NDArray[np.int
     bands, levels = wavelet.forward(unit - np.float32(offset), plan)
     scaled = float(np.float32(step / (high - low)))
     coded = section.encode(
-        plan, section.Bands(low=bands, levels=levels), section.everywhere(1, plan), step=scaled,
+        plan, section.Bands(low=bands, levels=levels), section.ones(plan), step=scaled,
         price=0.08, cuts=0, most=8 * voxels.size, run=map,
     )  # fmt: skip
     assert coded is not None

@@ -49,7 +49,7 @@ def test_integers_come_back(
 ) -> None:
     plan, low, levels, cuts = drawn
     coded = section.encode(
-        plan, Bands(low=low, levels=levels), section.everywhere(1, plan), step=1.0, price=0.0,
+        plan, Bands(low=low, levels=levels), section.ones(plan), step=1.0, price=0.0,
         cuts=cuts, most=1 << 17, run=in_turn,
     )  # fmt: skip
     assert coded is not None
@@ -95,7 +95,7 @@ def test_too_few_bytes_give_none() -> None:
     plan, coded = quantized(values, (7, 7), step=0.5, cuts=7)
     needed = max(map(len, coded.segments))
     low, levels = wavelet.forward(values, plan)
-    real, worth = Bands(low=low, levels=levels), section.everywhere(1, plan)
+    real, worth = Bands(low=low, levels=levels), section.ones(plan)
     for most in (0, 1, 100, needed - 1, needed):
         found = section.encode(
             plan, real, worth, step=0.5, price=0.08, cuts=7, most=most, run=in_turn
@@ -113,7 +113,7 @@ def test_sizes_at_either_side_of_the_unary_part_and_of_clipping() -> None:
     sizes = np.array([1, 14, 15, 16, 17, 18, 126, 127, 128, 2**16, 2**22, 2**24], np.float32)
     plan = wavelet.layout((1, 1, 2 * len(sizes)), [])
     low = np.concatenate([sizes, -sizes]).reshape(1, 1, -1)
-    real, worth = Bands(low=low, levels=[]), section.everywhere(1, plan)
+    real, worth = Bands(low=low, levels=[]), section.ones(plan)
     coded = section.encode(plan, real, worth, step=1.0, price=0.0, cuts=0, most=999, run=in_turn)
     assert coded is not None
     header = Header(plan=plan, step=1.0, offset=0.0, bias=0.0, cuts=0)

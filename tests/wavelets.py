@@ -29,7 +29,7 @@ def quantized(
     shape = wavelet.three_axes(values.shape)
     plan = wavelet.layout(shape, splits)
     low, levels = wavelet.forward(values.reshape(shape), plan, run)
-    real, worth = Bands(low=low, levels=levels), section.everywhere(1, plan)
+    real, worth = Bands(low=low, levels=levels), section.ones(plan)
     coded = section.encode(plan, real, worth, step=step, price=price, cuts=cuts, most=most, run=run)
     assert coded is not None
     return plan, coded

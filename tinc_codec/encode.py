@@ -165,11 +165,7 @@ def _check_weights(array: npt.NDArray[Any], weights: npt.NDArray[Any], settings:
         raise InvalidSetting(
             f"weights are given beside importance={settings.importance!r}; give one of them"
         )
-    if settings.ratio is None:
-        raise InvalidSetting(
-            "importance says where the bytes of a ratio are spent; psnr, rmse, ssim and "
-            "max_error hold for all voxels alike. Give a ratio, or omit importance"
-        )
+    settings.check_takes_importance("importance")
     check_weights(weights, array.shape)
 
 

@@ -15,8 +15,8 @@ from tinc_codec.errors import InvalidSetting
 
 Float32Array = npt.NDArray[np.float32]
 
-# What voxels weigh that are not important, and how near to an important one others are so too.
-OTHERS, NEAR = 1 / 16, 1
+# What voxels weigh that are neither important nor beside one that is.
+OTHERS = 1 / 16
 # The least that an array of weights can say of a voxel, against the largest of the chunk: what
 # weighs nothing would come back as anything.
 LEAST = 1 / 256
@@ -38,20 +38,19 @@ def by_threshold(box: npt.NDArray[Any], threshold: float) -> Float32Array | None
         None where all voxels weigh the same.
     """
     reached = box >= threshold
-    for axis, n in enumerate(box.shape):
-        if n > 1:
-            reached = _widened(reached, axis)
+    for axis in range(box.ndim):
+        reached = _widened(reached, axis)
     if reached.all() or not reached.any():
         return None
     return np.where(reached, np.float32(1), np.float32(OTHERS))
 
 
 def _widened(reached: npt.NDArray[np.bool_], axis: int) -> npt.NDArray[np.bool_]:
+    """Add what lies beside along an axis."""
     along = np.moveaxis(reached, axis, 0)
     wide = along.copy()
-    for by in range(1, min(NEAR, len(along) - 1) + 1):
-        wide[by:] |= along[:-by]
-        wide[:-by] |= along[by:]
+    wide[1:] |= along[:-1]
+    wide[:-1] |= along[1:]
     return np.moveaxis(wide, 0, axis)
 
 

@@ -127,7 +127,8 @@ class Settings:
         if self.iterations != "auto":
             _check_integer("iterations", self.iterations, 1, 10_000_000)
         if self.importance is not None:
-            self._check_importance()
+            _check_number("importance", self.importance, -sys.float_info.max, sys.float_info.max)
+            self.check_takes_importance(f"importance={self.importance!r}")
         object.__setattr__(self, "preserve", _checked_preserve(self.preserve))
         object.__setattr__(self, "milestones", _checked_milestones(self.milestones, self.preset))
 
@@ -156,13 +157,18 @@ class Settings:
                 "(form='tree', preset='paper') takes a ratio"
             )
 
-    def _check_importance(self) -> None:
-        _check_number("importance", self.importance, -sys.float_info.max, sys.float_info.max)
+    def check_takes_importance(self, told: str) -> None:
+        """Refuse importance, named as it was told, where it has no say.
+
+        Raises
+        ------
+        InvalidSetting
+            If there is no ratio.
+        """
         if self.ratio is None:
             raise InvalidSetting(
-                f"importance={self.importance!r} says where the bytes of a ratio are spent; psnr, "
-                "rmse, ssim and max_error hold for all voxels alike. "
-                "Give a ratio, or omit importance"
+                f"{told} says where the bytes of a ratio are spent; psnr, rmse, ssim and max_error "
+                "hold for all voxels alike. Give a ratio, or omit importance"
             )
 
     def to_json(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from benchmarks.baselines.protocol import Array
-from benchmarks.experiments.choices import RULE, leave_one_out
+from benchmarks.experiments.choices import RULE, leave_one_out, scores
 from benchmarks.experiments.common import Blocks, Options, run_cases
 from benchmarks.experiments.levels import own
 from benchmarks.experiments.regions import regions, similarity
@@ -109,18 +109,10 @@ def run(options: Options) -> str:
         from benchmarks import plots
 
         plots.allocation(found, options.plots)
-    chosen = leave_one_out(scores(rows))
+    chosen = leave_one_out(
+        scores(rows, lambda row: _named(row["level_ratio"], row["allocation"]), "whole_psnr_db")
+    )
     return f"{markdown(_COLUMNS, map(_line, found))}\n\n### By rule\n\n{chosen}"
-
-
-def scores(rows: list[Row]) -> dict[tuple[str, str], dict[str, float]]:
-    """Return the PSNR in dB of the whole block of each way within reach, by volume and ratio."""
-    found: dict[tuple[str, str], dict[str, float]] = {}
-    for row in rows:
-        if row["whole_psnr_db"]:
-            case = found.setdefault((row["volume"], row["ratio"]), {})
-            case[_named(row["level_ratio"], row["allocation"])] = float(row["whole_psnr_db"])
-    return found
 
 
 def _named(level_ratio: str, allocation: str) -> str:

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
-from benchmarks.rows import markdown
+from benchmarks.rows import Row, markdown
 
 RULE = "auto"
 _COLUMNS = (
     *("volume", "ratio", "best for the others", "so here, dB", "by rule, dB", "gain, dB"),
     "best here",
 )
+
+
+def scores(
+    rows: Sequence[Row], choice: Callable[[Row], str], column: str
+) -> dict[tuple[str, str], dict[str, float]]:
+    """Return what a column says of each choice within reach, by volume and ratio."""
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    for row in rows:
+        if row[column]:
+            case = found.setdefault((row["volume"], row["ratio"]), {})
+            case[choice(row)] = float(row[column])
+    return found
 
 
 def leave_one_out(scores: Mapping[tuple[str, str], Mapping[str, float]]) -> str:

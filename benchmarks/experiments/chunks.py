@@ -7,7 +7,6 @@ small chunks, and help less.
 from __future__ import annotations
 
 import itertools
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +16,7 @@ from benchmarks.baselines.protocol import Array, Coded, timed
 from benchmarks.experiments.common import Blocks, Options, measured, run_cases
 from benchmarks.rows import Row, markdown
 from tinc_codec import InvalidSetting, Settings, decode
-from tinc_codec.archive.layout import chunk_regions, chunk_shape
+from tinc_codec.archive.layout import chunk_regions, equal_part
 from tinc_codec.encode import encode_chunk
 
 EDGES = (32, 64, 128)
@@ -36,8 +35,8 @@ class Case:
 
 def coded_in_chunks(block: Array, case: Case) -> Coded | None:
     """Return the block coded chunk by chunk; None if the budget of one is too small."""
-    even = [math.ceil(n / math.ceil(n / case.edge)) for n in block.shape]
-    regions = [region for _, region in chunk_regions(block.shape, chunk_shape(block.shape, even))]
+    edges = tuple(equal_part(n, case.edge) for n in block.shape)
+    regions = [region for _, region in chunk_regions(block.shape, edges)]
     settings = Settings(ratio=case.ratio, effort=case.effort, form="wavelet")
     try:
         payloads, encode_s = timed(lambda: [encode_chunk(block[r], settings) for r in regions])

@@ -11,7 +11,7 @@ from itertools import product
 from typing import Any
 
 from benchmarks.baselines.protocol import Coded, timed
-from benchmarks.experiments.choices import RULE, leave_one_out
+from benchmarks.experiments.choices import RULE, leave_one_out, scores
 from benchmarks.experiments.common import Blocks, Options, measured, run_cases
 from benchmarks.experiments.regions import high_frequencies
 from benchmarks.rows import Row, markdown
@@ -72,18 +72,8 @@ def run(options: Options) -> str:
         from benchmarks import plots
 
         plots.levels(gains(rows), options.plots)
-    chosen = leave_one_out(scores(rows, "levels"))
+    chosen = leave_one_out(scores(rows, lambda row: row["levels"], "psnr_db"))
     return f"{markdown(_COLUMNS, map(_line, gains(rows)))}\n\n### By rule\n\n{chosen}"
-
-
-def scores(rows: list[Row], choice: str) -> dict[tuple[str, str], dict[str, float]]:
-    """Return the PSNR in dB of each choice within reach, by volume and ratio."""
-    found: dict[tuple[str, str], dict[str, float]] = {}
-    for row in rows:
-        if row["psnr_db"]:
-            case = found.setdefault((row["volume"], row["ratio"]), {})
-            case[row[choice]] = float(row["psnr_db"])
-    return found
 
 
 _COLUMNS = (

@@ -28,6 +28,11 @@ _AT_ONCE = 64  # requests
 _METADATA_FILES = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
 
 
+def equal_part(n: int, most: int) -> int:
+    """Return the length of the fewest equal parts, of at most so many each, that n is cut in."""
+    return math.ceil(n / math.ceil(n / most))
+
+
 def chunk_shape(shape: tuple[int, ...], asked: Sequence[int] | None) -> tuple[int, ...]:
     """Return the chunk shape for an array.
 
@@ -46,7 +51,7 @@ def chunk_shape(shape: tuple[int, ...], asked: Sequence[int] | None) -> tuple[in
         If more edges are given than the array has axes, or an edge is below 1.
     """
     if asked is None:
-        edges = [math.ceil(n / math.ceil(n / DEFAULT_EDGE)) for n in shape[-3:]]
+        edges = [equal_part(n, DEFAULT_EDGE) for n in shape[-3:]]
         return (1,) * (len(shape) - len(edges)) + tuple(edges)
     if not asked or len(asked) > len(shape) or min(asked) < 1:
         raise InvalidSetting(
@@ -80,7 +85,7 @@ def shard_shape(
     counts = [math.ceil(n / c) for n, c in zip(shape, chunks, strict=True)]
     if asked is None:
         most = [min(max(_SHARD_EDGE // c, 1), _MOST_ALONG) for c in chunks[-3:]]
-        along = [math.ceil(n / math.ceil(n / m)) for n, m in zip(counts[-3:], most, strict=True)]
+        along = [equal_part(n, m) for n, m in zip(counts[-3:], most, strict=True)]
         along = [1] * (len(shape) - len(along)) + along
         return tuple(n * c for n, c in zip(along, chunks, strict=True))
     text = ",".join(map(str, asked))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numba import njit
@@ -23,6 +23,8 @@ from tinc_codec.stream.residual import section, wavelet
 from tinc_codec.stream.residual.section import Bands, Header, Quantized
 from tinc_codec.stream.residual.wavelet import AXES, Float32Array, Layout, Shape
 from tinc_codec.threads import each
+
+_Finished = TypeVar("_Finished")
 
 # Squared steps that a bit is worth. At high rate a bit is worth (step^2 / 12) 2 ln 2 = 0.115.
 _PRICE = 0.08
@@ -110,7 +112,7 @@ class Volume:
         plan = plan_of(self._values.shape, starts)
         low, levels = wavelet.forward(self._values - np.float32(self._offset), plan, each)
         bands = Bands(low=low, levels=levels)
-        worth = section.everywhere(1, plan) if self._weight is None else _worth(self._weight, plan)
+        worth = section.ones(plan) if self._weight is None else _worth(self._weight, plan)
         return _Transform(plan=plan, offset=self._offset, bands=bands, worth=worth)
 
     def choose_plan(self, step: float) -> None:
@@ -325,16 +327,17 @@ def within_size(
 
 
 def as_good(
-    volume: Volume, good: Callable[[Coding], bool], start: float, *, plans: bool
-) -> Coding | None:
-    """Return the coding with the coarsest step, to 0.3 %, of which ``good`` is true.
+    volume: Volume, finish: Callable[[Coding], _Finished | None], start: float, *, plans: bool
+) -> _Finished | None:
+    """Return what comes of the coding with the coarsest step, to 0.3 %, that is good enough.
 
     Parameters
     ----------
     volume : Volume
         What to code.
-    good : callable
-        Judges a coding from its decoded bytes; true of all steps that are fine enough.
+    finish : callable
+        Makes of a coding what is wanted, judged from its decoded bytes; None: not good enough. All
+        steps that are fine enough have to be.
     start : float
         A step near the wanted one.
     plans : bool
@@ -342,7 +345,7 @@ def as_good(
 
     Returns
     -------
-    Coding or None
+    What ``finish`` made, or None
         None where not even the finest step that integers can hold is good.
     """
     if plans:
@@ -353,12 +356,14 @@ def as_good(
     assert first is not None
     cuts = volume.cuts_for(len(first.data))
     low, high = -math.inf, math.inf  # good, too coarse
-    best, at, stride = None, math.log2(start), 0.25
+    best: _Finished | None = None
+    at, stride = math.log2(start), 0.25
     while high - low > 0.005:
         coding = volume.code(2.0**at, cuts)
         assert coding is not None
-        if good(coding):
-            low, best = at, coding
+        finished = finish(coding)
+        if finished is not None:
+            low, best = at, finished
         else:
             high = at
         if math.isfinite(low + high):

@@ -98,20 +98,13 @@ def as_good(
     """Add to a tree, or to nothing, the smallest wavelet section that makes a good form."""
     from tinc_codec.fit import residual
 
-    best: Form | None = None
-
-    def is_good(coding: residual.Coding) -> bool:
-        nonlocal best
+    def finished(coding: residual.Coding) -> Form | None:
         form = _with_wavelet(volume, tree, coding)
         if search.filters:
             form = _filtered(volume, form, coding, search)
-        if not good(form):
-            return False
-        best = form  # the coarsest so far: finer steps are not tried again once one is good
-        return True
+        return form if good(form) else None
 
-    residual.as_good(_rest(volume, tree), is_good, start, plans=search.plans)
-    return best
+    return residual.as_good(_rest(volume, tree), finished, start, plans=search.plans)
 
 
 def _filtered(

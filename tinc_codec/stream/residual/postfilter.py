@@ -382,13 +382,13 @@ def _add_line(
     weights: Any, here: int, work: Any,
 ) -> None:  # fmt: skip
     """Set a line's part of the rows of work, from ``here`` on: its voxels, activity and sums."""
-    base, plane, row, length = strides
+    base, plane, row = strides
     at = base + z[0] * plane + y[0] * row + first
     # What follows a line in memory is taken along, to make up whole turns.
     end = base + z[2 * REACH] * plane + y[2 * REACH] * row + first + apart
     m = apart if end <= len(values) else n
     padded = work[_LINE * BLOCK :]
-    _copy_line(values[at - first : at - first + length], first - REACH, padded[: n + 2 * REACH])
+    _copy_line(values[at - first : at - first + row], first - REACH, padded[: n + 2 * REACH])
     own, sums = padded[REACH : REACH + m], work[here:]
     kept = work[_OWN * BLOCK + here : _OWN * BLOCK + here + m]
     for i in range(len(kept)):
@@ -442,7 +442,7 @@ def filter_lines(
             for line in range(first, last):
                 above = line // near_y.shape[1]
                 y, z = line % near_y.shape[1], above % near_z.shape[1]
-                strides = (above // near_z.shape[1] * shape[1] * plane, plane, row, row)
+                strides = (above // near_z.shape[1] * shape[1] * plane, plane, row)
                 _add_line(
                     values, strides, near_z[:, z], near_y[:, y], start + left, n, apart, axes,
                     tables.weights, (line - first) * apart, work,

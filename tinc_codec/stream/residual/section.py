@@ -262,9 +262,9 @@ def _clipped(window: Window, shape: Sequence[int]) -> tuple[slice, ...]:
     return tuple(slice(a, min(b, n)) for (a, b), n in zip(window, shape, strict=True))
 
 
-def everywhere(value: float, plan: Layout) -> Bands:
-    """Return bands of one float32 value, which takes memory once; not to be written to."""
-    one = np.array([value], np.float32)
+def ones(plan: Layout) -> Bands:
+    """Return bands of float32 ones, which take memory once; not to be written to."""
+    one = np.ones(1, np.float32)
 
     def band(shape: Sequence[int]) -> Float32Array:
         return as_strided(one, shape, (0,) * AXES)
