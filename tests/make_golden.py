@@ -23,13 +23,14 @@ from wavelets import section_of
 
 from tinc_codec import __version__, decode, encode, runtime, weights
 from tinc_codec.decode import unit_values
-from tinc_codec.opened import open_chunk
+from tinc_codec.opened import long_axes, open_chunk
 from tinc_codec.phantom import phantom
 from tinc_codec.stream import container, normalize
 from tinc_codec.stream.container import SectionKind
 from tinc_codec.stream.entropy import ALL_ZERO, SCALES
 from tinc_codec.stream.normalize import ArrayInfo
 from tinc_codec.stream.residual.predictive import CAUSAL, INTERPOLATED, SPARSE
+from tinc_codec.stream.residual.section import from_bytes
 from tinc_codec.tree import section
 from tinc_codec.tree.faces import Smoothing
 from tinc_codec.tree.geometry import Geometry
@@ -227,6 +228,33 @@ def tree_and_wavelet(smoothing: Smoothing | None = None) -> bytes:
     return sealed(array, sections)
 
 
+def low_pass_tree(
+    array: Array,
+    splits: tuple[int, ...],
+    depth: int,
+    halved: tuple[tuple[int, ...], ...],
+    **options: Any,
+) -> bytes:
+    """A tree of the low-pass band of a transform, drawn and not fitted."""
+
+    def sections(unit: Array) -> dict[SectionKind, bytes]:
+        rest = section_of(unit, splits, **options)
+        coded = from_bytes(rest, long_axes(unit.shape))
+        geometry = Geometry(
+            shape=long_axes(coded.header.plan.shapes[depth]), splits=halved, coordinates="global"
+        )
+        widths = tuple(np.full((nodes, 2), 5) for nodes in geometry.node_counts)
+        smoothing = Smoothing(reach=2, strength=11) if halved else None
+        tree = Tree(geometry=geometry, widths=widths, smoothing=smoothing, halvings=depth)
+        return {
+            SectionKind.TREE: section.to_bytes(tree),
+            SectionKind.WEIGHTS: weights.pack_raw(parameters_of(tree, seed=4, gain=0.1)),
+            SectionKind.WAVELET: rest,
+        }
+
+    return sealed(array, sections)
+
+
 def smoothed(payload: bytes, smoothing: Smoothing | None) -> bytes:
     """Return the payload of a tree, its faces made smooth in this way."""
     tree = open_chunk(payload).tree
@@ -264,6 +292,19 @@ BUILT: dict[str, Callable[[], bytes]] = {
     # Leaves of two to six voxels along an axis, some shorter than twice the reach.
     "smooth_faces": lambda: by_hand(Smoothing(reach=2, strength=13)),
     "smooth_faces_and_wavelet": lambda: tree_and_wavelet(Smoothing(reach=3, strength=9)),
+    "low_pass_tree": lambda: low_pass_tree(
+        phantom((16, 14, 15)), (7, 7, 7), 1, ((0, 1, 2),), step=0.04
+    ),
+    "low_pass_tree_one_level": lambda: low_pass_tree(
+        volume((9, 10, 11), "u2"), (7,), 1, ((0, 2),), step=0.04
+    ),
+    # The first two axes are one for both; the last has one sample in the band.
+    "low_pass_tree_four_axes": lambda: low_pass_tree(
+        volume((2, 9, 12, 2), "u2"), (7, 3), 1, ((1,),), step=0.04
+    ),
+    "low_pass_tree_tiles": lambda: low_pass_tree(
+        volume((19, 34), "i2"), (6, 6), 2, (), step=0.04, cuts=6
+    ),
     "filter_one_axis": lambda: filtered(
         wavelet_by_hand(volume((70,), "u2"), (4, 4), step=0.04), some_filter(1)
     ),

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from second_reader_correction import corrected
 from second_reader_filter import evaluate_filter
-from second_reader_wavelet import evaluate_wavelet
+from second_reader_wavelet import evaluate_wavelet, low_pass_shape
 
 Array = npt.NDArray[Any]
 Box = tuple[tuple[int, int], ...]
@@ -175,7 +175,9 @@ class Tree:
 
 def read_tree(data: bytes, shape: tuple[int, ...]) -> Tree:
     fields = Fields(data)
-    flags, levels = fields.unsigned(1), fields.unsigned(1)
+    flags = fields.unsigned(1)
+    fields.take(1 if flags & 4 else 0)  # of which low-pass band
+    levels = fields.unsigned(1)
     splits = tuple(fields.take(levels - 1))
     smooth = (fields.unsigned(1), fields.unsigned(1)) if flags & 2 else None
     nodes = 1
@@ -444,14 +446,17 @@ def decode(payload: bytes) -> Array:
         bits(out)[...] = fill
     shape = tuple(b - a for a, b in box)
     longer = tuple(n for n in shape if n > 1)
-    if TREE in parts:
+    below = None  # a tree of the low-pass band
+    unit = np.zeros(longer, np.float32)  # constant, or WAVELET or CORRECTION
+    if TREE in parts and parts[TREE][0] & 4:
+        tree = read_tree(parts[TREE], low_pass_shape(parts[WAVELET], longer, parts[TREE][1]))
+        below = parts[TREE][1], evaluate_tree(tree, parts[WEIGHTS])
+    elif TREE in parts:
         unit = evaluate_tree(read_tree(parts[TREE], longer), parts[WEIGHTS])
     elif COSINE in parts:
         unit = evaluate_cosine(parts[COSINE], longer)
-    else:
-        unit = np.zeros(longer, np.float32)  # constant, or WAVELET or CORRECTION
     if WAVELET in parts:
-        unit = unit + evaluate_wavelet(parts[WAVELET], longer)
+        unit = unit + evaluate_wavelet(parts[WAVELET], longer, below)
     if FILTER in parts:
         unit = evaluate_filter(parts[FILTER], unit)
     values = stored_values(unit, header)

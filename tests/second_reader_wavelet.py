@@ -314,11 +314,15 @@ def lift(line: Array) -> Array:
     return x
 
 
-def synthesis(levels: list[Level], bands: dict[tuple[int, int], Array]) -> Array:
-    """From coefficients, binary32."""
+def synthesis(
+    levels: list[Level], bands: dict[tuple[int, int], Array], tree: tuple[int, Array] | None
+) -> Array:
+    """From coefficients, binary32; a tree may be added to a low-pass band."""
     low = bands[len(levels), 0]
     for d in reversed(range(len(levels))):
         split, out = levels[d].split, np.zeros(levels[d].shape, F)
+        if tree is not None and tree[0] == d + 1:
+            low = low + tree[1].reshape(low.shape)
         for s in (0, *levels[d].directions()):
             place = tuple(
                 slice(s >> k & 1, None, 2) if split >> k & 1 else slice(None) for k in AXES
@@ -334,7 +338,16 @@ def synthesis(levels: list[Level], bands: dict[tuple[int, int], Array]) -> Array
 # The section.
 
 
-def evaluate_wavelet(data: bytes, shape: Place) -> Array:
+def low_pass_shape(data: bytes, shape: Place, count: int) -> Place:
+    """Return the lengths of the axes longer than one sample of the low-pass band after levels."""
+    assert 1 <= count <= data[1]
+    low = three(shape)
+    for split in data[2 : 2 + count]:
+        low = Level(shape=low, split=split).low()
+    return tuple(n for n in low if n > 1)
+
+
+def evaluate_wavelet(data: bytes, shape: Place, tree: tuple[int, Array] | None = None) -> Array:
     """Return the sums, binary32, of the axes of the box longer than one voxel."""
     cuts, depth = data[0], data[1]
     splits = data[2 : 2 + depth]
@@ -370,4 +383,4 @@ def evaluate_wavelet(data: bytes, shape: Place) -> Array:
     for key, q in bands.integers.items():
         size = (np.abs(q).astype(F) - less) * unit
         values[key] = np.where(q < 0, -size, np.where(q > 0, size, F(0))).astype(F)
-    return (synthesis(levels, values) + F(offset / 65535)).reshape(shape)
+    return (synthesis(levels, values, tree) + F(offset / 65535)).reshape(shape)

@@ -13,7 +13,8 @@ import pytest
 from volumes import volume
 
 from tinc_codec import InvalidSetting, Settings, decode, encode, forms, inspect, metrics
-from tinc_codec.forms import candidate, trees, wavelets
+from tinc_codec.fit import chunk
+from tinc_codec.forms import candidate, wavelets
 from tinc_codec.forms.candidate import Form
 from tinc_codec.metrics import psnr
 from tinc_codec.phantom import phantom
@@ -307,13 +308,33 @@ def test_only_auto_and_tree_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: Any) -> Sequence[Any]:
         raise AssertionError("a tree is fitted")
 
-    monkeypatch.setattr(trees, "fitted", refuse)
+    monkeypatch.setattr(chunk, "fit_trees", refuse)
     array = phantom((12, 12, 12))
     encode(array, ratio=8, form="wavelet")
     encode(array, psnr=30, form="wavelet")
     for form in ("auto", "tree"):
         with pytest.raises(AssertionError, match="a tree is fitted"):
             encode(array, ratio=4, form=form)
+
+
+def test_trees_of_voxels_are_tried_after_those_of_a_band_from_effort_six_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shapes: list[tuple[int, ...]] = []
+    whole = chunk.fit_trees
+
+    def watched(units: Any, weights: Any, settings: Settings, rooms: Any) -> Any:
+        shapes.extend(unit.shape for unit in units)
+        return whole(units, weights, settings, rooms)
+
+    monkeypatch.setattr(chunk, "fit_trees", watched)
+    monkeypatch.setattr(forms, "_higher", lambda form, than: 1.0)
+    array = phantom((12, 13, 14))
+    encode(array, ratio=8, effort=5, iterations=5)
+    assert shapes == [(6, 7, 7)]
+    payload = encode(array, ratio=8, effort=6, iterations=5)
+    assert shapes[1:] == [(6, 7, 7), (12, 13, 14)]
+    assert inspect(payload).form == "tree+wavelet"
 
 
 # Settings.
@@ -355,13 +376,13 @@ def test_the_least_effort_tries_no_tree_unless_something_is_said_of_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tried: list[int] = []
-    whole = trees.fitted
+    whole = chunk.fit_trees
 
-    def counted(volumes: Any, settings: Settings, rooms: Any) -> Any:
+    def counted(units: Any, weights: Any, settings: Settings, rooms: Any) -> Any:
         tried.append(settings.effort)
-        return whole(volumes, settings, rooms)
+        return whole(units, weights, settings, rooms)
 
-    monkeypatch.setattr(trees, "fitted", counted)
+    monkeypatch.setattr(chunk, "fit_trees", counted)
     array = phantom((12, 12, 12))
     encode(array, ratio=16, effort=1)
     encode(array, psnr=30, effort=1)

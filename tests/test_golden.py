@@ -71,14 +71,31 @@ def test_the_tree_cases_reach_what_faces_have() -> None:
         (chunk.form, chunk.tree.smoothing.reach > 2, chunk.tree.geometry.coordinates)
         for chunk in chunks
         if chunk.tree is not None and chunk.tree.smoothing is not None
+        if not chunk.tree.halvings
     }
     assert found == {("tree", False, "block"), ("tree+wavelet", True, "global")}
+
+
+def test_the_cases_reach_what_trees_of_a_low_pass_band_have() -> None:
+    chunks = [open_chunk(goldens.payload(name)) for name in NAMES]
+    found = {
+        (
+            len(long_axes(chunk.box_shape)), len(chunk.tree.geometry.shape),
+            chunk.tree.halvings, len(chunk.wavelet.header.plan.splits) - chunk.tree.halvings,
+            chunk.wavelet.header.cuts, chunk.tree.smoothing is not None,
+        )
+        for chunk in chunks
+        if chunk.tree is not None and chunk.tree.halvings and chunk.wavelet is not None
+    }  # fmt: skip
+    assert found == {
+        (3, 3, 1, 2, 0, True), (3, 3, 1, 0, 0, True), (4, 2, 1, 1, 0, True), (2, 2, 2, 0, 6, False)
+    }  # fmt: skip
 
 
 def test_the_wavelet_cases_reach_what_their_section_has() -> None:
     chunks = [open_chunk(goldens.payload(name)) for name in NAMES]
     coded = [chunk.wavelet for chunk in chunks if chunk.wavelet is not None]
-    assert {wavelet.header.cuts for wavelet in coded} == {0, 1, 5, 7}
+    assert {wavelet.header.cuts for wavelet in coded} == {0, 1, 5, 6, 7}
     splits = {split for wavelet in coded for split in wavelet.header.plan.splits}
     assert splits == set(range(1, 8))
     assert 0 in {len(wavelet.header.plan.splits) for wavelet in coded}

@@ -26,7 +26,7 @@ SMALL_BYTES = bytes([1, 2, 0b10, 2, 6, 4, 2, 5, 2, 0b10, 3, 3, 0b100 << 3])
 
 
 def same(a: Tree, b: Tree) -> bool:
-    alike = a.geometry == b.geometry and a.smoothing == b.smoothing
+    alike = a.geometry == b.geometry and a.smoothing == b.smoothing and a.halvings == b.halvings
     return alike and all(
         x.dtype == y.dtype and np.array_equal(x, y) for x, y in zip(a.widths, b.widths, strict=True)
     )
@@ -44,6 +44,18 @@ def test_bytes_of_a_smoothing_are_pinned() -> None:
     data = bytes([3, *SMALL_BYTES[1:3], 200, 16, *SMALL_BYTES[3:]])
     assert to_bytes(smooth).hex() == data.hex()
     assert same(from_bytes(data, (8, 8), PLENTY), smooth)
+
+
+def test_a_tree_of_a_low_pass_band_takes_its_shape() -> None:
+    data = bytes([5, 2, *SMALL_BYTES[1:]])
+    tree, bands = replace(SMALL, halvings=2), [(15, 16), (8, 8), (4, 4)]
+    assert to_bytes(tree).hex() == data.hex()
+    assert same(from_bytes(data, (30, 32), PLENTY, bands), tree)
+    for number in (0, 4):
+        with pytest.raises(CorruptPayload, match=rf"band {number} is not in 1\.\.3"):
+            from_bytes(bytes([5, number, *SMALL_BYTES[1:]]), (30, 32), PLENTY, bands)
+    with pytest.raises(CorruptPayload, match="0 axes"):
+        from_bytes(data, (2, 2), PLENTY, [(1, 2), ()])
 
 
 @pytest.mark.parametrize(
@@ -87,7 +99,8 @@ def test_even_widths_take_a_byte_a_layer(tree: Tree) -> None:
 @pytest.mark.parametrize(
     ("at", "value", "says"),
     [
-        (0, 4, "reserved flag"),
+        (0, 8, "reserved flag"),
+        (0, 4, r"low-pass band 2 is not in 1\.\.0"),
         (0, 0x81, "reserved flag"),
         (1, 0, "0 levels"),
         (1, 7, "7 levels"),

@@ -19,7 +19,7 @@ from tinc_codec.engines import current_engine
 from tinc_codec.filtered import filtered_values
 from tinc_codec.opened import Chunk, long_axes, open_chunk
 from tinc_codec.selection import Selection, resolve
-from tinc_codec.smoothed import tree_values
+from tinc_codec.smoothed import low_pass_values, tree_values
 from tinc_codec.stream import cosine, exceptions, normalize
 from tinc_codec.tree import network
 from tinc_codec.tree.geometry import IntArray
@@ -133,14 +133,22 @@ def _sum_of_forms(
     chunk: Chunk, axes: Sequence[IntArray], *, pointwise: bool, engine: Engine | None
 ) -> Float32Array:
     """Return voxels of the axes longer than one voxel, not yet filtered; any shape in C order."""
-    values = None
+    values = below = None
     if chunk.tree is not None and chunk.parameters is not None:
         found = engine or current_engine()
-        form = found.evaluate_points if pointwise else found.evaluate_grid
-        evaluate = partial(form, chunk.tree, chunk.parameters)
-        values = tree_values(chunk.tree, axes, evaluate, pointwise=pointwise)
+        depth = chunk.tree.halvings
+        if depth:
+            assert chunk.wavelet is not None
+            shape = chunk.wavelet.header.plan.shapes[depth]
+            below = depth, partial(low_pass_values, chunk.tree, chunk.parameters, found, shape)
+        else:
+            form = found.evaluate_points if pointwise else found.evaluate_grid
+            evaluate = partial(form, chunk.tree, chunk.parameters)
+            values = tree_values(chunk.tree, axes, evaluate, pointwise=pointwise)
     if chunk.wavelet is not None:
-        rest = wavelet_values(chunk.wavelet, long_axes(chunk.box_shape), axes, pointwise=pointwise)
+        rest = wavelet_values(
+            chunk.wavelet, long_axes(chunk.box_shape), axes, pointwise=pointwise, below=below
+        )
         values = rest if values is None else values + rest.reshape(values.shape)
     if values is None:
         assert chunk.coefficients is not None
@@ -288,6 +296,13 @@ def decode_chunk(payload: Buffer, selection: Any = None) -> npt.NDArray[Any]:
 decode = decode_chunk
 
 
+def _macs_per_voxel(chunk: Chunk) -> float:
+    if chunk.tree is None:
+        return 0.0
+    places, voxels = math.prod(chunk.tree.geometry.shape), math.prod(chunk.box_shape)
+    return network.macs_per_voxel(chunk.tree) * places / voxels
+
+
 def inspect(payload: Buffer) -> Inspection:
     """Return what a payload says of itself, without evaluating it.
 
@@ -313,7 +328,7 @@ def inspect(payload: Buffer) -> Inspection:
         ),
         parameters=network.count_parameters(tree) if tree else 0,
         coordinates=tree.geometry.coordinates if tree else "",
-        macs_per_voxel=network.macs_per_voxel(tree) if tree else 0.0,
+        macs_per_voxel=_macs_per_voxel(chunk),
         section_sizes=chunk.sections,
         payload_bytes=size,
         ratio=chunk.info.nbytes / size,

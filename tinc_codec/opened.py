@@ -170,17 +170,20 @@ def _parse(payload: bytes) -> Chunk:
     if SectionKind.MASK in parts:
         mask = exceptions.Mask.from_bytes(parts[SectionKind.MASK], info.dtype, box_shape)
     _check_forms(parts, info, box_shape)
-    if SectionKind.TREE in parts:
-        coded = parts[SectionKind.WEIGHTS]
-        most = PARAMETERS_PER_BYTE * len(coded) + SPARE_PARAMETERS
-        tree = section.from_bytes(parts[SectionKind.TREE], long_axes(box_shape), most)
-        parameters = weights.unpack(coded, network.layout(tree))
     if SectionKind.COSINE in parts:
         coefficients = cosine.read(parts[SectionKind.COSINE], long_axes(box_shape))
+    bands: list[tuple[int, ...]] = []
     if SectionKind.WAVELET in parts:
         from tinc_codec.stream.residual import section as wavelet
 
         transformed = wavelet.from_bytes(parts[SectionKind.WAVELET], long_axes(box_shape))
+        bands = [long_axes(low) for low in transformed.header.plan.shapes[1:]]
+    if SectionKind.TREE in parts:
+        coded = parts[SectionKind.WEIGHTS]
+        most = most_parameters(coded)
+        shape = long_axes(box_shape)
+        tree = section.from_bytes(parts[SectionKind.TREE], shape, most, bands)
+        parameters = weights.unpack(coded, network.layout(tree))
     if SectionKind.FILTER in parts:
         from tinc_codec.stream.residual import postfilter as filters
 
@@ -229,6 +232,11 @@ def _check_forms(
             f"payload: {size} bytes claim a box of {raw} raw bytes, beyond the largest ratio of "
             f"{LARGEST_RATIO}"
         )
+
+
+def most_parameters(coded: bytes) -> int:
+    """Return how many parameters and nodes a tree with such weights may have."""
+    return PARAMETERS_PER_BYTE * len(coded) + SPARE_PARAMETERS
 
 
 def long_axes(shape: Sequence[int]) -> tuple[int, ...]:

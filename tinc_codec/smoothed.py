@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +13,10 @@ from tinc_codec.tree import faces
 from tinc_codec.tree.faces import Smoothing
 from tinc_codec.tree.geometry import Geometry, IntArray
 from tinc_codec.tree.network import Tree
+
+if TYPE_CHECKING:
+    from tinc_codec.engines import Engine
+    from tinc_codec.stream.residual.wavelet import Shape, Window
 
 Float32Array = npt.NDArray[np.float32]
 Evaluate = Callable[[Sequence[IntArray]], Float32Array]
@@ -43,6 +49,16 @@ def tree_values(
 
     plans = faces.plans(tree.geometry, tree.smoothing, axes)
     return smooth(evaluate([plan.index for plan in plans]), plans)
+
+
+def low_pass_values(
+    tree: Tree, parameters: Float32Array, engine: Engine, shape: Shape, window: Window
+) -> Float32Array:
+    """Return a window of the low-pass band, of a shape of three axes, that a tree is of."""
+    axes = [np.arange(*span) for span, n in zip(window, shape, strict=True) if n > 1]
+    evaluate = partial(engine.evaluate_grid, tree, parameters)
+    values = tree_values(tree, axes, evaluate, pointwise=False)
+    return values.reshape([last - first for first, last in window])
 
 
 def _points(

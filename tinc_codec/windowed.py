@@ -16,13 +16,18 @@ from tinc_codec.tree.geometry import IntArray
 
 if TYPE_CHECKING:
     from tinc_codec.stream.residual.section import Coefficients
-    from tinc_codec.stream.residual.wavelet import Window
+    from tinc_codec.stream.residual.wavelet import Below, Window
 
 Float32Array = npt.NDArray[np.float32]
 
 
 def wavelet_values(
-    coded: Coefficients, shape: tuple[int, ...], axes: Sequence[IntArray], *, pointwise: bool
+    coded: Coefficients,
+    shape: tuple[int, ...],
+    axes: Sequence[IntArray],
+    *,
+    pointwise: bool,
+    below: Below | None = None,
 ) -> Float32Array:
     """Return voxels of a wavelet section, its offset added, in normalised units.
 
@@ -36,9 +41,11 @@ def wavelet_values(
         Voxel indices.
     pointwise : bool
         As in :class:`tinc_codec.selection.Selection`.
+    below : Below, optional
+        What is added to a low-pass band.
     """
     window, inside = _window(shape, axes, pointwise=pointwise)
-    block = coded.values(window, each)
+    block = coded.values(window, each, below)
     block += np.float32(coded.header.offset)
     return _picked(block, inside, pointwise=pointwise)
 

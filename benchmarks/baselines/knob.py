@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from benchmarks.baselines.protocol import Array, Coded, Target, timed
 
 Payload = bytes | list[bytes]
@@ -15,6 +17,8 @@ _TRIALS = 12
 # The search ends with this share of the bytes; below, a whole percent of rate is 0.05 dB.
 _ENOUGH = 0.995
 _MARGIN = 0.15
+# Where sizes are not monotone: settings tried per factor of two, from half of the one found to
+# twice.
 _SCANNED = 24
 
 
@@ -38,8 +42,8 @@ class Knob:
     whole : bool
         The knob takes integers only.
     uneven : bool
-        Sizes are not monotone in the knob: better settings than the one found, up to a factor of
-        two, are tried too, best first. For knobs that are smaller the better.
+        Neither sizes nor errors are monotone in the knob: settings around the one found, a factor
+        of two to either side, are tried too, and the one that decodes best is taken.
     note : str
         Goes into every row.
     """
@@ -74,8 +78,9 @@ class Knob:
 
         knob = self._search(size_at, budget)
         if knob is not None and self.uneven:
-            better = (knob * 2 ** (n / _SCANNED - 1) for n in range(_SCANNED))
-            knob = next((b for b in better if size_at(b) <= budget), knob)
+            for n in range(-_SCANNED, _SCANNED + 1):
+                size_at(knob * 2 ** (n / _SCANNED))
+            knob = min(within, key=lambda k: self._error(volume, within[k][0]))
         # The very bytes that fitted: encoders with threads do not give the same each time.
         return None if knob is None else self._coded(volume, knob, *within[knob])
 
@@ -95,6 +100,11 @@ class Knob:
             decode=decode,
             note=self.note,
         )
+
+    def _error(self, volume: Array, payload: Payload) -> float:
+        """Return the mean squared error of what was stored."""
+        apart = self.decompress(payload, volume).astype(np.float64) - volume
+        return float(np.square(apart).mean())
 
     def _search(self, size_at: Callable[[float], int], budget: int) -> float | None:
         """Return the knob of the most bytes within the budget, or one of almost as many.

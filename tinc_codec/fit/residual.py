@@ -96,9 +96,16 @@ class Volume:
         In normalised units.
     weight : float32 array of the same shape, or None
         What the squared error of each voxel weighs, 0 to 1; None: 1.
+    plan : Layout, optional
+        The only plan to use.
     """
 
-    def __init__(self, values: Float32Array, weight: Float32Array | None = None) -> None:
+    def __init__(
+        self,
+        values: Float32Array,
+        weight: Float32Array | None = None,
+        plan: Layout | None = None,
+    ) -> None:
         shape = wavelet.three_axes(values.shape)
         self._values = values.reshape(shape)
         self._weight = None if weight is None else weight.reshape(shape)
@@ -106,20 +113,26 @@ class Volume:
         unit = section.OFFSET_UNIT
         self._offset = min(max(round(mean * unit), 0), unit) / unit
         self._starts = (0,) * AXES
-        self._chosen = self._transform(self._starts)
+        self._is_given = plan is not None
+        self._chosen = self._transform(plan or plan_of(shape, self._starts))
 
-    def _transform(self, starts: tuple[int, ...]) -> _Transform:
-        plan = plan_of(self._values.shape, starts)
+    def _transform(self, plan: Layout) -> _Transform:
         low, levels = wavelet.forward(self._values - np.float32(self._offset), plan, each)
         bands = Bands(low=low, levels=levels)
-        worth = section.ones(plan) if self._weight is None else _worth(self._weight, plan)
+        worth = section.ones(plan) if self._weight is None else worths(self._weight, plan)
         return _Transform(plan=plan, offset=self._offset, bands=bands, worth=worth)
 
     def choose_plan(self, step: float) -> None:
         """Take the plan that does best at a step: axes are moved while that gains something."""
+        if self._is_given:
+            return
         best = _cost(self._chosen, step)
         for _ in range(_PLAN_ROUNDS):
-            tried = {starts: self._transform(starts) for starts in _neighbours(self._starts)}
+            shape = self._chosen.plan.shapes[0]
+            tried = {
+                starts: self._transform(plan_of(shape, starts))
+                for starts in _neighbours(self._starts)
+            }
             costs = {starts: _cost(found, step) for starts, found in tried.items()}
             starts = min(costs, key=lambda s: costs[s])
             if not costs[starts] < best * (1 - _PLAN_GAIN):
@@ -180,7 +193,7 @@ def _coded(transform: _Transform, step: float, cuts: int, most: int) -> Quantize
     )  # fmt: skip
 
 
-def _worth(weight: Float32Array, plan: Layout) -> Bands:
+def worths(weight: Float32Array, plan: Layout) -> Bands:
     """Return what the squared error of each coefficient weighs.
 
     The mean over the voxels that the coefficient has a say in, about: along an axis that is halved

@@ -2,7 +2,7 @@
 
 - tree: the whole budget for a tree of networks;
 - wavelet: the whole budget for wavelet coefficients;
-- tree and wavelet: a share for the tree, the rest for what it leaves;
+- tree and wavelet: a share for a tree, mostly of a low-pass band, the rest for what it leaves;
 - either of these two with a filter of the decoded values, where that is worth its bytes;
 - cosine: a few low-order terms, where the budget is very small;
 - wavelet and correction, or correction alone, where every voxel is to be within a bound.
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from tinc_codec.errors import InvalidSetting
 from tinc_codec.forms import candidate, trees, wavelets
+from tinc_codec.forms.band_trees import BandTree
 from tinc_codec.forms.bounded import within_bound
 from tinc_codec.forms.candidate import Form, Volume
 from tinc_codec.settings import Settings
@@ -24,8 +25,6 @@ from tinc_codec.threads import each
 
 # Below this budget the low-order form may be the best, and is tried too.
 _TRY_COSINE_BELOW = 1024
-# Of a tree with wavelet coefficients, the share of the bytes that is the tree's.
-_TREE_SHARE = 0.4
 # Where the search for an SSIM starts.
 _STEP_OF_SSIM = 0.1
 # Errors are measured on normalised values in binary32: an RMSE is held with so much to spare.
@@ -69,9 +68,9 @@ def _within_budgets(volumes: Sequence[Volume], settings: Settings) -> list[Form]
     search = wavelets.search_of(settings)
     found = each(lambda volume: wavelets.within_budget(volume, None, search), volumes)
     if trees.are_tried(settings):
-        budgets = [round(_TREE_SHARE * volume.own_budget()) for volume in volumes]
+        budgets = [volume.own_budget() for volume in volumes]
 
-        def add(volume: Volume, tree: Form) -> Form | None:
+        def add(volume: Volume, tree: BandTree) -> Form | None:
             return wavelets.within_budget(volume, tree, search)
 
         found = trees.with_trees(volumes, found, settings, budgets, add, _higher)
@@ -89,7 +88,7 @@ def _as_good(volumes: Sequence[Volume], settings: Settings) -> list[Form]:
     """Return the smallest forms that have the PSNR, the RMSE or the SSIM asked for."""
     search = wavelets.search_of(settings)
 
-    def reach(volume: Volume, tree: Form | None = None) -> Form | None:
+    def reach(volume: Volume, tree: BandTree | None = None) -> Form | None:
         least = _least_psnr(volume, settings)
         start = _STEP_OF_SSIM if least is None else 4 * 10 ** (-least / 20)
 
@@ -110,7 +109,7 @@ def _as_good(volumes: Sequence[Volume], settings: Settings) -> list[Form]:
                 f"{volume.info.dtype}; use max_error=0, or a lower one"
             )
     if trees.are_tried(settings):
-        sizes = [round(_TREE_SHARE * len(form.payload)) for form in found if form is not None]
+        sizes = [len(form.payload) for form in found if form is not None]
         found = trees.with_trees(volumes, found, settings, sizes, reach, _smaller)
     return [form for form in found if form is not None]
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tinc_codec.forms import candidate
+from tinc_codec.forms.band_trees import BandTree
 from tinc_codec.forms.candidate import Form, Volume
 from tinc_codec.settings import Settings
 from tinc_codec.stream import container
@@ -49,27 +50,27 @@ def search_of(settings: Settings) -> Search:
     )
 
 
-def _rest(volume: Volume, tree: Form | None) -> residual.Volume:
+def _rest(volume: Volume, tree: BandTree | None) -> residual.Volume:
     """Return what a tree leaves, or the volume itself, ready to be coded."""
     from tinc_codec.fit import residual
 
     if tree is None:
         return residual.Volume(volume.unit, volume.importance())
-    rest = volume.unit - candidate.said(tree.payload, volume)
+    rest = volume.unit - tree.said
     if volume.weight is not None:
         rest[volume.weight == 0] = 0
-    return residual.Volume(rest, volume.importance())
+    return residual.Volume(rest, volume.importance(), tree.plan)
 
 
-def _with_wavelet(volume: Volume, tree: Form | None, coding: residual.Coding) -> Form:
+def _with_wavelet(volume: Volume, tree: BandTree | None, coding: residual.Coding) -> Form:
     sections = {} if tree is None else tree.sections
     return candidate.form_of(volume, {**sections, SectionKind.WAVELET: coding.data})
 
 
-def within_budget(volume: Volume, tree: Form | None, search: Search) -> Form | None:
+def within_budget(volume: Volume, tree: BandTree | None, search: Search) -> Form | None:
     """Add to a tree, or to nothing, the wavelet section that fits the budget; None if none does."""
-    budget = volume.own_budget()
-    room = volume.room(budget) if tree is None else budget - len(tree.payload)
+    sections = {} if tree is None else tree.sections
+    room = volume.own_budget() - candidate.size_of({**volume.exact, **sections})
     size = room - container.section_overhead(max(room, 0))
     if size < _SMALLEST_WAVELET:
         return None
@@ -93,7 +94,11 @@ def within_budget(volume: Volume, tree: Form | None, search: Search) -> Form | N
 
 
 def as_good(
-    volume: Volume, tree: Form | None, good: Callable[[Form], bool], start: float, search: Search
+    volume: Volume,
+    tree: BandTree | None,
+    good: Callable[[Form], bool],
+    start: float,
+    search: Search,
 ) -> Form | None:
     """Add to a tree, or to nothing, the smallest wavelet section that makes a good form."""
     from tinc_codec.fit import residual

@@ -33,11 +33,14 @@ class Tree:
         For each level, the output width of each sine layer of each node.
     smoothing : Smoothing or None
         How the faces of the leaves are made smooth; not for a tree of one level.
+    halvings : int
+        Levels of a wavelet transform whose low-pass band has the values; 0: they are of voxels.
     """
 
     geometry: Geometry
     widths: tuple[IntArray, ...]
     smoothing: Smoothing | None = None
+    halvings: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,14 +1,16 @@
 """The TREE section: structure of a tree <-> bytes. Widths are stored, never derived.
 
-Layout: flags u8 (bit 0: coordinates per block; bit 1: faces are made smooth; others zero), levels
-u8, one split mask u8 per level below the root (bit k: axis k halved), where faces are made smooth
-the reach u8 and the strength u8, then for each level its depth u8 and for each of its sine layers
-the widths: a varint ``lowest << 1`` when all nodes agree, else ``lowest << 1 | 1``, the bits per
-node u8, and the excesses over ``lowest``, packed from the least significant bit.
+Layout: flags u8 (bit 0: coordinates per block; bit 1: faces are made smooth; bit 2: of a low-pass
+band; others zero), for a low-pass band its number u8, levels u8, one split mask u8 per level below
+the root (bit k: axis k halved), where faces are made smooth the reach u8 and the strength u8, then
+for each level its depth u8 and for each of its sine layers the widths: a varint ``lowest << 1``
+when all nodes agree, else ``lowest << 1 | 1``, the bits per node u8, and the excesses over
+``lowest``, packed from the least significant bit.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -23,14 +25,18 @@ MAX_DEPTH = 16
 MAX_WIDTH = 4096
 # Bytes that a smoothing of faces takes.
 SMOOTHING_BYTES = 2
-_BLOCK, _SMOOTH = 1, 2
+_BLOCK, _SMOOTH, _LOW_PASS = 1, 2, 4
 
 
 def to_bytes(tree: Tree) -> bytes:
     """Return the TREE section of a tree."""
     geometry = tree.geometry
     flags = _BLOCK * (geometry.coordinates == "block") | _SMOOTH * (tree.smoothing is not None)
-    out = Writer().u8(flags).u8(geometry.levels)
+    flags |= _LOW_PASS * (tree.halvings > 0)
+    out = Writer().u8(flags)
+    if tree.halvings:
+        out.u8(tree.halvings)
+    out.u8(geometry.levels)
     for axes in geometry.splits:
         out.u8(sum(1 << axis for axis in axes))
     if tree.smoothing is not None:
@@ -51,7 +57,12 @@ def _write_widths(out: Writer, column: IntArray) -> None:
         out.u8(bits).raw(np.packbits(excess.astype(np.uint8), bitorder="little").tobytes())
 
 
-def from_bytes(data: bytes, shape: tuple[int, ...], most_parameters: int) -> Tree:
+def from_bytes(
+    data: bytes,
+    shape: tuple[int, ...],
+    most_parameters: int,
+    bands: Sequence[tuple[int, ...]] = (),
+) -> Tree:
     """Read a TREE section.
 
     Parameters
@@ -62,6 +73,8 @@ def from_bytes(data: bytes, shape: tuple[int, ...], most_parameters: int) -> Tre
         Voxels of the fitted box, singleton axes dropped.
     most_parameters : int
         Refuse structures with more parameters or nodes, before they take memory.
+    bands : sequence of tuple of int
+        The same as ``shape`` of the low-pass bands that there are, finest first.
 
     Raises
     ------
@@ -70,8 +83,13 @@ def from_bytes(data: bytes, shape: tuple[int, ...], most_parameters: int) -> Tre
     """
     reader = Reader(data, "TREE")
     flags = reader.u8()
-    if flags > (_BLOCK | _SMOOTH):
+    if flags > (_BLOCK | _SMOOTH | _LOW_PASS):
         raise CorruptPayload(f"tree: reserved flag bits are set in {flags:#04x}")
+    halvings = reader.u8() if flags & _LOW_PASS else 0
+    if flags & _LOW_PASS:
+        if not 1 <= halvings <= len(bands):
+            raise CorruptPayload(f"tree: low-pass band {halvings} is not in 1..{len(bands)}")
+        shape = bands[halvings - 1]
     geometry = _read_geometry(reader, shape, "block" if flags & _BLOCK else "global")
     smoothing = _read_smoothing(reader, geometry) if flags & _SMOOTH else None
     if sum(geometry.node_counts) > most_parameters:
@@ -86,7 +104,7 @@ def from_bytes(data: bytes, shape: tuple[int, ...], most_parameters: int) -> Tre
             raise CorruptPayload(f"tree: depth {depth} of a hyper layer is not in 1..{MAX_DEPTH}")
         widths.append(np.stack([_read_widths(reader, nodes) for _ in range(depth)], axis=1))
     reader.done()
-    tree = Tree(geometry=geometry, widths=tuple(widths), smoothing=smoothing)
+    tree = Tree(geometry=geometry, widths=tuple(widths), smoothing=smoothing, halvings=halvings)
     if count_parameters(tree) > most_parameters:
         raise CorruptPayload(
             f"tree: {count_parameters(tree)} parameters exceed {most_parameters}, "

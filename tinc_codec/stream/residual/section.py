@@ -24,6 +24,7 @@ from tinc_codec.stream.residual.coefficients import PAD
 from tinc_codec.stream.residual.wavelet import (
     AXES,
     LOW_PASS,
+    Below,
     Float32Array,
     IntArray,
     Layout,
@@ -383,8 +384,10 @@ class Coefficients:
         """Memory that they take once they are all decoded, about."""
         return 4 * math.prod(self.header.plan.shapes[0])
 
-    def values(self, window: Window, run: Run) -> Float32Array:
+    def values(self, window: Window, run: Run, below: Below | None = None) -> Float32Array:
         """Return a window of the volume, in normalised units, without the header's offset.
+
+        ``below`` is what is added to a low-pass band.
 
         Raises
         ------
@@ -395,7 +398,7 @@ class Coefficients:
         with self._lock:
             bands = self._decoded(wavelet.windows(plan, window), run)
         scale = np.float32(self.header.step), np.float32(self.header.bias)
-        return wavelet.inverse(plan, window, bands.low, bands.levels, scale, run)
+        return wavelet.inverse(plan, window, bands.low, bands.levels, scale, run, below)
 
     def _decoded(self, needed: Sequence[Window], run: Run) -> Bands:
         """Return the integers, with all tiles of the finest level that are needed."""

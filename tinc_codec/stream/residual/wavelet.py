@@ -19,6 +19,8 @@ Shape = tuple[int, int, int]
 # Samples first to last (exclusive) along each axis.
 Window = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 Run = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
+# The low-pass band after so many levels, and what gives a window of what is to be added to it.
+Below = tuple[int, Callable[[Window], Float32Array]]
 # Step and bias of integers, in binary32.
 Scale = tuple[np.float32, np.float32]
 
@@ -216,6 +218,7 @@ def inverse(
     levels: Sequence[dict[int, IntArray]],
     scale: Scale,
     run: Run = map,
+    below: Below | None = None,
 ) -> Float32Array:
     """Return a window of the volume.
 
@@ -231,6 +234,8 @@ def inverse(
         What they stand for.
     run : callable
         Maps a function over items, on threads perhaps.
+    below : Below, optional
+        What is added to a low-pass band; the plan has as many levels.
     """
     needed = windows(plan, window)
     known = _Known(values=low, first=(0, 0, 0), scale=scale)
@@ -239,6 +244,8 @@ def inverse(
         lifting.restore_lines(low, _corner(window), scale, x, (0, 1, 0, 1), 0, len(x))
         return x
     for level in reversed(range(len(plan.splits))):
+        if below is not None and level + 1 == below[0]:
+            known = _with_more(known, needed[level + 1], below[1])
         x = _level(plan, level, needed[level], known, levels[level], scale, run)
         corner = _corner(needed[level])
         known = _Known(values=np.ascontiguousarray(x), first=corner, scale=_EXACT)
@@ -252,6 +259,16 @@ class _Known:
     values: npt.NDArray[Any]
     first: tuple[int, int, int]
     scale: Scale
+
+
+def _with_more(low: _Known, window: Window, values: Callable[[Window], Float32Array]) -> _Known:
+    """Return a window of a low-pass band with what is added to it."""
+    corner = _corner(window)
+    a, b, c = (n - first for n, first in zip(corner, low.first, strict=True))
+    x = np.empty(_lengths(window), np.float32)
+    lifting.restore_lines(low.values, (a, b, c), low.scale, x, (0, 1, 0, 1), 0, len(x))
+    x += values(window)
+    return _Known(values=x, first=corner, scale=_EXACT)
 
 
 def _corner(window: Window) -> tuple[int, int, int]:
