@@ -108,6 +108,34 @@ def test_wrong_options_are_one_line(
     assert not (tmp_path / "x").exists()
 
 
+# The lead.
+
+
+def test_the_lead_is_over_the_best_rival_and_not_over_forms_of_one_s_own() -> None:
+    from benchmarks.experiments.lead import lead_table
+
+    def row(codec: str, ratio: float, psnr_db: str, ssim: str) -> dict[str, str]:
+        given = {"volume": "small", "ratio": str(ratio), "codec": codec, "note": "wavelet"}
+        return given | {"psnr_db": psnr_db, "ssim_3d": ssim, "face_jump": "1.01"}
+
+    rows = [
+        row("TINC", 64.0, "40", "0.9"),
+        row("TINC paper", 64.0, "44", "0.99"),
+        row("HEVC", 64.0, "39", "0.95"),
+        row("SPERR", 64.0, "38", "0.8"),
+        row("TINC", 512.0, "30.5", "0.7"),
+        row("HEVC", 512.0, "", ""),
+        row("SPERR", 512.0, "31", "0.6"),
+    ]
+    told = lead_table(rows)
+    first = "small | 64 | **40.00** | wavelet | 39.00 | - | 38.00 | - | - | 44.00 | 0.900 / 0.950"
+    assert first in told
+    assert "small | 512 | 30.50 | wavelet | - | - | 31.00" in told
+    assert "best rival's in 1 of 2, SSIM in 1." in told
+    assert "256× and more: -0.50 dB. Mean lead at less than 256×: +1.00 dB." in told
+    assert lead_table(rows[1:4]) == ""
+
+
 # Bjøntegaard.
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 
+import goldens
 import numpy as np
 import pytest
 from corrections import coded, texture
@@ -33,6 +34,7 @@ from tinc_codec.tree.network import Tree, layout
 FORMS = ("even", "uneven", "raw", "cosine", "constant", "crop", "mask", "float64", "1-D", "4-D")
 FORMS += ("wavelet", "wavelet-tiles", "tree+wavelet", "wavelet-1-D", "wavelet-4-D", "wavelet-mask")
 FORMS += (
+    "band-tree+wavelet",
     "wavelet-filter",
     "correction",
     "correction-slabs",
@@ -55,6 +57,8 @@ def payload_of(form: str) -> bytes:
         return encode(np.full((16, 16, 16), 7, ">i2"), ratio=16)
     if "correction" in form:
         return corrected_payload_of(form)
+    if form == "band-tree+wavelet":
+        return goldens.payload("low_pass_tree_one_level")
     if form.startswith("wavelet") or form == "tree+wavelet":
         return wavelet_payload_of(form)
     array, options = volume((16, 16, 16)), {"ratio": 8.0, "levels": 2, "form": "tree"}
@@ -151,7 +155,8 @@ def test_forms_are_what_they_are_called() -> None:
     expected |= {form: "wavelet" for form in FORMS if form.startswith("wavelet")}
     expected |= {form: "correction" for form in FORMS if form.startswith("correction")}
     sums = ("tree+wavelet", "wavelet+correction")
-    assert forms == expected | {form: form for form in sums}
+    expected |= {form: form for form in sums} | {"band-tree+wavelet": "tree+wavelet"}
+    assert forms == expected
     assert {SectionKind.CROP, SectionKind.MASK} < sections_of("correction-mask").keys()
     assert SectionKind.CROP in sections_of("crop")
     assert SectionKind.MASK in sections_of("mask")

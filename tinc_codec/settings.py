@@ -82,7 +82,8 @@ class Settings:
         [-1, 1] over the chunk, or over each leaf's own block (the authors' released code).
     form : "auto", "tree" or "wavelet"
         What says the values: "auto" is whichever does best on the chunk, a tree and the wavelet
-        coefficients of what it leaves included; "tree" and "wavelet" are those alone.
+        coefficients of what it leaves included; "tree" and "wavelet" are those alone. With
+        coefficients a tree is one of a low-pass band, from effort 6 on also of the voxels.
     iterations : int or "auto"
         Optimiser steps; "auto" follows the effort.
     milestones : tuple of int or "auto"

@@ -12,6 +12,7 @@ from benchmarks.baselines import registry
 from benchmarks.baselines.protocol import Target
 from benchmarks.bjontegaard import Curve, bd_psnr, bd_rate
 from benchmarks.experiments.common import Blocks, Options, measured, run_cases
+from benchmarks.experiments.lead import lead_table
 from benchmarks.rows import Row, markdown
 
 
@@ -59,7 +60,8 @@ def run(options: Options) -> str:
         from benchmarks import plots
 
         plots.curves(rows, options.plots)
-    return "\n\n".join((volume_tables(rows), paper_table(rows), bd_table(rows)))
+    told = (volume_tables(rows), lead_table(rows), paper_table(rows), bd_table(rows))
+    return "\n\n".join(part for part in told if part)
 
 
 # Tables.

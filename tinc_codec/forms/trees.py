@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 # Efforts from which trees are tried, and from which a fit with a tenth of the work tells where a
 # whole one is worth it: where it is not further behind than this.
-_TREES_FROM, _PILOT_FROM, _PILOT_LESS, _PROMISING_DB = 2, 5, 4, 0.1
+_TREES_FROM, _PILOT_FROM, _PILOT_LESS, _PROMISING_DB = 2, 5, 4, 0.05
+# By how much a tree has to be better: it decodes at half the speed and less.
+_WORTH_DB = 0.05
 # From this effort on a tree of the voxels is tried too. It takes several times as long, to fit and
 # to decode, and gains up to 0.35 dB where surfaces are sharp.
 _VOXELS_FROM = 6
@@ -86,7 +88,7 @@ def with_trees(
         pairs = [(k, form) for k, form in zip(chosen, forms, strict=True) if form is not None]
         chosen = [k for k, form in pairs if gains(form, found[k]) > -_PROMISING_DB]
         for k, form in pairs:
-            if gains(form, best[k]) > 0:
+            if gains(form, found[k]) >= _WORTH_DB and gains(form, best[k]) > 0:
                 best[k] = form
     return best
 
