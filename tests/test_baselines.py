@@ -209,6 +209,28 @@ def test_the_search_ends_at_the_budget(budget: int, knob: float | None) -> None:
     assert found is None if knob is None else found == pytest.approx(knob, rel=0.01)
 
 
+def test_around_an_uneven_knob_what_decodes_best_is_taken() -> None:
+    """Sizes fall with the knob, errors are least at 0.031, a little beside where they just fit."""
+    from benchmarks.baselines.knob import Knob
+    from benchmarks.baselines.protocol import Target
+
+    def decoded(payload: Any, volume: Any) -> Any:
+        return volume + abs(float(payload[:8]) - 0.031)
+
+    given: dict[str, Any] = {
+        "name": "any", "library": "", "best": 1e-3, "worst": 1, "logarithmic": True,
+        "compress": lambda volume, knob: f"{knob:08.6f}".encode().ljust(round(20 / knob)),
+        "decompress": decoded,
+    }  # fmt: skip
+    volume = np.zeros((10, 10, 10), "u2")
+    target = Target(ratio=2, effort=1)
+    plain, uneven = (Knob(**given, uneven=way).encode(volume, target) for way in (False, True))
+    assert plain is not None
+    assert uneven is not None
+    assert float(plain.knob) == pytest.approx(0.02, rel=0.02)
+    assert float(uneven.knob) == pytest.approx(0.031, rel=0.02)
+
+
 def test_own_is_within_its_bytes() -> None:
     from benchmarks.baselines import registry
     from benchmarks.baselines.protocol import Target

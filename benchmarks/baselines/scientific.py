@@ -1,7 +1,7 @@
 """SZ3 and ZFP through imagecodecs: the volume as float32, knob the absolute error.
 
-Both decode on one thread. SZ3's size jumps up and down with the tolerance (it chooses among
-predictors), so that a plain bisection may miss settings better by 2 dB: see ``Knob.uneven``.
+Both decode on one thread. SZ3's size and error jump up and down with the tolerance (it chooses
+among predictors), so that a plain bisection may miss settings better by 3 dB: see ``Knob.uneven``.
 """
 
 from __future__ import annotations
