@@ -67,8 +67,9 @@ def with_trees(
     gains : callable
         By how many dB, about, one form is better than another.
     """
-    bands = each(lambda pair: band_trees.band_of(*pair), list(zip(volumes, found, strict=True)))
-    chosen = [k for k, band in enumerate(bands) if band is not None]
+    made = each(lambda pair: band_trees.band_of(*pair), list(zip(volumes, found, strict=True)))
+    bands = {k: band for k, band in enumerate(made) if band is not None}
+    chosen = list(bands)
     best = list(found)
 
     def whole(pair: tuple[Volume, BandTree | None]) -> Form | None:
@@ -81,9 +82,7 @@ def with_trees(
         some = [volumes[k] for k in chosen]
         fitted_to = [band_trees.voxels_of(volumes[k]) if of_voxels else bands[k] for k in chosen]
         rooms = [volumes[k].room(_share_of(sizes[k], of_voxels=of_voxels)) for k in chosen]
-        trees = band_trees.fitted(
-            some, [band for band in fitted_to if band], replace(settings, effort=effort), rooms
-        )
+        trees = band_trees.fitted(some, fitted_to, replace(settings, effort=effort), rooms)
         forms = each(whole, list(zip(some, trees, strict=True)))
         pairs = [(k, form) for k, form in zip(chosen, forms, strict=True) if form is not None]
         chosen = [k for k, form in pairs if gains(form, found[k]) > -_PROMISING_DB]

@@ -240,12 +240,12 @@ def inverse(
     needed = windows(plan, window)
     known = _Known(values=low, first=(0, 0, 0), scale=scale)
     if not plan.splits:
-        x = np.empty(_lengths(window), np.float32)
-        lifting.restore_lines(low, _corner(window), scale, x, (0, 1, 0, 1), 0, len(x))
-        return x
+        return _restored(known, window)
     for level in reversed(range(len(plan.splits))):
         if below is not None and level + 1 == below[0]:
-            known = _with_more(known, needed[level + 1], below[1])
+            wide = needed[level + 1]
+            values = _restored(known, wide) + below[1](wide)
+            known = _Known(values=values, first=_corner(wide), scale=_EXACT)
         x = _level(plan, level, needed[level], known, levels[level], scale, run)
         corner = _corner(needed[level])
         known = _Known(values=np.ascontiguousarray(x), first=corner, scale=_EXACT)
@@ -261,14 +261,12 @@ class _Known:
     scale: Scale
 
 
-def _with_more(low: _Known, window: Window, values: Callable[[Window], Float32Array]) -> _Known:
-    """Return a window of a low-pass band with what is added to it."""
-    corner = _corner(window)
-    a, b, c = (n - first for n, first in zip(corner, low.first, strict=True))
+def _restored(low: _Known, window: Window) -> Float32Array:
+    """Return a window of a low-pass band as what it stands for."""
+    a, b, c = (n - first for n, first in zip(_corner(window), low.first, strict=True))
     x = np.empty(_lengths(window), np.float32)
     lifting.restore_lines(low.values, (a, b, c), low.scale, x, (0, 1, 0, 1), 0, len(x))
-    x += values(window)
-    return _Known(values=x, first=corner, scale=_EXACT)
+    return x
 
 
 def _corner(window: Window) -> tuple[int, int, int]:
