@@ -67,10 +67,12 @@ def wavelet_base(voxels: NDArray[Any], step: float) -> tuple[int, NDArray[np.int
     scaled = float(np.float32(step / (high - low)))
     coded = section.encode(
         plan, section.Bands(low=bands, levels=levels), section.ones(plan), step=scaled,
-        price=0.08, cuts=0, most=8 * voxels.size, run=map,
+        price=0.08, cuts=section.NO_CUTS, most=8 * voxels.size, run=map,
     )  # fmt: skip
     assert coded is not None
-    header = section.Header(plan=plan, step=scaled, offset=offset, bias=20 / 256, cuts=0)
+    header = section.Header(
+        plan=plan, step=scaled, offset=offset, bias=20 / 256, cuts=section.NO_CUTS
+    )
     data = section.to_bytes(header, coded.segments)
     whole = tuple((0, n) for n in voxels.shape)
     values = section.from_bytes(data, voxels.shape).values(whole, map) + np.float32(offset)  # type: ignore[arg-type]

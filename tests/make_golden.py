@@ -30,7 +30,7 @@ from tinc_codec.stream.container import SectionKind
 from tinc_codec.stream.entropy import ALL_ZERO, SCALES
 from tinc_codec.stream.normalize import ArrayInfo
 from tinc_codec.stream.residual.predictive import CAUSAL, INTERPOLATED, SPARSE
-from tinc_codec.stream.residual.section import from_bytes
+from tinc_codec.stream.residual.section import Cuts, from_bytes
 from tinc_codec.tree import section
 from tinc_codec.tree.faces import Smoothing
 from tinc_codec.tree.geometry import Geometry
@@ -330,6 +330,13 @@ BUILT: dict[str, Callable[[], bytes]] = {
     # Tiles of bands with none above them, and a cut along an axis that is not halved.
     "wavelet_tiles_by_axis": lambda: wavelet_by_hand(
         volume((24, 4, 9), "f4"), (3, 5, 1, 1), step=0.02, cuts=5
+    ),
+    "wavelet_tiles_of_two_levels": lambda: wavelet_by_hand(
+        volume((2, 36, 35), "u1"), (6, 7), step=0.04, cuts=Cuts(levels=2, at=(0, 2, 2))
+    ),
+    # The coarsest level that is cut halves one of the axes that are cut, but not the other.
+    "wavelet_tiles_at_places": lambda: wavelet_by_hand(
+        volume((2, 66, 34), "i1"), (4, 6, 2, 6), step=0.04, cuts=Cuts(levels=3, at=(0, 1, 1))
     ),
     "wavelet_plan": lambda: wavelet_by_hand(
         volume((13, 9, 14), "i1"), (1, 4, 6, 7, 5, 2), step=0.03, price=0.0, bias=0.0

@@ -114,10 +114,12 @@ class Band:
         kind: int,
         direction: int,
         above: Clipped | None,
+        origin: Place,
         halved: int,
         beside: dict[Place, int],
     ) -> None:
         self.first = tuple(a for a, _ in part)
+        self.origin = origin
         self.shape = tuple(b - a for a, b in part)
         self.kind, self.direction = kind, direction
         self.above, self.halved, self.beside = above, halved, beside
@@ -125,7 +127,7 @@ class Band:
         self.integers = np.zeros(self.shape, np.int64)
 
     def place_above(self, place: Place) -> Place:
-        moved = [a + b for a, b in zip(place, self.first, strict=True)]
+        moved = [a + b for a, b in zip(place, self.origin, strict=True)]
         return tuple(a >> (self.halved >> k & 1) for k, a in enumerate(moved))
 
     def decode(self, coder: Coder, model: Model) -> None:
@@ -248,28 +250,37 @@ class Bands:
 
     def coarse(self, coder: Coder, model: Model, *, down_to: int) -> None:
         """The first segment."""
-        low = Band(part=whole(self.lowest), kind=56, direction=0, above=None, halved=0, beside={})
+        low = Band(
+            part=whole(self.lowest), kind=56, direction=0, above=None, origin=(0, 0, 0), halved=0,
+            beside={},
+        )  # fmt: skip
         low.decode(coder, model)
         self.integers[len(self.levels), 0] = low.integers
         for d in reversed(range(down_to, len(self.levels))):
-            for s, band in self.level(coder, model, d, None):
+            for s, band in self.level(coder, model, d, whole(self.levels[d].low()), self.v, True):
                 self.integers[d, s], self.v[d, s] = band.integers, band.v
 
     def level(
-        self, coder: Coder, model: Model, d: int, tile: Part | None
+        self,
+        coder: Coder,
+        model: Model,
+        d: int,
+        places: Part,
+        above: dict[tuple[int, int], Clipped],
+        above_is_whole: bool,
     ) -> Iterator[tuple[int, Band]]:
         beside: dict[Place, int] = {}
         for s in self.levels[d].directions():
-            part = whole(self.levels[d].band(s))
-            if tile is not None:
-                part = tuple(
-                    (min(a, n), min(b, n)) for (a, b), (_, n) in zip(tile, part, strict=True)
-                )
+            part = tuple(
+                (min(a, n), min(b, n))
+                for (a, b), n in zip(places, self.levels[d].band(s), strict=True)
+            )
             band = Band(
                 part=part,
                 kind=8 * min(d, 6) + s,
                 direction=s,
-                above=self.v.get((d + 1, s)),
+                above=above.get((d + 1, s)),
+                origin=tuple(a if above_is_whole else 0 for a, _ in part),
                 halved=self.levels[d + 1].split if d + 1 < len(self.levels) else 0,
                 beside=beside,
             )
@@ -277,20 +288,46 @@ class Bands:
             band.add_to_beside()
             yield s, band
 
-    def tile(self, coder: Coder, model: Model, tile: Part) -> None:
-        for s, band in self.level(coder, model, 0, tile):
-            place = tuple(slice(a, a + n) for a, n in zip(band.first, band.shape, strict=True))
-            self.integers[0, s][place] = band.integers
+    def tile(self, coder: Coder, model: Model, places: Part, cut_levels: int) -> None:
+        above, above_is_whole = self.v, True
+        for d in reversed(range(cut_levels)):
+            found = {}
+            for s, band in self.level(coder, model, d, places, above, above_is_whole):
+                where = tuple(slice(a, a + n) for a, n in zip(band.first, band.shape, strict=True))
+                self.integers[d, s][where] = band.integers
+                found[d, s] = band.v
+            above, above_is_whole = found, False
+            places = tuple(
+                (2 * a, min(2 * b, n)) if self.levels[d].split >> k & 1 else (a, b)
+                for k, ((a, b), n) in enumerate(zip(places, self.levels[d].shape, strict=True))
+            )
 
 
-def tiles_of(finest: Level, cuts: int) -> list[Part]:
-    spans = []
-    for k, m in enumerate(finest.low()):
-        middle = 4 * math.ceil(m / 8)
-        if cuts >> k & 1 and m < 8:
+def cuts_of(data: bytes, at: int, levels: list[Level]) -> tuple[int, list[Part], int]:
+    """Return how many levels are cut, the tiles of the coarsest of them, and where sizes start."""
+    axes, cut_levels, given = data[0] & 7, (data[0] >> 3 & 7) + 1, data[0] >> 6
+    if not data[0]:
+        return 0, [], at
+    if not axes or given > 1 or cut_levels > len(levels):
+        raise NotASection("cuts that are none")
+    spans, middles, blocks = [], [], []
+    for k, m in enumerate(levels[cut_levels - 1].low()):
+        if not axes >> k & 1:
+            spans.append([(0, m)])
+            continue
+        if m < 8:
             raise NotASection("cuts a short axis")
-        spans.append([(0, middle), (middle, m)] if cuts >> k & 1 else [(0, m)])
-    return list(product(*spans))
+        block = middle = math.ceil(m / 8)
+        if given:
+            block, at = varint(data, at)
+        if not 0 < 4 * block < m:
+            raise NotASection("cuts off nothing")
+        middles.append(middle)
+        blocks.append(block)
+        spans.append([(0, 4 * block), (4 * block, m)])
+    if given and blocks == middles:
+        raise NotASection("the middle is not given")
+    return cut_levels, list(product(*spans)), at
 
 
 # Synthesis.
@@ -349,7 +386,7 @@ def low_pass_shape(data: bytes, shape: Place, count: int) -> Place:
 
 def evaluate_wavelet(data: bytes, shape: Place, tree: tuple[int, Array] | None = None) -> Array:
     """Return the sums, binary32, of the axes of the box longer than one voxel."""
-    cuts, depth = data[0], data[1]
+    depth = data[1]
     splits = data[2 : 2 + depth]
     at = 2 + depth
     step, offset, bias = struct.unpack("<fHB", data[at : at + 7])
@@ -359,7 +396,7 @@ def evaluate_wavelet(data: bytes, shape: Place, tree: tuple[int, Array] | None =
     for split in splits:
         levels.append(Level(shape=lowest, split=split))
         lowest = levels[-1].low()
-    tiles = tiles_of(levels[0], cuts) if cuts else []
+    cut_levels, tiles, at = cuts_of(data, at, levels)
     sizes = []
     for _ in tiles:
         size, at = varint(data, at)
@@ -371,12 +408,12 @@ def evaluate_wavelet(data: bytes, shape: Place, tree: tuple[int, Array] | None =
     segments.append(data[at:])
 
     bands, model = Bands(levels, lowest), Model()
-    bands.coarse(Coder(segments[0]), model, down_to=1 if cuts else 0)
-    if cuts:
-        for s in levels[0].directions():
-            bands.integers[0, s] = np.zeros(levels[0].band(s), np.int64)
+    bands.coarse(Coder(segments[0]), model, down_to=cut_levels)
+    for d in range(cut_levels):
+        for s in levels[d].directions():
+            bands.integers[d, s] = np.zeros(levels[d].band(s), np.int64)
     for segment, tile in zip(segments[1:], tiles, strict=True):
-        bands.tile(Coder(segment), model.copy(), tile)
+        bands.tile(Coder(segment), model.copy(), tile, cut_levels)
 
     less, unit = F(bias / 256), F(step)
     values = {}

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wavelets import in_turn, quantized, section_of, whole
+from wavelets import cuts_of, cuts_of_plan, in_turn, quantized, section_of, whole
 
 from tinc_codec.stream.residual import coefficients, section, wavelet
-from tinc_codec.stream.residual.section import Bands, Coefficients, Header
+from tinc_codec.stream.residual.section import NO_CUTS, Bands, Coefficients, Cuts, Header
 from tinc_codec.stream.residual.wavelet import Float32Array, Layout
 
 
 @st.composite
-def bands(draw: st.DrawFn) -> tuple[Layout, Float32Array, list[dict[int, Float32Array]], int]:
+def bands(draw: st.DrawFn) -> tuple[Layout, Float32Array, list[dict[int, Float32Array]], Cuts]:
     """Draw a plan, and sparse or dense integers of any size as its coefficients."""
     a, b, c = (draw(st.integers(1, 19)) for _ in range(3))
     plan = wavelet.layout((a, b, c), [])
@@ -24,8 +24,7 @@ def bands(draw: st.DrawFn) -> tuple[Layout, Float32Array, list[dict[int, Float32
         if longer:
             split = sum(1 << k for k in draw(st.sets(st.sampled_from(longer), min_size=1)))
             plan = wavelet.layout((a, b, c), [*plan.splits, split])
-    finest = plan.shapes[1] if plan.splits else ()
-    cuts = sum(1 << k for k, n in enumerate(finest) if n >= 8 and draw(st.booleans()))
+    cuts = draw(cuts_of_plan(plan))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     density = draw(st.sampled_from((0.0, 0.02, 0.3, 1.0)))
     largest = draw(st.sampled_from((1, 3, 40, 2**23)))
@@ -45,7 +44,7 @@ def bands(draw: st.DrawFn) -> tuple[Layout, Float32Array, list[dict[int, Float32
 @settings(max_examples=80, deadline=None)
 @given(bands())
 def test_integers_come_back(
-    drawn: tuple[Layout, Float32Array, list[dict[int, Float32Array]], int],
+    drawn: tuple[Layout, Float32Array, list[dict[int, Float32Array]], Cuts],
 ) -> None:
     plan, low, levels, cuts = drawn
     coded = section.encode(
@@ -98,7 +97,7 @@ def test_too_few_bytes_give_none() -> None:
     real, worth = Bands(low=low, levels=levels), section.ones(plan)
     for most in (0, 1, 100, needed - 1, needed):
         found = section.encode(
-            plan, real, worth, step=0.5, price=0.08, cuts=7, most=most, run=in_turn
+            plan, real, worth, step=0.5, price=0.08, cuts=cuts_of(7, plan), most=most, run=in_turn
         )
         assert (found is None) == (most < needed)
     assert found is not None
@@ -114,9 +113,11 @@ def test_sizes_at_either_side_of_the_unary_part_and_of_clipping() -> None:
     plan = wavelet.layout((1, 1, 2 * len(sizes)), [])
     low = np.concatenate([sizes, -sizes]).reshape(1, 1, -1)
     real, worth = Bands(low=low, levels=[]), section.ones(plan)
-    coded = section.encode(plan, real, worth, step=1.0, price=0.0, cuts=0, most=999, run=in_turn)
+    coded = section.encode(
+        plan, real, worth, step=1.0, price=0.0, cuts=NO_CUTS, most=999, run=in_turn
+    )
     assert coded is not None
-    header = Header(plan=plan, step=1.0, offset=0.0, bias=0.0, cuts=0)
+    header = Header(plan=plan, step=1.0, offset=0.0, bias=0.0, cuts=NO_CUTS)
     found = Coefficients(header, coded.segments).values(whole(plan), in_turn)
     np.testing.assert_array_equal(found, low)
 

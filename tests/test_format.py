@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import arrays
 from trees import parameters_of, trees
-from wavelets import in_turn, section_of, whole
+from wavelets import cuts_of_plan, in_turn, section_of, whole
 
 import tinc_codec
 from tinc_codec import decode, runtime, weights
@@ -168,8 +168,6 @@ def wavelet_sections(draw: st.DrawFn) -> tuple[tuple[int, ...], bytes]:
             chosen = draw(st.sets(st.sampled_from(longer), min_size=1))
             splits.append(sum(1 << k for k in chosen))
             lengths = [(n + 1) // 2 if k in chosen else n for k, n in enumerate(lengths)]
-    finest = wavelet.layout(wavelet.three_axes(shape), splits).shapes[1] if splits else ()
-    cuts = sum(1 << k for k, n in enumerate(finest) if n >= 8 and draw(st.booleans()))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     values = rng.normal(0.5, 0.2, shape).astype(np.float32)
     data = section_of(
@@ -177,7 +175,7 @@ def wavelet_sections(draw: st.DrawFn) -> tuple[tuple[int, ...], bytes]:
         splits,
         step=draw(st.sampled_from((1e-6, 0.003, 0.05, 0.3))),
         bias=draw(st.integers(0, 255)) / 256,
-        cuts=cuts,
+        cuts=draw(cuts_of_plan(wavelet.layout(wavelet.three_axes(shape), splits))),
     )
     return shape, data
 
@@ -346,7 +344,7 @@ def test_numbers_of_the_wavelet_coder() -> None:
     assert numbers(r"a list of (\d+) probabilities") == [coefficients.SLOTS]
     assert numbers(r"and (\d+) rows of 8 weights") == [coefficients.ROWS]
     assert numbers(r"\| levels \| u8 \| D, 0 to (\d+) \|") == [wavelet.MOST_LEVELS]
-    assert numbers(r"\(m must be (\d+)\s+or more\)") == [wavelet_section.LEAST_CUT]
+    assert numbers(r"length m of level C − 1 \((\d+) or more\)") == [wavelet_section.LEAST_CUT]
     assert numbers(r"more\s+than (\d+)\s+bytes beyond the end of a\s+segment") == [binary.SLACK]
 
 

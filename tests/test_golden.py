@@ -82,7 +82,7 @@ def test_the_cases_reach_what_trees_of_a_low_pass_band_have() -> None:
         (
             len(long_axes(chunk.box_shape)), len(chunk.tree.geometry.shape),
             chunk.tree.halvings, len(chunk.wavelet.header.plan.splits) - chunk.tree.halvings,
-            chunk.wavelet.header.cuts, chunk.tree.smoothing is not None,
+            chunk.wavelet.header.cuts.axes, chunk.tree.smoothing is not None,
         )
         for chunk in chunks
         if chunk.tree is not None and chunk.tree.halvings and chunk.wavelet is not None
@@ -95,7 +95,8 @@ def test_the_cases_reach_what_trees_of_a_low_pass_band_have() -> None:
 def test_the_wavelet_cases_reach_what_their_section_has() -> None:
     chunks = [open_chunk(goldens.payload(name)) for name in NAMES]
     coded = [chunk.wavelet for chunk in chunks if chunk.wavelet is not None]
-    assert {wavelet.header.cuts for wavelet in coded} == {0, 1, 5, 6, 7}
+    assert {wavelet.header.cuts.axes for wavelet in coded} == {0, 1, 5, 6, 7}
+    assert {wavelet.header.cuts.levels for wavelet in coded} == {0, 1, 2, 3}
     splits = {split for wavelet in coded for split in wavelet.header.plan.splits}
     assert splits == set(range(1, 8))
     assert 0 in {len(wavelet.header.plan.splits) for wavelet in coded}

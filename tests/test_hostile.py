@@ -323,7 +323,7 @@ def test_a_huge_array_takes_twice_its_bytes_at_most(form: str, shape: tuple[int,
     assert (array.shape, array.dtype) == (shape, np.uint8)
 
 
-@pytest.mark.parametrize("cuts", [0, 7])
+@pytest.mark.parametrize("cuts", [0, 7, 0x0F])
 @pytest.mark.parametrize("shape", [(1 << 8, 1 << 8, 1 << 7), (24, 17, 1 << 15), (1 << 15, 17, 24)])
 def test_a_huge_wavelet_takes_its_bytes_a_voxel_at_most(cuts: int, shape: tuple[int, ...]) -> None:
     """All flags are 0, so that few bytes are enough for any shape; the memory is the same."""

@@ -15,7 +15,7 @@ from wavelets import in_turn, section_of, whole
 from tinc_codec import runtime
 from tinc_codec.errors import CorruptPayload, TruncatedPayload
 from tinc_codec.stream.residual import section
-from tinc_codec.stream.residual.section import Coefficients
+from tinc_codec.stream.residual.section import Coefficients, Cuts
 from tinc_codec.stream.residual.wavelet import Window
 from tinc_codec.threads import each
 
@@ -52,8 +52,9 @@ def test_fields_come_back() -> None:
     assert header.plan.splits == (7, 3)
     assert header.step == np.float32(0.03)
     assert header.offset == round(0.25 * 65535) / 65535
-    assert (header.bias, header.cuts) == (0.125, 2)
-    assert len(header.tiles()) == 2
+    assert header.bias == 0.125
+    assert header.cuts == Cuts(levels=1, at=(0, 2, 0))
+    assert len(header.cuts.tiles(header.plan)) == 2
 
 
 # Fields that are refused. Offsets: cuts 0, levels 1, splits 2 and 3, step 4, offset 8, bias 10.
@@ -80,6 +81,31 @@ def test_fields_out_of_range_are_refused(at: int, value: bytes, match: str) -> N
     data[at : at + len(value)] = value
     with pytest.raises(CorruptPayload, match=match):
         section.from_bytes(bytes(data), SHAPE)
+
+
+# Of shape (40, 20, 40), halved twice: low-pass bands of 20 x 10 x 20, then 10 x 5 x 10.
+
+
+@pytest.mark.parametrize(
+    ("cuts", "places", "match"),
+    [
+        (0x08, b"", "cuts 0x08"),  # levels without an axis
+        (0x40, b"", "cuts 0x40"),
+        (0x11, b"", "cuts 0x11"),  # three levels of two
+        (0x39, b"", "cuts 0x39"),
+        (0x0A, b"", "cuts 0x0a"),  # axis 1 is too short
+        (0xC9, b"\1", "cuts 0xc9"),
+        (0x49, b"\0", "block 0"),
+        (0x49, b"\3", "block 3"),
+        (0x49, b"\xff\x7f", "block 16383"),
+        (0x49, b"\2", "in the middle"),
+        (0x4D, b"\2\2", "in the middle"),
+    ],
+)
+def test_cuts_out_of_range_are_refused(cuts: int, places: bytes, match: str) -> None:
+    data = struct.pack("<BB2BfHB", cuts, 2, 7, 7, 0.1, 0, 0) + places + 999 * b"\0"
+    with pytest.raises(CorruptPayload, match=match):
+        section.from_bytes(data, (40, 20, 40))
 
 
 def test_splits_of_axes_of_one_sample_are_refused() -> None:
@@ -198,7 +224,9 @@ def test_a_plane_needs_the_tiles_it_touches_only(monkeypatch: pytest.MonkeyPatch
     read.values(((60, 61), (35, 36), (35, 36)), in_turn)
     assert len(seen) == 5
     assert everything(read).tobytes() == expected.tobytes()
-    assert sorted(seen) == sorted(tuple(a for a, _ in tile) for tile in read.header.tiles())
+    assert sorted(seen) == sorted(
+        tuple(a for a, _ in tile[0]) for tile in read.header.cuts.tiles(read.header.plan)
+    )
 
 
 @pytest.mark.parametrize(
@@ -218,6 +246,42 @@ def test_tiles_of_bands_without_one_above(shape: tuple[int, ...], splits: tuple[
     data = section_of(values, splits, step=0.01, cuts=cuts)
     read = section.from_bytes(data, shape)
     assert np.abs(everything(read) - values).max() < 0.03
+
+
+DEEP = (64, 36, 40)
+DEEP_CUTS = [
+    Cuts(levels=2, at=(2, 0, 2)), Cuts(levels=2, at=(1, 2, 1)), Cuts(levels=3, at=(1, 0, 0))
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("cuts", DEEP_CUTS)
+def test_tiles_of_some_levels(cuts: Cuts, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = section_of(texture(DEEP), (7, 7, 7), step=0.02, cuts=cuts)
+    read = section.from_bytes(data, DEEP)
+    assert read.header.cuts == cuts
+    values = everything(read)
+    assert np.abs(values - texture(DEEP)).max() < 0.04
+    seen = tiles_decoded(monkeypatch)
+    read = section.from_bytes(data, DEEP)
+    tiles = cuts.tiles(read.header.plan)
+    for window in (((0, 1), (0, 36), (0, 2)), ((30, 33), (17, 19), (20, 21))):
+        part = read.values(window, in_turn) + np.float32(read.header.offset)
+        assert part.tobytes() == values[tuple(slice(a, b) for a, b in window)].tobytes()
+        if window[0][0] == 0:
+            assert len(seen) < len(tiles)
+    assert everything(read).tobytes() == values.tobytes()
+    assert len(seen) == len(tiles)
+
+
+@pytest.mark.parametrize("cuts", DEEP_CUTS)
+def test_damaged_tiles_of_some_levels(cuts: Cuts) -> None:
+    data = section_of(texture(DEEP), (7, 7, 7), step=0.1, cuts=cuts)
+    rng = random.Random(2)
+    assert not any(check(data[:n], DEEP) for n in range(0, len(data) - 20, len(data) // 16))
+    for _ in range(16):
+        damaged = bytearray(data)
+        damaged[rng.randrange(12, len(data))] ^= 1 << rng.randrange(8)
+        check(bytes(damaged), DEEP)
 
 
 # Threads.

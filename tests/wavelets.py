@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from hypothesis import strategies as st
 
-from tinc_codec.stream.residual import section, wavelet
-from tinc_codec.stream.residual.section import Bands, Header, Quantized
+from tinc_codec.stream.residual import coefficients, section, wavelet
+from tinc_codec.stream.residual.section import NO_CUTS, Bands, Cuts, Header, Quantized
 from tinc_codec.stream.residual.wavelet import Float32Array, Layout, Window
 
 
@@ -21,23 +22,49 @@ def whole(plan: Layout) -> Window:
     return (0, a), (0, b), (0, c)
 
 
+def cuts_of(cuts: int | Cuts, plan: Layout) -> Cuts:
+    """Return cuts; bits of axes stand for those of the finest level in the middle."""
+    if isinstance(cuts, Cuts):
+        return cuts
+    return section.in_the_middle(cuts, 1, plan) if cuts else NO_CUTS
+
+
+@st.composite
+def cuts_of_plan(draw: st.DrawFn, plan: Layout) -> Cuts:
+    """Draw cuts that fit a plan: none, or of any levels, in the middle or elsewhere."""
+    levels = draw(st.integers(0, min(len(plan.splits), 8)))
+    lengths = plan.shapes[levels]
+    at = [
+        draw(st.integers(1, -(-n // coefficients.BLOCK) - 1))
+        if n >= 8 and draw(st.booleans())
+        else 0
+        for n in lengths
+    ]
+    if not levels or not any(at):
+        return NO_CUTS
+    cuts = Cuts(levels=levels, at=(at[0], at[1], at[2]))
+    return section.in_the_middle(cuts.axes, levels, plan) if draw(st.booleans()) else cuts
+
+
 def quantized(
     values: Float32Array, splits: Sequence[int], *, step: float, price: float = 0.08,
-    cuts: int = 0, most: int = 1 << 20, run: Any = in_turn,
+    cuts: int | Cuts = 0, most: int = 1 << 20, run: Any = in_turn,
 ) -> tuple[Layout, Quantized]:  # fmt: skip
     """Return the plan of a volume of 1 to 4 axes, and its integers and segments."""
     shape = wavelet.three_axes(values.shape)
     plan = wavelet.layout(shape, splits)
     low, levels = wavelet.forward(values.reshape(shape), plan, run)
     real, worth = Bands(low=low, levels=levels), section.ones(plan)
-    coded = section.encode(plan, real, worth, step=step, price=price, cuts=cuts, most=most, run=run)
+    coded = section.encode(
+        plan, real, worth, step=step, price=price, cuts=cuts_of(cuts, plan), most=most, run=run
+    )
     assert coded is not None
     return plan, coded
 
 
 def section_of(
     values: Float32Array, splits: Sequence[int], *, step: float, offset: float = 0.5,
-    bias: float = 0.125, cuts: int = 0, price: float = 0.08, run: Any = in_turn,
+    bias: float = 0.125, cuts: int | Cuts = 0, price: float = 0.08, run: Any = in_turn,
 ) -> bytes:  # fmt: skip
     """Return the data of a section."""
     offset = round(offset * section.OFFSET_UNIT) / section.OFFSET_UNIT
@@ -45,5 +72,5 @@ def section_of(
         values - np.float32(offset), splits, step=step, price=price, cuts=cuts, run=run
     )
     step = float(np.float32(step))
-    header = Header(plan=plan, step=step, offset=offset, bias=bias, cuts=cuts)
+    header = Header(plan=plan, step=step, offset=offset, bias=bias, cuts=cuts_of(cuts, plan))
     return section.to_bytes(header, coded.segments)

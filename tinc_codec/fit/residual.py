@@ -5,8 +5,10 @@ Steps:
 1. Plan: which axes are halved how early. Voxels are rarely cubes, and what is smooth along one
    axis may be rough along another; a few plans are coded at the same step, and the one with the
    least squared error plus price of its bytes is taken.
-2. Step: size and error are smooth, steep functions of it; a few codings find it.
-3. Bias: magnitudes are moved towards zero by what is best in the mean.
+2. Cuts: two tiles of the finest levels are decoded on two threads. How many levels to cut is
+   tried: what is cut loses a little context, and what is not takes one thread.
+3. Step: size and error are smooth, steep functions of it; a few codings find it.
+4. Bias: magnitudes are moved towards zero by what is best in the mean.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numba import njit
 
+from tinc_codec.fit import cutting
 from tinc_codec.stream.residual import section, wavelet
-from tinc_codec.stream.residual.section import Bands, Header, Quantized
+from tinc_codec.stream.residual.section import NO_CUTS, Bands, Cuts, Header, Quantized
 from tinc_codec.stream.residual.wavelet import AXES, Float32Array, Layout, Shape
 from tinc_codec.threads import each
 
@@ -30,8 +33,11 @@ _Finished = TypeVar("_Finished")
 _PRICE = 0.08
 _LEAST_SAMPLES = 3
 _MOST_LEVELS = 7
-# Segments that the finest level is cut into cost about 30 bytes: where there are enough.
+# Smaller sections are decoded in a few milliseconds.
 _CUT_FROM_BYTES, _CUT_FROM_VOXELS = 6000, 1 << 18
+# Share of a section's bytes that decoding all of it on one thread costs: with 0.05 two per cent of
+# the bytes are worth 40 per cent of the time.
+_TIME_WORTH = 0.05
 _PLAN_GAIN = 0.004
 _PLAN_ROUNDS = 3
 _TURNS = 14
@@ -114,6 +120,7 @@ class Volume:
         self._offset = min(max(round(mean * unit), 0), unit) / unit
         self._starts = (0,) * AXES
         self._is_given = plan is not None
+        self._cuts = NO_CUTS
         self._chosen = self._transform(plan or plan_of(shape, self._starts))
 
     def _transform(self, plan: Layout) -> _Transform:
@@ -126,28 +133,47 @@ class Volume:
         """Take the plan that does best at a step: axes are moved while that gains something."""
         if self._is_given:
             return
-        best = _cost(self._chosen, step)
+        self._cuts = NO_CUTS
+        best = _cost(self._chosen, _uncut(self._chosen, step), step)
         for _ in range(_PLAN_ROUNDS):
             shape = self._chosen.plan.shapes[0]
             tried = {
                 starts: self._transform(plan_of(shape, starts))
                 for starts in _neighbours(self._starts)
             }
-            costs = {starts: _cost(found, step) for starts, found in tried.items()}
+            costs = {s: _cost(found, _uncut(found, step), step) for s, found in tried.items()}
             starts = min(costs, key=lambda s: costs[s])
             if not costs[starts] < best * (1 - _PLAN_GAIN):
                 return
             best, self._starts, self._chosen = costs[starts], starts, tried[starts]
 
-    def code(self, step: float, cuts: int = 0, most: int | None = None) -> Coding | None:
+    def choose_cuts(self, step: float) -> bool:
+        """Take the cuts that do best at a step, decoding time weighed in; tell if there are any."""
+        self._cuts = NO_CUTS
+        if self._values.size < _CUT_FROM_VOXELS:
+            return False
+        whole = _uncut(self._chosen, step)
+        size = len(whole.segments[0])
+        if size < _CUT_FROM_BYTES:
+            return False
+        best = _cost(self._chosen, whole, step) + _time(whole, size)
+        for cuts in cutting.candidates(self._chosen.plan, whole.bands):
+            coded = _coded(self._chosen, step, cuts, _roomy(self._values.shape))
+            assert coded is not None
+            cost = _cost(self._chosen, coded, step) + _time(coded, size)
+            if cost < best:
+                best, self._cuts = cost, cuts
+        return self._cuts != NO_CUTS
+
+    def code(self, step: float, most: int | None = None) -> Coding | None:
         """Code at a step, rounded to binary32; None where more than ``most`` bytes are needed."""
         step = float(np.float32(step))
         room = _roomy(self._values.shape) if most is None else most
-        coded = _coded(self._chosen, step, cuts, room)
+        coded = _coded(self._chosen, step, self._cuts, room)
         if coded is None:
             return None
         header = Header(
-            plan=self._chosen.plan, step=step, offset=self._offset, cuts=cuts,
+            plan=self._chosen.plan, step=step, offset=self._offset, cuts=self._cuts,
             bias=_bias(self._chosen, coded, step),
         )  # fmt: skip
         data = section.to_bytes(header, coded.segments)
@@ -162,13 +188,6 @@ class Volume:
         """Return the finest step that the coder's integers allow."""
         largest = max(float(np.abs(band).max(initial=0)) for band in _each(self._chosen.bands))
         return float(max(largest, 2.0**-20) / 2**_MOST_BITS)
-
-    def cuts_for(self, size: int) -> int:
-        """Return along which axes to cut the finest level of a section of so many bytes."""
-        if size < _CUT_FROM_BYTES or self._values.size < _CUT_FROM_VOXELS:
-            return 0
-        finest = self._chosen.plan.shapes[1] if self._chosen.plan.splits else (0,) * AXES
-        return sum(1 << k for k, n in enumerate(finest) if n >= 2 * section.LEAST_CUT)
 
 
 def _neighbours(starts: tuple[int, ...]) -> list[tuple[int, ...]]:
@@ -186,7 +205,7 @@ def _roomy(shape: Sequence[int]) -> int:
     return 4 * math.prod(shape) + 1024
 
 
-def _coded(transform: _Transform, step: float, cuts: int, most: int) -> Quantized | None:
+def _coded(transform: _Transform, step: float, cuts: Cuts, most: int) -> Quantized | None:
     return section.encode(
         transform.plan, transform.bands, transform.worth, step=step, price=_PRICE, cuts=cuts,
         most=most, run=each,
@@ -226,10 +245,22 @@ def _each(bands: Bands) -> list[Any]:
     return [bands.low, *(level[d] for level in bands.levels for d in level)]
 
 
-def _cost(transform: _Transform, step: float) -> float:
-    """Return squared error in squared steps, plus the price of the bits."""
-    coded = _coded(transform, step, 0, _roomy(transform.plan.shapes[0]))
+def _uncut(transform: _Transform, step: float) -> Quantized:
+    """Return the coding in one segment, however large."""
+    coded = _coded(transform, step, NO_CUTS, _roomy(transform.plan.shapes[0]))
     assert coded is not None
+    return coded
+
+
+def _time(coded: Quantized, size: int) -> float:
+    """Return what two threads' time to decode costs, of ``size`` bytes, in the units of _cost."""
+    first, *tiles = map(len, coded.segments)
+    longest = first + max(sum(tiles) / 2, *tiles, 0)
+    return 8 * _PRICE * _TIME_WORTH * longest
+
+
+def _cost(transform: _Transform, coded: Quantized, step: float) -> float:
+    """Return squared error in squared steps, plus the price of the bits."""
     bits = 8 * sum(map(len, coded.segments))
     squares = sum(
         float(np.sum(worth * (real / np.float32(step) - q) ** 2, dtype=np.float64))
@@ -307,10 +338,9 @@ def within_size(
     Coding or None
         None where not even zeros fit.
     """
-    cuts = volume.cuts_for(size)
 
     def attempt(step: float) -> tuple[int, Coding | None]:
-        coding = volume.code(step, cuts, 4 * size)
+        coding = volume.code(step, 4 * size)
         return (4 * size if coding is None else len(coding.data)), coding
 
     def solve(start: float) -> Coding | None:
@@ -332,10 +362,12 @@ def within_size(
         return best
 
     best = solve(start or volume.spread())
-    if best is not None and plans:
+    if best is None:
+        return None
+    if plans:
         volume.choose_plan(best.step)
-        better = solve(best.step)
-        best = better or best
+    if volume.choose_cuts(best.step) or plans:
+        best = solve(best.step) or best
     return best
 
 
@@ -365,14 +397,12 @@ def as_good(
         volume.choose_plan(max(start, volume.finest_step()))
     finest = math.log2(volume.finest_step())
     start = max(start, 2.0**finest)
-    first = volume.code(start)
-    assert first is not None
-    cuts = volume.cuts_for(len(first.data))
+    volume.choose_cuts(start)
     low, high = -math.inf, math.inf  # good, too coarse
     best: _Finished | None = None
     at, stride = math.log2(start), 0.25
     while high - low > 0.005:
-        coding = volume.code(2.0**at, cuts)
+        coding = volume.code(2.0**at)
         assert coding is not None
         finished = finish(coding)
         if finished is not None:

@@ -140,9 +140,7 @@ def at_step(volume: Volume, step: float, search: Search) -> Form:
     if search.plans:
         rest.choose_plan(step)
         step = max(step, rest.finest_step())
-    first = rest.code(step)
-    assert first is not None
-    cuts = rest.cuts_for(len(first.data))
-    coding = rest.code(step, cuts) if cuts else first
+    rest.choose_cuts(step)
+    coding = rest.code(step)
     assert coding is not None
     return _with_wavelet(volume, None, coding)

@@ -1,6 +1,6 @@
 """The WAVELET section: header, and the coefficients as one or more independent segments.
 
-The first segment holds the coarse levels. The finest level, most of the coefficients, may be cut
+The first segment holds the coarse levels. The finest levels, most of the coefficients, may be cut
 into tiles that are segments of their own: they start from the statistics that the first segment
 ends with, are coded on several threads, and a part of the volume needs only the tiles it touches.
 """
@@ -40,12 +40,75 @@ BIAS_UNIT = 256
 OFFSET_UNIT = 65535
 # An axis is cut only where both parts have a block at least.
 LEAST_CUT = 8
+# The byte of cuts: axes, then how many levels more than one, then whether places are given.
+_MORE_LEVELS, _PLACES_GIVEN = 7, 1 << 6
 
 _NO_REAL = np.zeros((0,) * AXES, np.float32)
 _FAR = np.full(AXES, 40, np.int64)
 _LOW_KIND = coefficients.CLASSES - 8
 _LEVEL_CLASSES = 7
 _FIRST_WEIGHT, _SIZE_WEIGHT = 19661, 26214
+
+
+# Windows of a tile in the low-pass bands of the levels that are cut, finest first.
+Tile = tuple[Window, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cuts:
+    """Where the finest levels are cut into tiles.
+
+    Attributes
+    ----------
+    levels : int
+        How many levels are cut; 0: there are no tiles.
+    at : (3,) tuple of int
+        The first block of the second part along each axis, in the low-pass band of the coarsest
+        level that is cut; 0: that axis is not.
+    """
+
+    levels: int
+    at: tuple[int, int, int]
+
+    @property
+    def axes(self) -> int:
+        """Return the axes that are cut as bits."""
+        return sum(1 << k for k, block in enumerate(self.at) if block)
+
+    def tiles(self, plan: Layout) -> list[Tile]:
+        """Return the tiles of a plan, in the order of their segments."""
+        if not self.levels:
+            return []
+        parts = []
+        for n, block in zip(plan.shapes[self.levels], self.at, strict=True):
+            place = coefficients.BLOCK * block
+            parts.append([(0, place), (place, n)] if block else [(0, n)])
+        return [self._finer((a, b, c), plan) for a, b, c in product(*parts)]
+
+    def _finer(self, window: Window, plan: Layout) -> Tile:
+        """Return the windows of a tile, given the coarsest of them."""
+        windows = [window]
+        for level in range(self.levels - 1, 0, -1):
+            a, b, c = (
+                (2 * first, min(2 * last, n)) if plan.splits[level] >> k & 1 else (first, last)
+                for k, ((first, last), n) in enumerate(
+                    zip(windows[0], plan.shapes[level], strict=True)
+                )
+            )
+            windows.insert(0, (a, b, c))
+        return tuple(windows)
+
+
+NO_CUTS = Cuts(levels=0, at=(0, 0, 0))
+
+
+def in_the_middle(axes: int, levels: int, plan: Layout) -> Cuts:
+    """Return the cuts of a plan's finest levels in the middle of axes, given as bits."""
+    a, b, c = (
+        math.ceil(n / (2 * coefficients.BLOCK)) if axes >> k & 1 else 0
+        for k, n in enumerate(plan.shapes[levels])
+    )
+    return Cuts(levels=levels, at=(a, b, c))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,24 +125,15 @@ class Header:
         Added to every voxel: a multiple of 1/65535.
     bias : float
         How far magnitudes are moved towards zero, in steps: a multiple of 1/256.
-    cuts : int
-        Bit k: the finest level is cut in two along axis k.
+    cuts : Cuts
+        Into the tiles that are segments of their own.
     """
 
     plan: Layout
     step: float
     offset: float
     bias: float
-    cuts: int
-
-    def tiles(self) -> list[Window]:
-        """Return the tiles of the finest level, as windows of its low-pass band."""
-        shape = self.plan.shapes[1] if self.plan.splits else self.plan.shapes[0]
-        parts = []
-        for k, n in enumerate(shape):
-            middle = coefficients.BLOCK * math.ceil(n / (2 * coefficients.BLOCK))
-            parts.append([(0, middle), (middle, n)] if self.cuts >> k & 1 else [(0, n)])
-        return [(a, b, c) for a, b, c in product(*parts)]
+    cuts: Cuts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,28 +288,50 @@ class Bands:
     low: Any
     levels: Sequence[dict[int, Any]]
 
-    def tile(self, plan: Layout, window: Window) -> dict[int, Any]:
-        """Return a tile of the finest level, as views."""
-        return {
-            d: band[_clipped(window, plan.band_shape(0, d))] for d, band in self.levels[0].items()
-        }
+    def tile(self, plan: Layout, tile: Tile) -> Bands:
+        """Return a tile of the finest levels, as views."""
+        levels = [
+            {d: band[_clipped(window, plan.band_shape(level, d))] for d, band in bands.items()}
+            for level, (window, bands) in enumerate(zip(tile, self.levels, strict=False))
+        ]
+        return Bands(low=self.low[:0], levels=levels)
+
+
+def _code_coarse(
+    coder: _Coder, plan: Layout, real: Bands, worth: Bands, q: Bands, scale: float, price: float,
+    cuts: Cuts,
+) -> _Level:  # fmt: skip
+    """Code the first segment: the low-pass band, and the levels that are not cut."""
+    coder.low_pass(real.low, worth.low, q.low, scale, price)
+    levels = range(cuts.levels, len(plan.splits))
+    return _code_levels(coder, plan, real, worth, q, scale, price, levels, _NO_LEVEL, (0, 0, 0))
+
+
+def _code_tile(
+    coder: _Coder, plan: Layout, real: Bands, worth: Bands, q: Bands, scale: float, price: float,
+    tile: Tile, parent: _Level,
+) -> None:  # fmt: skip
+    """Code the segment of a tile, whose coarsest level has a parent in the first segment."""
+    real, worth, q = (bands.tile(plan, tile) for bands in (real, worth, q))
+    origin = [a for a, _ in tile[-1]]
+    levels = range(len(tile))
+    _code_levels(coder, plan, real, worth, q, scale, price, levels, parent, origin)
 
 
 def _code_levels(
     coder: _Coder, plan: Layout, real: Bands, worth: Bands, q: Bands, scale: float, price: float,
-    stop: int,
+    levels: range, parent: _Level, origin: Sequence[int],
 ) -> _Level:  # fmt: skip
-    """Code the low-pass band and the levels from the coarsest to ``stop``."""
-    coder.low_pass(real.low, worth.low, q.low, scale, price)
-    parent = _NO_LEVEL
-    for level in range(len(plan.splits) - 1, stop - 1, -1):
+    """Code levels, the coarsest first; ``origin`` is where that one starts in its own bands."""
+    for level in reversed(levels):
         above = coder.level(
             level, real.levels[level], worth.levels[level], q.levels[level], scale, price, parent,
-            (0, 0, 0),
+            origin,
         )  # fmt: skip
         halved = [plan.splits[level] >> k & 1 for k in range(AXES)]
         active = {d: _around(band.clipped) for d, band in above.items()} if level > 0 else {}
         parent = _Level(bands=above, active=active, shift=np.array(halved, np.int64))
+        origin = (0, 0, 0)
     return parent
 
 
@@ -309,7 +385,7 @@ class Quantized:
 
 
 def encode(
-    plan: Layout, real: Bands, worth: Bands, *, step: float, price: float, cuts: int, most: int,
+    plan: Layout, real: Bands, worth: Bands, *, step: float, price: float, cuts: Cuts, most: int,
     run: Run,
 ) -> Quantized | None:  # fmt: skip
     """Quantise and code a transform; None where it takes more than ``most`` bytes.
@@ -326,34 +402,27 @@ def encode(
         Quantisation step.
     price : float
         Squared steps that a bit is worth: larger, and more coefficients become 0.
-    cuts : int
-        As in :class:`Header`.
+    cuts : Cuts
+        Into tiles.
     most : int
         Bytes at hand for each segment; the sum is the caller's matter.
     run : callable
         Maps a function over items, on threads perhaps.
     """
     q = _zeros(plan)
-    header = Header(plan=plan, step=step, offset=0, bias=0, cuts=cuts)
     scale = 1 / step
     first = _Coder(np.zeros(most, np.uint8), _new_model(), decoding=False)
-    stop = 1 if cuts else 0
-    parent = _code_levels(first, plan, real, worth, q, scale, price, stop)
+    parent = _code_coarse(first, plan, real, worth, q, scale, price, cuts)
     found = [first.finished()]
     if found[0] is None:
         return None
-    if cuts:
 
-        def code_tile(window: Window) -> bytes | None:
-            coder = _Coder(np.zeros(most, np.uint8), _copy(first.model), decoding=False)
-            origin = [a for a, _ in window]
-            coder.level(
-                0, real.tile(plan, window), worth.tile(plan, window), q.tile(plan, window), scale,
-                price, parent, origin,
-            )  # fmt: skip
-            return coder.finished()
+    def code_tile(tile: Tile) -> bytes | None:
+        coder = _Coder(np.zeros(most, np.uint8), _copy(first.model), decoding=False)
+        _code_tile(coder, plan, real, worth, q, scale, price, tile, parent)
+        return coder.finished()
 
-        found += run(code_tile, header.tiles())
+    found += run(code_tile, cuts.tiles(plan))
     segments = tuple(segment for segment in found if segment is not None)
     return Quantized(bands=q, segments=segments) if len(segments) == len(found) else None
 
@@ -366,7 +435,7 @@ class Coefficients:
     header : Header
         How to understand them.
     segments : sequence of bytes
-        The coarse levels, then each tile of the finest one.
+        The coarse levels, then each tile of the finest ones.
     """
 
     def __init__(self, header: Header, segments: Sequence[bytes]) -> None:
@@ -376,7 +445,7 @@ class Coefficients:
         self._bands: Bands | None = None
         self._model: Model | None = None
         self._parent: _Level | None = None
-        self._missing = header.tiles() if header.cuts else []
+        self._missing = header.cuts.tiles(header.plan)
         self._tile_segments = dict(zip(self._missing, self._segments[1:], strict=True))
 
     @property
@@ -401,25 +470,24 @@ class Coefficients:
         return wavelet.inverse(plan, window, bands.low, bands.levels, scale, run, below)
 
     def _decoded(self, needed: Sequence[Window], run: Run) -> Bands:
-        """Return the integers, with all tiles of the finest level that are needed."""
+        """Return the integers, with all tiles of the finest levels that are needed."""
         plan, cuts = self.header.plan, self.header.cuts
+        none = _nothing(plan)
         if self._bands is None:
             bands = _zeros(plan)
             first = _Coder(self._segments[0], _new_model(), decoding=True)
-            none = _nothing(plan)
-            parent = _code_levels(first, plan, none, none, bands, 1.0, 0.0, 1 if cuts else 0)
+            parent = _code_coarse(first, plan, none, none, bands, 1.0, 0.0, cuts)
             _check_whole(first)
             self._bands, self._model, self._parent = bands, first.model, parent
         bands, model, level = self._bands, self._model, self._parent
         assert model is not None
         assert level is not None
-        reached = needed[1] if cuts else None
-        wanted = [tile for tile in self._missing if reached and _overlap(tile, reached)]
+        # Of the coarsest level that is cut the widest window is needed.
+        wanted = [tile for tile in self._missing if _overlap(tile[-1], needed[cuts.levels])]
 
-        def decode_tile(window: Window) -> None:
-            coder = _Coder(self._tile_segments[window], _copy(model), decoding=True)
-            q = bands.tile(plan, window)
-            coder.level(0, {}, {}, q, 1.0, 0.0, level, [a for a, _ in window])
+        def decode_tile(tile: Tile) -> None:
+            coder = _Coder(self._tile_segments[tile], _copy(model), decoding=True)
+            _code_tile(coder, plan, none, none, bands, 1.0, 0.0, tile, level)
             _check_whole(coder)
 
         list(run(decode_tile, wanted))
@@ -438,11 +506,14 @@ def _overlap(tile: Window, wanted: Window) -> bool:
 
 def to_bytes(header: Header, segments: Sequence[bytes]) -> bytes:
     """Return the data of a WAVELET section."""
-    out = Writer().u8(header.cuts).u8(len(header.plan.splits))
+    out = Writer().u8(_cuts_byte(header)).u8(len(header.plan.splits))
     for split in header.plan.splits:
         out.u8(split)
     out.f32(header.step).u16(round(header.offset * OFFSET_UNIT))
     out.u8(round(header.bias * BIAS_UNIT))
+    if _cuts_byte(header) & _PLACES_GIVEN:
+        for block in filter(None, header.cuts.at):
+            out.varint(block)
     for segment in segments[:-1]:
         out.varint(len(segment))
     for segment in segments:
@@ -468,7 +539,7 @@ def from_bytes(data: bytes, shape: Sequence[int]) -> Coefficients:
         If the data end early.
     """
     reader = Reader(data, "WAVELET section")
-    cuts, count = reader.u8(), reader.u8()
+    cut, count = reader.u8(), reader.u8()
     if count > wavelet.MOST_LEVELS:
         raise CorruptPayload(f"WAVELET section: {count} levels; at most {wavelet.MOST_LEVELS}")
     splits = [reader.u8() for _ in range(count)]
@@ -479,10 +550,41 @@ def from_bytes(data: bytes, shape: Sequence[int]) -> Coefficients:
     step, offset, bias = reader.f32(), reader.u16() / OFFSET_UNIT, reader.u8() / BIAS_UNIT
     if not 0 < step < math.inf:
         raise CorruptPayload(f"WAVELET section: step {step} is not a positive number")
-    finest = plan.shapes[1] if count else (0,) * AXES
-    if cuts >> AXES or any(cuts >> k & 1 and n < LEAST_CUT for k, n in enumerate(finest)):
-        raise CorruptPayload(f"WAVELET section: cuts {cuts:#04x} do not fit bands of {finest}")
+    cuts = _cuts(cut, plan, reader)
     header = Header(plan=plan, step=step, offset=offset, bias=bias, cuts=cuts)
-    sizes = [reader.varint() for _ in header.tiles()] if cuts else []
+    sizes = [reader.varint() for _ in cuts.tiles(plan)]
     segments = [reader.take(size) for size in sizes]
     return Coefficients(header, [*segments, reader.take(reader.remaining)])
+
+
+def _cuts_byte(header: Header) -> int:
+    """Return the byte of a header that tells of its cuts."""
+    cuts = header.cuts
+    if not cuts.levels:
+        return 0
+    given = cuts != in_the_middle(cuts.axes, cuts.levels, header.plan)
+    return cuts.axes | (cuts.levels - 1) << AXES | given * _PLACES_GIVEN
+
+
+def _cuts(byte: int, plan: Layout, reader: Reader) -> Cuts:
+    """Return the cuts of a plan that a byte of the header, and what else it has, mean."""
+    if byte == 0:
+        return NO_CUTS
+    axes, levels = byte & (1 << AXES) - 1, (byte >> AXES & _MORE_LEVELS) + 1
+    lengths = plan.shapes[levels] if levels < len(plan.shapes) else (0,) * AXES
+    if (
+        not axes
+        or byte >= 2 * _PLACES_GIVEN
+        or any(axes >> k & 1 and n < LEAST_CUT for k, n in enumerate(lengths))
+    ):
+        raise CorruptPayload(f"WAVELET section: cuts {byte:#04x} do not fit bands of {lengths}")
+    if not byte & _PLACES_GIVEN:
+        return in_the_middle(axes, levels, plan)
+    a, b, c = (reader.varint() if axes >> k & 1 else 0 for k in range(AXES))
+    for k, (block, n) in enumerate(zip((a, b, c), lengths, strict=True)):
+        if axes >> k & 1 and not 0 < coefficients.BLOCK * block < n:
+            raise CorruptPayload(f"WAVELET section: no cut of {n} places at block {block}")
+    cuts = Cuts(levels=levels, at=(a, b, c))
+    if cuts == in_the_middle(axes, levels, plan):
+        raise CorruptPayload("WAVELET section: cuts in the middle need no places")
+    return cuts

@@ -1,0 +1,92 @@
+"""Which cuts of a transform's finest levels are tried, and which are taken."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from wavelets import whole
+
+from tinc_codec.fit import cutting, residual
+from tinc_codec.phantom import phantom
+from tinc_codec.stream.residual import section, wavelet
+from tinc_codec.stream.residual.section import NO_CUTS, Bands, Cuts
+from tinc_codec.threads import each
+
+
+def integers(shape: wavelet.Shape, splits: tuple[int, ...]) -> tuple[wavelet.Layout, Bands]:
+    """Return a plan and its bands, all 0."""
+    plan = wavelet.layout(shape, splits)
+    levels = [
+        {d: np.zeros(plan.band_shape(k, d), np.int32) for d in plan.directions(k)}
+        for k in range(len(splits))
+    ]
+    return plan, Bands(low=np.zeros(plan.shapes[-1], np.int32), levels=levels)
+
+
+def test_both_tiles_are_the_same_work() -> None:
+    plan, q = integers((64, 64, 64), (7, 7))
+    q.levels[0][1][4:8, :, :] = 1
+    q.levels[0][1][24:28, :8, :] = 1
+    q.levels[0][6][24:28, 8:, :] = 1
+    # Along axis 0 blocks 1 and 6 have half of the work each; it is all along the others.
+    assert list(cutting.candidates(plan, q)) == [Cuts(levels=1, at=(2, 0, 0))]
+
+
+def test_levels_without_work_are_not_cut_alone() -> None:
+    plan, q = integers((64, 64, 64), (7, 7, 7))
+    q.levels[1][2][:, :, :] = 1
+    (cuts,) = cutting.candidates(plan, q)
+    assert cuts == Cuts(levels=2, at=(2, 0, 0))
+    assert not list(cutting.candidates(*integers((64, 64, 64), (7, 7, 7))))
+
+
+def test_work_counts_where_it_lies_in_the_coarsest_level() -> None:
+    plan, q = integers((64, 128, 64), (7, 7, 7))
+    for level in (0, 1):
+        q.levels[level][1][:, : 16 >> level, :1] = 1
+        q.levels[level][1][:, 40 >> level : 56 >> level, :1] = 1
+    deepest = list(cutting.candidates(plan, q))[-1]
+    assert deepest.levels == 2
+    first, second = deepest.tiles(plan)
+    works = [
+        sum(np.count_nonzero(q.levels[k][1][tuple(slice(*w) for w in tile[k])]) for k in (0, 1))
+        for tile in (first, second)
+    ]
+    assert works[0] == works[1] > 0
+
+
+def test_short_axes_are_not_cut() -> None:
+    plan, q = integers((12, 64, 14), (7, 7))
+    q.levels[0][7][...] = 1
+    assert {cuts.at for cuts in cutting.candidates(plan, q)} == {(0, 4, 0)}
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 64), (8, 128, 260)])
+def test_a_large_section_has_two_tiles_and_decodes_the_same(shape: tuple[int, int, int]) -> None:
+    rng = np.random.default_rng(3)
+    values = phantom(shape).astype(np.float32) / np.float32(65535)
+    volume = residual.Volume(values + rng.normal(0, 0.05, shape).astype(np.float32))
+    coding = residual.within_size(volume, 20_000)
+    assert coding is not None
+    assert 0.99 * 20_000 < len(coding.data) <= 20_000
+    read = section.from_bytes(coding.data, shape)
+    cuts = read.header.cuts
+    first, *tiles = map(len, read._segments)
+    assert len(tiles) == 2
+    assert first + max(tiles) < 0.75 * len(coding.data)
+    with_tiles = read.values(whole(read.header.plan), each)
+    plain = volume._transform(read.header.plan)
+    coded = section.encode(
+        plain.plan, plain.bands, plain.worth, step=coding.step, price=residual._PRICE, cuts=cuts,
+        most=1 << 20, run=map,
+    )  # fmt: skip
+    assert coded is not None
+    assert coded.segments == tuple(segment.tobytes() for segment in read._segments)
+    assert with_tiles.shape == shape
+
+
+def test_a_small_section_is_not_cut() -> None:
+    values = phantom((64, 64, 64)).astype(np.float32) / np.float32(65535)
+    coding = residual.within_size(residual.Volume(values), 2_000)
+    assert coding is not None
+    assert section.from_bytes(coding.data, values.shape).header.cuts == NO_CUTS

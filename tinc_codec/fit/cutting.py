@@ -1,0 +1,71 @@
+"""Where the finest levels of a transform may be cut in two, for two threads to decode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from tinc_codec.stream.residual import coefficients, section
+from tinc_codec.stream.residual.section import Bands, Cuts
+from tinc_codec.stream.residual.wavelet import AXES, Layout
+
+Work = npt.NDArray[np.int64]
+
+# A level more is worth trying where it takes this share of the work from one thread.
+_LEAST_GAIN = 0.02
+
+
+def candidates(plan: Layout, integers: Bands) -> Iterator[Cuts]:
+    """Yield cuts into two tiles that are about the same work, of one level, then of more.
+
+    Parameters
+    ----------
+    plan : Layout
+        Of the transform.
+    integers : Bands of int32
+        Quantised; what is not 0 is taken for the work.
+    """
+    works = [
+        [_along(axis, list(bands.values())) for axis in range(AXES)] for bands in integers.levels
+    ]
+    total = sum(int(work[0].sum()) for work in works) + int(np.count_nonzero(integers.low))
+    longest = total
+    for levels in range(1, len(plan.splits) + 1):
+        halves = [_half(axis, levels, plan, works) for axis in range(AXES)]
+        larger, axis, block = min(
+            (larger, axis, block) for axis, (larger, block) in enumerate(halves)
+        )
+        tiles = sum(int(work[0].sum()) for work in works[:levels])
+        if block and longest - (total - tiles + larger) > _LEAST_GAIN * total:
+            longest = total - tiles + larger
+            a, b, c = (block if k == axis else 0 for k in range(AXES))
+            yield Cuts(levels=levels, at=(a, b, c))
+
+
+def _along(axis: int, bands: list[npt.NDArray[np.int32]]) -> Work:
+    """Return how many integers but 0 the bands of a level have at each place of an axis."""
+    work = np.zeros(max(band.shape[axis] for band in bands), np.int64)
+    others = tuple(k for k in range(AXES) if k != axis)
+    for band in bands:
+        work[: band.shape[axis]] += np.count_nonzero(band, axis=others)
+    return work
+
+
+def _half(axis: int, levels: int, plan: Layout, works: list[list[Work]]) -> tuple[int, int]:
+    """Return the larger work of two parts of an axis, and the block that the second starts at.
+
+    Where the axis is too short to be cut the block is 0.
+    """
+    length = plan.shapes[levels][axis]
+    blocks = np.zeros(-(-length // coefficients.BLOCK), np.int64)
+    for level, work in enumerate(works[:levels]):
+        halved = sum(split >> axis & 1 for split in plan.splits[level + 1 : levels])
+        places = np.arange(len(work[axis])) >> halved
+        np.add.at(blocks, places // coefficients.BLOCK, work[axis])
+    if length < section.LEAST_CUT:
+        return int(blocks.sum()), 0
+    before = np.cumsum(blocks)[:-1]
+    larger = np.maximum(before, blocks.sum() - before)
+    return int(larger.min()), int(larger.argmin()) + 1
