@@ -13,9 +13,11 @@ import pytest
 from volumes import volume
 
 from tinc_codec import InvalidSetting, Settings, decode, encode, forms, inspect, metrics
+from tinc_codec.encode import _prepare
 from tinc_codec.fit import chunk
-from tinc_codec.forms import candidate, wavelets
-from tinc_codec.forms.candidate import Form
+from tinc_codec.forms import band_trees, candidate, trees, wavelets
+from tinc_codec.forms.band_trees import BandTree
+from tinc_codec.forms.candidate import Form, Volume
 from tinc_codec.metrics import psnr
 from tinc_codec.phantom import phantom
 
@@ -335,6 +337,56 @@ def test_trees_of_voxels_are_tried_after_those_of_a_band_from_effort_six_on(
     payload = encode(array, ratio=8, effort=6, iterations=5)
     assert shapes[1:] == [(6, 7, 7), (12, 13, 14)]
     assert inspect(payload).form == "tree+wavelet"
+
+
+# Fits of effort 7, and by how many dB each does better than wavelets: short and whole, of a band
+# and of voxels; None: not made.
+STAGES = {
+    "no tree pays": (-0.06, None, None, None, "none"),
+    "of a band hardly": (-0.04, 0.04, None, None, "none"),
+    "of a band": (0.1, 0.2, 0.1, None, "band"),
+    "short fits alone tell": (0.1, 0.2, 0.11, 0.19, "band"),
+    "of voxels": (0.1, 0.2, 0.11, 0.21, "voxels"),
+    "the short one was better": (0.2, 0.1, 0.15, None, "short"),
+}
+
+
+@pytest.mark.parametrize("case", STAGES)
+def test_each_fit_tells_whether_the_next_is_made(
+    case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    *gains, kept = STAGES[case]
+    names = {
+        (3, False): "short",
+        (7, False): "band",
+        (3, True): "short voxels",
+        (7, True): "voxels",
+    }
+    given = dict(zip(names, gains, strict=True))
+    made: list[tuple[int, bool]] = []
+
+    def fitted(volumes: Any, bands: Any, settings: Settings, rooms: Any) -> list[Any]:
+        made.extend((settings.effort, band.plan is None) for band in bands)
+        return [BandTree(sections={}, said=volume.unit, plan=None) for volume in volumes]
+
+    def add(volume: Any, tree: Any) -> Form:
+        gain = given[made[-1]]
+        assert gain is not None
+        return Form(sections={}, payload=names[made[-1]].encode(), psnr_db=gain)
+
+    monkeypatch.setattr(band_trees, "fitted", fitted)
+    monkeypatch.setattr(trees.candidate, "is_portable", lambda payload, seed: True)
+    prepared = _prepare(phantom((16, 16, 16)), None, Settings(ratio=8))
+    assert isinstance(prepared, Volume)
+    plain = wavelets.within_budget(prepared, None, wavelets.search_of(Settings(ratio=8)))
+    assert plain is not None
+    (best,) = trees.with_trees(
+        [prepared], [plain], Settings(ratio=8, effort=7), [900], add,
+        lambda form, than: form.psnr_db - (0 if than is plain or than is None else than.psnr_db),
+    )  # fmt: skip
+    assert made == [stage for stage, gain in given.items() if gain is not None]
+    assert best is not None
+    assert best.payload == (plain.payload if kept == "none" else kept.encode())
 
 
 # Settings.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tinc_codec.forms import band_trees, candidate
@@ -24,12 +24,22 @@ if TYPE_CHECKING:
 _TREES_FROM, _PILOT_FROM, _PILOT_LESS, _PROMISING_DB = 2, 5, 4, 0.05
 # By how much a tree has to be better: it decodes at half the speed and less.
 _WORTH_DB = 0.05
-# From this effort on a tree of the voxels is tried too. It takes several times as long, to fit and
-# to decode, and gains up to 0.35 dB where surfaces are sharp.
+# From this effort on a tree of the voxels is tried too, where one of a band is worth it and a short
+# fit does better than that of the band did. It takes several times as long, to fit and to decode,
+# and gains up to 0.35 dB where surfaces are sharp.
 _VOXELS_FROM = 6
 # A tree of voxels gets two fifths of the bytes. One of a low-pass band gets a fifth, but bytes for
 # some 1,500 weights, from which on trees have levels, where that is no more than two fifths.
 _SHARES, _TREE_BYTES = (0.2, 0.4), 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Fit:
+    """A fit to be made: with the work of an effort, whether of voxels, and whether as a trial."""
+
+    effort: int
+    of_voxels: bool
+    is_trial: bool
 
 
 def are_tried(settings: Settings) -> bool:
@@ -52,7 +62,7 @@ def with_trees(
 ) -> list[Form | None]:
     """Return forms with a tree where they are better than those found without.
 
-    From some effort on, a short fit tells first where a whole one is worth its time.
+    From some effort on, a short fit as a trial tells first where a whole one is worth its time.
 
     Parameters
     ----------
@@ -78,27 +88,34 @@ def with_trees(
         sound = form is not None and candidate.is_portable(form.payload, settings.seed)
         return form if sound else None
 
-    for effort, of_voxels in _fits(settings):
+    needed = dict.fromkeys(bands, -_PROMISING_DB)
+    for fit in _fits(settings):
         some = [volumes[k] for k in chosen]
-        fitted_to = [band_trees.voxels_of(volumes[k]) if of_voxels else bands[k] for k in chosen]
-        rooms = [volumes[k].room(_share_of(sizes[k], of_voxels=of_voxels)) for k in chosen]
-        trees = band_trees.fitted(some, fitted_to, replace(settings, effort=effort), rooms)
+        fitted_to = [
+            band_trees.voxels_of(volumes[k]) if fit.of_voxels else bands[k] for k in chosen
+        ]
+        rooms = [volumes[k].room(_share_of(sizes[k], of_voxels=fit.of_voxels)) for k in chosen]
+        trees = band_trees.fitted(some, fitted_to, replace(settings, effort=fit.effort), rooms)
         forms = each(whole, list(zip(some, trees, strict=True)))
         pairs = [(k, form) for k, form in zip(chosen, forms, strict=True) if form is not None]
-        chosen = [k for k, form in pairs if gains(form, found[k]) > -_PROMISING_DB]
+        gained = {k: gains(form, found[k]) for k, form in pairs}
+        chosen = [k for k in gained if gained[k] > (needed[k] if fit.is_trial else _WORTH_DB)]
+        if fit.is_trial:
+            needed = gained
         for k, form in pairs:
-            if gains(form, found[k]) >= _WORTH_DB and gains(form, best[k]) > 0:
+            if gained[k] >= _WORTH_DB and gains(form, best[k]) > 0:
                 best[k] = form
     return best
 
 
-def _fits(settings: Settings) -> list[tuple[int, bool]]:
-    """Return the fits to make in turn: with the work of which effort, and whether of voxels."""
-    fits = [(settings.effort, False)]
-    if settings.effort >= _PILOT_FROM and settings.iterations == "auto":
-        fits.insert(0, (settings.effort - _PILOT_LESS, False))
-    if settings.effort >= _VOXELS_FROM:
-        fits.append((settings.effort, True))
+def _fits(settings: Settings) -> list[_Fit]:
+    """Return the fits to make in turn."""
+    fits = []
+    for of_voxels in (False, True) if settings.effort >= _VOXELS_FROM else (False,):
+        if settings.effort >= _PILOT_FROM and settings.iterations == "auto":
+            short = settings.effort - _PILOT_LESS
+            fits.append(_Fit(effort=short, of_voxels=of_voxels, is_trial=True))
+        fits.append(_Fit(effort=settings.effort, of_voxels=of_voxels, is_trial=False))
     return fits
 
 
