@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import tinc_codec
 from tinc_codec.runtime import current_runtime
 
 _REPOSITORY = Path(__file__).parents[1]
@@ -52,7 +53,7 @@ def describe() -> Environment:
         python=platform.python_version(),
         numpy=version("numpy"),
         numba=version("numba"),
-        tinc_codec=version("tinc_codec"),
+        tinc_codec=tinc_codec.__version__,
         commit=_commit(),
     )
 

@@ -12,7 +12,7 @@ from tinc_codec.threads import each
 from tinc_codec.tree.geometry import IntArray
 
 if TYPE_CHECKING:
-    from tinc_codec.stream.residual.postfilter import PostFilter
+    from tinc_codec.stream.residual.postfilter import PostFilter, Tables
 
 Float32Array = npt.NDArray[np.float32]
 Evaluate = Callable[[Sequence[IntArray]], Float32Array]
@@ -21,6 +21,8 @@ Evaluate = Callable[[Sequence[IntArray]], Float32Array]
 _PIECE = 1 << 14
 # Voxels that a thread is worth.
 _LEAST_PART = 1 << 16
+# Lines are filtered in pieces of 32 voxels: fewer than this of each are filtered one by one sooner.
+_FEWEST_OF_A_LINE = 4
 
 
 def filtered_values(
@@ -91,23 +93,40 @@ def _grid(
     needed[-1] = np.arange(first, min(shape[-1], high + stage.REACH + 1))
     four = [1] * (4 - len(shape)) + [len(index) for index in needed]
     window = np.array(four, np.int64)
-    values = np.ascontiguousarray(evaluate(needed)).reshape(-1)
+    values = np.ascontiguousarray(evaluate(needed))
+    tables = stage.tables(postfilter, len(shape))
+    if size[-1] < _FEWEST_OF_A_LINE:
+        near.append(stage.neighbours(axes[-1], shape[-1]) - first)
+        return _columns(values, near, tables).reshape(size)
     alone = np.zeros((1, 1), np.int64)
     near_z, near_y = [alone, alone, *near][-2:]
-    lines = four[0] * near_z.shape[1] * near_y.shape[1]
+    lines, flat = four[0] * near_z.shape[1] * near_y.shape[1], values.reshape(-1)
     out = np.empty((lines, high - low + 1), np.float32)
-    tables = stage.tables(postfilter, len(shape))
 
     def run(rows: IntArray) -> None:
         work = np.empty(stage.WORK, np.float32)
         stage.filter_lines(
-            values, window, near_z, near_y, low - first, filtered, rows, tables, work, out
+            flat, window, near_z, near_y, low - first, filtered, rows, tables, work, out
         )
 
     each(run, _parts(lines, out.shape[-1]))
     wanted = axes[-1] - low
     whole = len(wanted) == out.shape[-1] and bool((np.diff(wanted) == 1).all())
     return (out if whole else out.take(wanted, axis=-1)).reshape(size)
+
+
+def _columns(values: Float32Array, near: Sequence[IntArray], tables: Tables) -> Float32Array:
+    """Filter voxels of a window, given their places and their neighbours' along its last axes."""
+    from tinc_codec.stream.residual import postfilter as stage
+
+    own = [places[0] for places in near]
+    rows = [own]
+    for axis, places in enumerate(near):
+        rows += [[*own[:axis], beside, *own[axis + 1 :]] for beside in places[1:]]
+    stencil = np.stack([values[(..., *np.ix_(*row))].reshape(-1) for row in rows])
+    out = np.empty(stencil.shape[1], np.float32)
+    stage.filter_columns(stencil, tables, np.empty(stage.WORK, np.float32), out)
+    return out
 
 
 def _parts(lines: int, length: int) -> list[IntArray]:
