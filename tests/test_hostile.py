@@ -35,6 +35,7 @@ FORMS = ("even", "uneven", "raw", "cosine", "constant", "crop", "mask", "float64
 FORMS += ("wavelet", "wavelet-tiles", "tree+wavelet", "wavelet-1-D", "wavelet-4-D", "wavelet-mask")
 FORMS += (
     "band-tree+wavelet",
+    "wavelet-deep-tiles",
     "wavelet-filter",
     "correction",
     "correction-slabs",
@@ -59,6 +60,8 @@ def payload_of(form: str) -> bytes:
         return corrected_payload_of(form)
     if form == "band-tree+wavelet":
         return goldens.payload("low_pass_tree_one_level")
+    if form == "wavelet-deep-tiles":
+        return goldens.payload("wavelet_tiles_at_places")
     if form.startswith("wavelet") or form == "tree+wavelet":
         return wavelet_payload_of(form)
     array, options = volume((16, 16, 16)), {"ratio": 8.0, "levels": 2, "form": "tree"}
