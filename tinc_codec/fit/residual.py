@@ -331,7 +331,7 @@ def within_size(
     plans : bool
         Whether to try other plans than the one in use.
     start : float, optional
-        A step near the wanted one, where that is known.
+        A step near the wanted one, for a volume whose plan and cuts have been chosen.
 
     Returns
     -------
@@ -362,8 +362,8 @@ def within_size(
         return best
 
     best = solve(start or volume.spread())
-    if best is None:
-        return None
+    if best is None or start is not None:
+        return best
     if plans:
         volume.choose_plan(best.step)
     if volume.choose_cuts(best.step) or plans:

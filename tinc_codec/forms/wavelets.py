@@ -32,13 +32,10 @@ class Search:
         Other plans of the transform than the one in which all axes are alike.
     filters : bool
         Filters of the decoded values.
-    seed : int
-        Of the voxels on which engines are compared.
     """
 
     plans: bool
     filters: bool
-    seed: int
 
 
 def search_of(settings: Settings) -> Search:
@@ -46,7 +43,6 @@ def search_of(settings: Settings) -> Search:
     return Search(
         plans=settings.effort >= _PLANS_FROM,
         filters=settings.effort >= _FILTERS_FROM,
-        seed=settings.seed,
     )
 
 
@@ -81,7 +77,7 @@ def within_budget(volume: Volume, tree: BandTree | None, search: Search) -> Form
     if coding is None:
         return None
     plain = _with_wavelet(volume, tree, coding)
-    filtered = _filtered(volume, plain, coding, search) if search.filters else plain
+    filtered = _filtered(volume, plain, coding) if search.filters else plain
     if filtered is plain:
         return plain
     taken = len(filtered.sections[SectionKind.FILTER])
@@ -89,7 +85,7 @@ def within_budget(volume: Volume, tree: BandTree | None, search: Search) -> Form
     again = residual.within_size(rest, less, start=coding.step)
     if again is None:
         return plain
-    filtered = _filtered(volume, _with_wavelet(volume, tree, again), again, search, taken)
+    filtered = _filtered(volume, _with_wavelet(volume, tree, again), again, taken)
     return filtered if filtered.psnr_db > plain.psnr_db else plain
 
 
@@ -106,14 +102,14 @@ def as_good(
     def finished(coding: residual.Coding) -> Form | None:
         form = _with_wavelet(volume, tree, coding)
         if search.filters:
-            form = _filtered(volume, form, coding, search)
+            form = _filtered(volume, form, coding)
         return form if good(form) else None
 
     return residual.as_good(_rest(volume, tree), finished, start, plans=search.plans)
 
 
 def _filtered(
-    volume: Volume, plain: Form, coding: residual.Coding, search: Search, most: int | None = None
+    volume: Volume, plain: Form, coding: residual.Coding, most: int | None = None
 ) -> Form:
     """Add the filter that a form is best with; itself if none is worth its bytes.
 
@@ -128,8 +124,6 @@ def _filtered(
     if found is None:
         return plain
     form = candidate.form_of(volume, {**plain.sections, SectionKind.FILTER: stage.to_bytes(found)})
-    if SectionKind.TREE in form.sections and not candidate.is_portable(form.payload, search.seed):
-        return plain
     return form if form.psnr_db > plain.psnr_db else plain
 
 
