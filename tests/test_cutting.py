@@ -55,6 +55,18 @@ def test_work_counts_where_it_lies_in_the_coarsest_level() -> None:
     assert works[0] == works[1] > 0
 
 
+def test_no_more_levels_are_cut_than_the_header_can_say() -> None:
+    shape, splits = (1, 1, 8 << 10), (4,) * 10
+    plan, q = integers(shape, splits)
+    q.levels[section.MOST_CUT_LEVELS][4][...] = 1
+    assert not list(cutting.candidates(plan, q))
+    q.levels[section.MOST_CUT_LEVELS - 1][4][...] = 1
+    (cuts,) = cutting.candidates(plan, q)
+    header = section.Header(plan=plan, step=1.0, offset=0.0, bias=0.0, cuts=cuts)
+    data = section.to_bytes(header, [b""] * (1 + len(cuts.tiles(plan))))
+    assert section.from_bytes(data, shape).header == header
+
+
 def test_short_axes_are_not_cut() -> None:
     plan, q = integers((12, 64, 14), (7, 7))
     q.levels[0][7][...] = 1

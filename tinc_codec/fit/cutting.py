@@ -32,7 +32,7 @@ def candidates(plan: Layout, integers: Bands) -> Iterator[Cuts]:
     ]
     total = sum(int(work[0].sum()) for work in works) + int(np.count_nonzero(integers.low))
     longest = total
-    for levels in range(1, len(plan.splits) + 1):
+    for levels in range(1, min(len(plan.splits), section.MOST_CUT_LEVELS) + 1):
         halves = [_half(axis, levels, plan, works) for axis in range(AXES)]
         larger, axis, block = min(
             (larger, axis, block) for axis, (larger, block) in enumerate(halves)

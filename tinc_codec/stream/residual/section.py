@@ -41,7 +41,8 @@ OFFSET_UNIT = 65535
 # An axis is cut only where both parts have a block at least.
 LEAST_CUT = 8
 # The byte of cuts: axes, then how many levels more than one, then whether places are given.
-_MORE_LEVELS, _PLACES_GIVEN = 7, 1 << 6
+MOST_CUT_LEVELS = 8
+_PLACES_GIVEN = MOST_CUT_LEVELS << AXES
 
 _NO_REAL = np.zeros((0,) * AXES, np.float32)
 _FAR = np.full(AXES, 40, np.int64)
@@ -61,7 +62,7 @@ class Cuts:
     Attributes
     ----------
     levels : int
-        How many levels are cut; 0: there are no tiles.
+        How many levels are cut, up to MOST_CUT_LEVELS; 0: there are no tiles.
     at : (3,) tuple of int
         The first block of the second part along each axis, in the low-pass band of the coarsest
         level that is cut; 0: that axis is not.
@@ -570,7 +571,7 @@ def _cuts(byte: int, plan: Layout, reader: Reader) -> Cuts:
     """Return the cuts of a plan that a byte of the header, and what else it has, mean."""
     if byte == 0:
         return NO_CUTS
-    axes, levels = byte & (1 << AXES) - 1, (byte >> AXES & _MORE_LEVELS) + 1
+    axes, levels = byte & (1 << AXES) - 1, (byte >> AXES) % MOST_CUT_LEVELS + 1
     lengths = plan.shapes[levels] if levels < len(plan.shapes) else (0,) * AXES
     if (
         not axes
