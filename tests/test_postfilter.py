@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import goldens
 import numpy as np
 import pytest
 from filters import filtered, some_filter
@@ -264,3 +265,12 @@ def test_a_part_of_a_payload_is_that_of_the_whole() -> None:
         np.testing.assert_array_equal(decode(payload, selection), whole[selection])
     points = (np.array([2, 29, 9]), np.array([0, 33, 9]), 0, np.array([3, 37, 9]))
     np.testing.assert_array_equal(decode(payload, points), whole[points])
+
+
+@pytest.mark.parametrize("name", ["filter_one_axis", "filter_four_axes", "filter_by_activity"])
+def test_narrow_parts_of_any_axes_are_those_of_the_whole(name: str) -> None:
+    payload = goldens.payload(name)
+    whole = decode(payload)
+    for width in range(1, 6):
+        selection = (..., slice(2, 2 + width))
+        np.testing.assert_array_equal(decode(payload, selection), whole[selection])

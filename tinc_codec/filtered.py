@@ -93,7 +93,8 @@ def _grid(
     needed[-1] = np.arange(first, min(shape[-1], high + stage.REACH + 1))
     four = [1] * (4 - len(shape)) + [len(index) for index in needed]
     window = np.array(four, np.int64)
-    values = np.ascontiguousarray(evaluate(needed))
+    # Of four axes the first two may be one.
+    values = np.ascontiguousarray(evaluate(needed)).reshape([len(index) for index in needed])
     tables = stage.tables(postfilter, len(shape))
     if size[-1] < _FEWEST_OF_A_LINE:
         near.append(stage.neighbours(axes[-1], shape[-1]) - first)
