@@ -42,8 +42,8 @@ def test_comes_close_to_the_conversion(tmp_path: Path) -> None:
     scores = convert(npy, tmp_path / "a.zarr", SETTINGS, chunks=(16, 16, 16))
     payloads = sum(chunk.stored_bytes for chunk in scores.chunks)
     assert abs(payloads - at.stored_bytes) <= 2 * at.stored_margin + 100
-    # Of the right order: other work on the machine may slow either down, by ten times at worst.
-    assert scores.seconds / 20 < at.seconds < 20 * scores.seconds
+    # Other work on the machine may slow either down.
+    assert scores.seconds / 5 < at.seconds < 5 * scores.seconds
     real = scores.quantiles(0.05, 0.5)
     assert at.psnr_db[0] == pytest.approx(real[0], abs=3)
     assert at.psnr_db[2] == math.inf  # of the empty ones

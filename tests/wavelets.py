@@ -32,7 +32,7 @@ def cuts_of(cuts: int | Cuts, plan: Layout) -> Cuts:
 @st.composite
 def cuts_of_plan(draw: st.DrawFn, plan: Layout) -> Cuts:
     """Draw cuts that fit a plan: none, or of any levels, in the middle or elsewhere."""
-    levels = draw(st.integers(0, min(len(plan.splits), 8)))
+    levels = draw(st.integers(0, min(len(plan.splits), section.MOST_CUT_LEVELS)))
     lengths = plan.shapes[levels]
     at = [
         draw(st.integers(1, -(-n // coefficients.BLOCK) - 1))

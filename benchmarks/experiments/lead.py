@@ -18,15 +18,14 @@ def lead_table(rows: Sequence[Row]) -> str:
 
     Best rivals are all other codecs but the package in other forms.
     """
-    by_case = {(row["volume"], row["ratio"], row["codec"]): row for row in rows}
+    cases: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in rows:
+        cases.setdefault((row["volume"], row["ratio"]), {})[row["codec"]] = row
     lines, leads, similar = [], [], []
     reached = [row for row in rows if row["codec"] == OWN and row["psnr_db"]]
     for row in sorted(reached, key=lambda row: (row["volume"], float(row["ratio"]))):
-        here = {
-            codec: other
-            for (volume, ratio, codec), other in by_case.items()
-            if (volume, ratio) == (row["volume"], row["ratio"]) and other["psnr_db"]
-        }
+        case = cases[row["volume"], row["ratio"]]
+        here = {codec: other for codec, other in case.items() if other["psnr_db"]}
         rivals = [other for codec, other in here.items() if not codec.startswith(OWN)]
         if not rivals:
             continue

@@ -507,12 +507,13 @@ def _overlap(tile: Window, wanted: Window) -> bool:
 
 def to_bytes(header: Header, segments: Sequence[bytes]) -> bytes:
     """Return the data of a WAVELET section."""
-    out = Writer().u8(_cuts_byte(header)).u8(len(header.plan.splits))
+    cuts = _cuts_byte(header)
+    out = Writer().u8(cuts).u8(len(header.plan.splits))
     for split in header.plan.splits:
         out.u8(split)
     out.f32(header.step).u16(round(header.offset * OFFSET_UNIT))
     out.u8(round(header.bias * BIAS_UNIT))
-    if _cuts_byte(header) & _PLACES_GIVEN:
+    if cuts & _PLACES_GIVEN:
         for block in filter(None, header.cuts.at):
             out.varint(block)
     for segment in segments[:-1]:
