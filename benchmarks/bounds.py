@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import datasets
-from tinc_codec.stream.residual import predictive, section, wavelet
+from tinc_codec.stream.residual import predictive, section, tiles, wavelet
 
 SIDE = 128
 SHARES = (0.01, 0.003, 0.001, 0)
@@ -67,11 +67,11 @@ def wavelet_base(voxels: NDArray[Any], step: float) -> tuple[int, NDArray[np.int
     scaled = float(np.float32(step / (high - low)))
     coded = section.encode(
         plan, section.Bands(low=bands, levels=levels), section.ones(plan), step=scaled,
-        price=0.08, cuts=section.NO_CUTS, most=8 * voxels.size, run=map,
+        price=0.08, cuts=tiles.NO_CUTS, most=8 * voxels.size, run=map,
     )  # fmt: skip
     assert coded is not None
     header = section.Header(
-        plan=plan, step=scaled, offset=offset, bias=20 / 256, cuts=section.NO_CUTS
+        plan=plan, step=scaled, offset=offset, bias=20 / 256, cuts=tiles.NO_CUTS
     )
     data = section.to_bytes(header, coded.segments)
     whole = tuple((0, n) for n in voxels.shape)

@@ -30,7 +30,8 @@ from tinc_codec.stream.container import SectionKind
 from tinc_codec.stream.entropy import ALL_ZERO, SCALES
 from tinc_codec.stream.normalize import ArrayInfo
 from tinc_codec.stream.residual.predictive import CAUSAL, INTERPOLATED, SPARSE
-from tinc_codec.stream.residual.section import Cuts, from_bytes
+from tinc_codec.stream.residual.section import from_bytes
+from tinc_codec.stream.residual.tiles import Cuts
 from tinc_codec.tree import section
 from tinc_codec.tree.faces import Smoothing
 from tinc_codec.tree.geometry import Geometry

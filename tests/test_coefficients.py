@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from wavelets import cuts_of, cuts_of_plan, in_turn, quantized, section_of, whole
 
 from tinc_codec.stream.residual import coefficients, section, wavelet
-from tinc_codec.stream.residual.section import NO_CUTS, Bands, Coefficients, Cuts, Header
+from tinc_codec.stream.residual.section import Bands, Coefficients, Header
+from tinc_codec.stream.residual.tiles import NO_CUTS, Cuts
 from tinc_codec.stream.residual.wavelet import Float32Array, Layout
 
 

@@ -8,8 +8,9 @@ from wavelets import whole
 
 from tinc_codec.fit import cutting, residual
 from tinc_codec.phantom import phantom
-from tinc_codec.stream.residual import section, wavelet
-from tinc_codec.stream.residual.section import NO_CUTS, Bands, Cuts
+from tinc_codec.stream.residual import section, tiles, wavelet
+from tinc_codec.stream.residual.section import Bands
+from tinc_codec.stream.residual.tiles import NO_CUTS, Cuts
 from tinc_codec.threads import each
 
 
@@ -58,9 +59,9 @@ def test_work_counts_where_it_lies_in_the_coarsest_level() -> None:
 def test_no_more_levels_are_cut_than_the_header_can_say() -> None:
     shape, splits = (1, 1, 8 << 10), (4,) * 10
     plan, q = integers(shape, splits)
-    q.levels[section.MOST_CUT_LEVELS][4][...] = 1
+    q.levels[tiles.MOST_CUT_LEVELS][4][...] = 1
     assert not list(cutting.candidates(plan, q))
-    q.levels[section.MOST_CUT_LEVELS - 1][4][...] = 1
+    q.levels[tiles.MOST_CUT_LEVELS - 1][4][...] = 1
     (cuts,) = cutting.candidates(plan, q)
     header = section.Header(plan=plan, step=1.0, offset=0.0, bias=0.0, cuts=cuts)
     data = section.to_bytes(header, [b""] * (1 + len(cuts.tiles(plan))))

@@ -32,7 +32,7 @@ from tinc_codec.opened import LARGEST_RATIO, PARAMETERS_PER_BYTE, SPARE_PARAMETE
 from tinc_codec.stream import container, cosine, entropy, exceptions, normalize, quantize
 from tinc_codec.stream.container import FORMAT_VERSION, SectionKind
 from tinc_codec.stream.normalize import ArrayInfo
-from tinc_codec.stream.residual import binary, coefficients, differences, predictive, wavelet
+from tinc_codec.stream.residual import binary, coefficients, differences, predictive, tiles, wavelet
 from tinc_codec.stream.residual import section as wavelet_section
 from tinc_codec.tree import geometry, section
 from tinc_codec.tree.network import Tree, layout
@@ -344,7 +344,7 @@ def test_numbers_of_the_wavelet_coder() -> None:
     assert numbers(r"a list of (\d+) probabilities") == [coefficients.SLOTS]
     assert numbers(r"and (\d+) rows of 8 weights") == [coefficients.ROWS]
     assert numbers(r"\| levels \| u8 \| D, 0 to (\d+) \|") == [wavelet.MOST_LEVELS]
-    assert numbers(r"length m of level C − 1 \((\d+) or more\)") == [wavelet_section.LEAST_CUT]
+    assert numbers(r"length m of level C − 1 \((\d+) or more\)") == [tiles.LEAST_CUT]
     assert numbers(r"more\s+than (\d+)\s+bytes beyond the end of a\s+segment") == [binary.SLACK]
 
 

@@ -15,7 +15,8 @@ from wavelets import in_turn, section_of, whole
 from tinc_codec import runtime
 from tinc_codec.errors import CorruptPayload, TruncatedPayload
 from tinc_codec.stream.residual import section
-from tinc_codec.stream.residual.section import Coefficients, Cuts
+from tinc_codec.stream.residual.section import Coefficients
+from tinc_codec.stream.residual.tiles import Cuts
 from tinc_codec.stream.residual.wavelet import Window
 from tinc_codec.threads import each
 

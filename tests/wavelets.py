@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from tinc_codec.stream.residual import coefficients, section, wavelet
-from tinc_codec.stream.residual.section import NO_CUTS, Bands, Cuts, Header, Quantized
+from tinc_codec.stream.residual import coefficients, section, tiles, wavelet
+from tinc_codec.stream.residual.section import Bands, Header, Quantized
+from tinc_codec.stream.residual.tiles import NO_CUTS, Cuts
 from tinc_codec.stream.residual.wavelet import Float32Array, Layout, Window
 
 
@@ -26,13 +27,13 @@ def cuts_of(cuts: int | Cuts, plan: Layout) -> Cuts:
     """Return cuts; bits of axes stand for those of the finest level in the middle."""
     if isinstance(cuts, Cuts):
         return cuts
-    return section.in_the_middle(cuts, 1, plan) if cuts else NO_CUTS
+    return tiles.in_the_middle(cuts, 1, plan) if cuts else NO_CUTS
 
 
 @st.composite
 def cuts_of_plan(draw: st.DrawFn, plan: Layout) -> Cuts:
     """Draw cuts that fit a plan: none, or of any levels, in the middle or elsewhere."""
-    levels = draw(st.integers(0, min(len(plan.splits), section.MOST_CUT_LEVELS)))
+    levels = draw(st.integers(0, min(len(plan.splits), tiles.MOST_CUT_LEVELS)))
     lengths = plan.shapes[levels]
     at = [
         draw(st.integers(1, -(-n // coefficients.BLOCK) - 1))
@@ -43,7 +44,7 @@ def cuts_of_plan(draw: st.DrawFn, plan: Layout) -> Cuts:
     if not levels or not any(at):
         return NO_CUTS
     cuts = Cuts(levels=levels, at=(at[0], at[1], at[2]))
-    return section.in_the_middle(cuts.axes, levels, plan) if draw(st.booleans()) else cuts
+    return tiles.in_the_middle(cuts.axes, levels, plan) if draw(st.booleans()) else cuts
 
 
 def quantized(

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from tinc_codec.stream.residual import coefficients, section
-from tinc_codec.stream.residual.section import Bands, Cuts
+from tinc_codec.stream.residual import coefficients, tiles
+from tinc_codec.stream.residual.section import Bands
+from tinc_codec.stream.residual.tiles import Cuts
 from tinc_codec.stream.residual.wavelet import AXES, Layout
 
 Work = npt.NDArray[np.int64]
@@ -32,14 +33,14 @@ def candidates(plan: Layout, integers: Bands) -> Iterator[Cuts]:
     ]
     total = sum(int(work[0].sum()) for work in works) + int(np.count_nonzero(integers.low))
     longest = total
-    for levels in range(1, min(len(plan.splits), section.MOST_CUT_LEVELS) + 1):
+    for levels in range(1, min(len(plan.splits), tiles.MOST_CUT_LEVELS) + 1):
         halves = [_half(axis, levels, plan, works) for axis in range(AXES)]
         larger, axis, block = min(
             (larger, axis, block) for axis, (larger, block) in enumerate(halves)
         )
-        tiles = sum(int(work[0].sum()) for work in works[:levels])
-        if block and longest - (total - tiles + larger) > _LEAST_GAIN * total:
-            longest = total - tiles + larger
+        in_tiles = sum(int(work[0].sum()) for work in works[:levels])
+        if block and longest - (total - in_tiles + larger) > _LEAST_GAIN * total:
+            longest = total - in_tiles + larger
             a, b, c = (block if k == axis else 0 for k in range(AXES))
             yield Cuts(levels=levels, at=(a, b, c))
 
@@ -64,7 +65,7 @@ def _half(axis: int, levels: int, plan: Layout, works: list[list[Work]]) -> tupl
         halved = sum(split >> axis & 1 for split in plan.splits[level + 1 : levels])
         places = np.arange(len(work[axis])) >> halved
         np.add.at(blocks, places // coefficients.BLOCK, work[axis])
-    if length < section.LEAST_CUT:
+    if length < tiles.LEAST_CUT:
         return int(blocks.sum()), 0
     before = np.cumsum(blocks)[:-1]
     larger = np.maximum(before, blocks.sum() - before)

@@ -23,7 +23,8 @@ from numba import njit
 
 from tinc_codec.fit import cutting
 from tinc_codec.stream.residual import section, wavelet
-from tinc_codec.stream.residual.section import NO_CUTS, Bands, Cuts, Header, Quantized
+from tinc_codec.stream.residual.section import Bands, Header, Quantized
+from tinc_codec.stream.residual.tiles import NO_CUTS, Cuts
 from tinc_codec.stream.residual.wavelet import AXES, Float32Array, Layout, Shape
 from tinc_codec.threads import each
 
