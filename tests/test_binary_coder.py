@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import google_crc32c
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinc_codec.stream.residual import binary
+from tinc_codec.stream.residual import binary, mixing
 
 
 def encoded(bits: list[int], probabilities: list[int], room: int = 1 << 16) -> bytes:
@@ -93,16 +94,78 @@ def test_tables_are_those_of_the_format(table: Any, length: int, checksum: int) 
     assert google_crc32c.value(little) == checksum
 
 
+@binary.kernel()
+def decide(words: Any, slots: Any, weights: Any, row: int, bit: int, limit: int, rate: int) -> Any:
+    """Return the probability that a decision is given, and learn from what came."""
+    p, inputs, taken = binary.mix(words, slots, weights, row)
+    binary.learn(words, slots, weights, row, inputs, taken, p, bit, limit, rate)
+    return p
+
+
+def decided(
+    words: list[list[int]],
+    slots: Sequence[int],
+    weights: list[int],
+    bit: int,
+    limit: int,
+    rate: int,
+) -> int:
+    """The same by FORMAT.md, one integer after the other; words are [probability, count]."""
+    inputs = [int(binary.STRETCH[words[s][0] >> 4]) for s in slots]
+    x = sum(i * w for i, w in zip(inputs, weights, strict=False)) >> 16
+    p = int(binary.SQUASH[min(max(x, -2816), 2816) + 2816])
+    for k, s in enumerate(slots):
+        weights[k] += (inputs[k] * ((bit << 16) - p) * rate + (1 << 17)) >> 18
+        q, count = words[s]
+        q += ((65535 * bit - q) * (655360 // (10 * count + 16))) >> 16
+        words[s] = [min(max(q, 16), 65519), min(count + 1, limit)]
+    return p
+
+
+@pytest.mark.parametrize("inputs", [1, 3, 4, 5, 6, 8])
+@pytest.mark.parametrize(("limit", "rate"), [(200, 6), (250, 3), (120, 6)])
+def test_decisions_are_those_of_the_format(inputs: int, limit: int, rate: int) -> None:
+    """Of all counts and all probabilities, by vectors as by single integers."""
+    rng = np.random.default_rng(inputs)
+    size = 40
+    probability = rng.integers(16, 65520, size)
+    probability[:6] = 16, 17, 65518, 65519, 32768, 65519
+    count = rng.integers(0, limit + 1, size)
+    words = (probability | count << mixing.COUNT_SHIFT).astype(np.uint32)
+    weights = rng.integers(-(1 << 18), 1 << 18, (3, mixing.INPUTS)).astype(np.int32)
+    known = [list(pair) for pair in zip(probability.tolist(), count.tolist(), strict=True)]
+    known_weights = weights.tolist()
+    for k in range(3000):
+        slots = tuple(rng.permutation(size)[:inputs].tolist())
+        row, bit = int(rng.integers(3)), int(k // 700 % 2 if k % 3 else rng.integers(2))
+        found = decide(words, slots, weights, row, bit, limit, rate)
+        assert found == decided(known, slots, known_weights[row], bit, limit, rate)
+    assert (words & mixing.PROBABILITY).tolist() == [p for p, _ in known]
+    assert (words >> mixing.COUNT_SHIFT).tolist() == [n for _, n in known]
+    assert weights.tolist() == known_weights
+
+
+def test_every_rate_is_that_of_the_format() -> None:
+    """A quotient in binary32, rounded down, for each count."""
+    for count in range(251):
+        for bit, start in ((1, 16), (0, 65519), (1, 40000), (0, 40000)):
+            words = np.array([start | count << mixing.COUNT_SHIFT], np.uint32)
+            weights = np.zeros((1, mixing.INPUTS), np.int32)
+            decide(words, (0,), weights, 0, bit, 250, 6)
+            known = [[start, count]]
+            decided(known, (0,), [0], bit, 250, 6)
+            assert words[0] & mixing.PROBABILITY == known[0][0]
+
+
 def test_learning_stays_within_its_types() -> None:
     """One bit for long, then the other: probabilities, counts and weights stay bounded."""
-    prob, count = np.full(4, 1 << 15, np.uint16), np.zeros(4, np.uint8)
-    weights = np.full((1, binary.INPUTS), 26214, np.int32)
-    slots, inputs = np.array([0, 1, 2, 3] * 2), np.zeros(binary.INPUTS, np.int64)
+    words = np.full(4, mixing.EVEN, np.uint32)
+    weights = np.full((1, mixing.INPUTS), 26214, np.int32)
+    slots = (0, 1, 2, 3)
     for bit in [1] * 5000 + [0] * 5000:
-        p = binary.mix(prob, slots, inputs, weights, 0, 4)
-        assert 24 <= p <= 65512
-        binary.learn(prob, count, slots, inputs, weights, 0, 4, p, bit, 200, 6)
-        assert 16 <= prob.min() <= prob.max() <= 65519
-    assert count.max() == 200
-    assert binary.mix(prob, slots, inputs, weights, 0, 4) < 2000
+        assert 24 <= decide(words, slots, weights, 0, bit, 200, 6) <= 65512
+        probability = words & mixing.PROBABILITY
+        assert 16 <= probability.min() <= probability.max() <= 65519
+    assert (words >> mixing.COUNT_SHIFT).max() == 200
+    assert decide(words, slots, weights, 0, 0, 200, 6) < 2000
     assert np.abs(weights).max() < 1 << 24

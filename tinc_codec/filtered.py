@@ -21,7 +21,7 @@ Evaluate = Callable[[Sequence[IntArray]], Float32Array]
 _PIECE = 1 << 14
 # Voxels that a thread is worth.
 _LEAST_PART = 1 << 16
-# Lines are filtered in pieces of 32 voxels: fewer than this of each are filtered one by one sooner.
+# Lines are filtered in vectors: of fewer voxels than this, voxel by voxel is sooner.
 _FEWEST_OF_A_LINE = 4
 
 
@@ -59,7 +59,7 @@ def _points(
 
     tables = stage.tables(postfilter, len(shape))
     first = len(shape) - stage.axes_filtered(len(shape))
-    out, work = np.empty(len(points[0]), np.float32), np.empty(stage.WORK, np.float32)
+    out, room = np.empty(len(points[0]), np.float32), _room()
     for at in range(0, len(out), _PIECE):
         some = [np.asarray(p[at : at + _PIECE], np.int64) for p in points]
         columns = [[p[None]] for p in some]
@@ -69,7 +69,7 @@ def _points(
                 columns[k].append(around if k == axis else np.broadcast_to(p, around.shape))
         index = [np.concatenate(rows).reshape(-1) for rows in columns]
         stencil = evaluate(index).reshape(-1, len(some[0]))
-        stage.filter_columns(stencil, tables, work, out[at : at + _PIECE])
+        stage.filter_columns(stencil, tables, *room, out[at : at + _PIECE])
     return out
 
 
@@ -77,6 +77,7 @@ def _grid(
     postfilter: PostFilter, shape: tuple[int, ...], axes: Sequence[IntArray], evaluate: Evaluate
 ) -> Float32Array:
     from tinc_codec.stream.residual import postfilter as stage
+    from tinc_codec.stream.residual.filtering import REACH
 
     size = tuple(len(index) for index in axes)
     if 0 in size:
@@ -89,8 +90,8 @@ def _grid(
         near.append(np.searchsorted(needed[axis], around))
     # Along the last axis all is done from the first voxel asked for to the last.
     low, high = int(axes[-1].min()), int(axes[-1].max())
-    first = max(0, low - stage.REACH)
-    needed[-1] = np.arange(first, min(shape[-1], high + stage.REACH + 1))
+    first = max(0, low - REACH)
+    needed[-1] = np.arange(first, min(shape[-1], high + REACH + 1))
     four = [1] * (4 - len(shape)) + [len(index) for index in needed]
     window = np.array(four, np.int64)
     # Of four axes the first two may be one.
@@ -105,9 +106,8 @@ def _grid(
     out = np.empty((lines, high - low + 1), np.float32)
 
     def run(rows: IntArray) -> None:
-        work = np.empty(stage.WORK, np.float32)
         stage.filter_lines(
-            flat, window, near_z, near_y, low - first, filtered, rows, tables, work, out
+            flat, window, near_z, near_y, low - first, filtered, rows, tables, *_room(), out
         )
 
     each(run, _parts(lines, out.shape[-1]))
@@ -126,8 +126,15 @@ def _columns(values: Float32Array, near: Sequence[IntArray], tables: Tables) -> 
         rows += [[*own[:axis], beside, *own[axis + 1 :]] for beside in places[1:]]
     stencil = np.stack([values[(..., *np.ix_(*row))].reshape(-1) for row in rows])
     out = np.empty(stencil.shape[1], np.float32)
-    stage.filter_columns(stencil, tables, np.empty(stage.WORK, np.float32), out)
+    stage.filter_columns(stencil, tables, *_room(), out)
     return out
+
+
+def _room() -> tuple[Float32Array, npt.NDArray[np.int64]]:
+    """Return what filtering overwrites."""
+    from tinc_codec.stream.residual import postfilter as stage
+
+    return np.empty(stage.WORK, np.float32), np.empty(stage.PLACES, np.int64)
 
 
 def _parts(lines: int, length: int) -> list[IntArray]:

@@ -19,9 +19,9 @@ import numpy.typing as npt
 from numba import njit
 
 from tinc_codec.stream.residual import postfilter
+from tinc_codec.stream.residual.filtering import REACH
 from tinc_codec.stream.residual.postfilter import (
     MOST_EXPONENT,
-    REACH,
     VALUE_UNIT,
     WEIGHT_UNIT,
     Curve,

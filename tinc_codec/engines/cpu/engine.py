@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tinc_codec.engines.cpu import passes
-from tinc_codec.engines.cpu.vector import LANES, STRIDE, WIDTH
+from tinc_codec.engines.cpu.vector import LANES, STRIDE
+from tinc_codec.llvm import WIDTH
 from tinc_codec.runtime import current_runtime
 from tinc_codec.threads import shared
 from tinc_codec.tree.geometry import (

@@ -5,43 +5,41 @@ keeps a block of outputs, ``ROWS`` features by ``COLUMNS`` vectors, in registers
 over the inputs, and finishes it (sine, product with a cosine) before it is stored. numba's own
 loops reach less than half of that: they store and load every sum again for each four inputs.
 
-Vectors are as wide as this machine's registers; LLVM turns them into what a machine has. All lanes
-of all blocks run the same operations in the same order, so a voxel's value depends neither on its
-place in a tile nor on the block sizes.
+All lanes of all blocks run the same operations in the same order, so a voxel's value depends
+neither on its place in a tile nor on the block sizes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
-from llvmlite import binding, ir
-from numba import config, types
+from llvmlite import ir
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from tinc_codec.llvm import (
+    BITS,
+    VECTOR,
+    WIDTH,
+    i64,
+    load,
+    load_broadcast,
+    loop,
+    splat,
+    store,
+)  # fmt: skip
 
 LANES = 256
 # Rows a power of two apart would fall into a few sets of the first-level cache.
 STRIDE = LANES + 16
 
-
-def _features() -> set[str]:
-    """Return what numba compiles for: this machine, or what NUMBA_CPU_FEATURES says."""
-    named = config.CPU_FEATURES  # type: ignore[attr-defined]
-    text = binding.get_host_cpu_features().flatten() if named is None else named
-    return {feature[1:] for feature in text.split(",") if feature.startswith("+")}
-
-
-WIDTH = 16 if "avx512f" in _features() else 8 if "avx2" in _features() else 4
 # Of 32 vector registers 24 hold sums; of 16, eight do.
 ROWS, COLUMNS = (6, 4) if WIDTH == 16 else (4, 2)
 
 Epilogue = Literal["none", "sine", "sine_cosine", "times", "add"]
 
-_FLOAT, _INT32, _INT64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
-_VECTOR = ir.VectorType(_FLOAT, WIDTH)
-_BITS = ir.VectorType(_INT32, WIDTH)
 _ARRAY = types.Array(types.float32, 1, "C")
 
 # Adding 1.5 * 2^23 rounds to an integer, whose parity is then the lowest bit.
@@ -55,79 +53,30 @@ _SINE = (2.60831598097865930e-6, -1.98106907191686332e-4, 8.33307858556509018e-3
 _COSINE = (-2.7239899e-7, 2.4800552e-5, -1.38888787478209e-3, 4.16666641831398e-2, -0.5, 1.0)
 
 
-def _i64(value: int) -> Any:
-    return ir.Constant(_INT64, value)
-
-
-def _splat(value: float) -> Any:
-    return ir.Constant(_VECTOR, [float(np.float32(value))] * WIDTH)
-
-
-def _broadcast(b: Any, scalar: Any) -> Any:
-    empty = ir.Constant(_VECTOR, ir.Undefined)
-    first = b.insert_element(empty, scalar, ir.Constant(_INT32, 0))
-    return b.shuffle_vector(first, empty, ir.Constant(_BITS, [0] * WIDTH))
-
-
 def _multiply_add(b: Any, x: Any, y: Any, z: Any) -> Any:
     """Return x y + z, in one rounding where the machine can."""
-    kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
+    kind = ir.FunctionType(VECTOR, [VECTOR] * 3)
     name = f"llvm.fmuladd.v{WIDTH}f32"
     return b.call(cgutils.get_or_insert_function(b.module, kind, name), [x, y, z])  # type: ignore[no-untyped-call]
 
 
-def _load(b: Any, start: Any, at: Any) -> Any:
-    return b.load(b.bitcast(b.gep(start, [at]), _VECTOR.as_pointer()), align=4)
-
-
-def _store(b: Any, value: Any, start: Any, at: Any) -> None:
-    b.store(value, b.bitcast(b.gep(start, [at]), _VECTOR.as_pointer()), align=4)
-
-
-def _load_broadcast(b: Any, start: Any, at: Any) -> Any:
-    return _broadcast(b, b.load(b.gep(start, [at])))
-
-
-def _loop(
-    b: Any, stop: Any, step: int, values: list[Any], body: Callable[[Any, list[Any]], list[Any]]
-) -> list[Any]:
-    """Emit ``for i in range(0, stop, step)``, at least once, that carries values along."""
-    before = b.block
-    inside, after = b.append_basic_block("inside"), b.append_basic_block("after")
-    b.branch(inside)
-    b.position_at_end(inside)
-    i = b.phi(_INT64)
-    i.add_incoming(_i64(0), before)
-    carried = [b.phi(value.type) for value in values]
-    for phi, value in zip(carried, values, strict=True):
-        phi.add_incoming(value, before)
-    results = body(i, carried)
-    following = b.add(i, _i64(step))
-    i.add_incoming(following, b.block)
-    for phi, result in zip(carried, results, strict=True):
-        phi.add_incoming(result, b.block)
-    b.cbranch(b.icmp_signed("<", following, stop), inside, after)
-    b.position_at_end(after)
-    return results
-
-
 def _reduce(b: Any, z: Any) -> tuple[Any, Any]:
     """Return z less its nearest multiple k of pi, and the sign bit of (-1)^k."""
-    rounded = _multiply_add(b, z, _splat(1 / np.pi), _splat(_ROUNDER))
-    k = b.fsub(rounded, _splat(_ROUNDER))
+    rounded = _multiply_add(b, z, splat(1 / np.pi), splat(_ROUNDER))
+    k = b.fsub(rounded, splat(_ROUNDER))
     for part in _PI_PARTS:
-        z = _multiply_add(b, k, _splat(-part), z)
-    return z, b.shl(b.bitcast(rounded, _BITS), ir.Constant(_BITS, [31] * WIDTH))
+        z = _multiply_add(b, k, splat(-part), z)
+    return z, b.shl(b.bitcast(rounded, BITS), ir.Constant(BITS, [31] * WIDTH))
 
 
 def _with_sign(b: Any, value: Any, sign: Any) -> Any:
-    return b.bitcast(b.xor(b.bitcast(value, _BITS), sign), _VECTOR)
+    return b.bitcast(b.xor(b.bitcast(value, BITS), sign), VECTOR)
 
 
 def _polynomial(b: Any, q: Any, coefficients: tuple[float, ...]) -> Any:
-    sum_ = _splat(coefficients[0])
+    sum_ = splat(coefficients[0])
     for coefficient in coefficients[1:]:
-        sum_ = _multiply_add(b, sum_, q, _splat(coefficient))
+        sum_ = _multiply_add(b, sum_, q, splat(coefficient))
     return sum_
 
 
@@ -139,12 +88,12 @@ def _finish(b: Any, epilogue: Epilogue, z: Any, y: Any, c: Any, at: Any) -> None
         r = _with_sign(b, r, sign)
         z = _multiply_add(b, b.fmul(r, q), _polynomial(b, q, _SINE), r)
         if epilogue == "sine_cosine":
-            _store(b, _with_sign(b, _polynomial(b, q, _COSINE), sign), c, at)
+            store(b, _with_sign(b, _polynomial(b, q, _COSINE), sign), c, at)
     elif epilogue == "times":
-        z = b.fmul(z, _load(b, c, at))
+        z = b.fmul(z, load(b, c, at))
     elif epilogue == "add":
-        z = b.fadd(z, _load(b, y, at))
-    _store(b, z, y, at)
+        z = b.fadd(z, load(b, y, at))
+    store(b, z, y, at)
 
 
 def _block(b: Any, rows: int, epilogue: Epilogue, a: Any, n_in: Any, x: Any, y: Any, c: Any) -> Any:
@@ -155,22 +104,22 @@ def _block(b: Any, rows: int, epilogue: Epilogue, a: Any, n_in: Any, x: Any, y: 
         start = [bias for r in range(rows) for bias in [a.bias(b, r)] * columns]
 
         def inputs(i: Any, sums: list[Any]) -> list[Any]:
-            at = b.add(b.mul(i, _i64(STRIDE)), v)
-            xs = [_load(b, x, b.add(at, _i64(k * WIDTH))) for k in range(columns)]
+            at = b.add(b.mul(i, i64(STRIDE)), v)
+            xs = [load(b, x, b.add(at, i64(k * WIDTH))) for k in range(columns)]
             out = []
             for r in range(rows):
                 w = a.weight(b, r, i)
                 out += [_multiply_add(b, w, xs[k], sums[r * columns + k]) for k in range(columns)]
             return out
 
-        sums = _loop(b, n_in, 1, start, inputs)
+        sums = loop(b, n_in, 1, start, inputs)
         for r in range(rows):
             for k in range(columns):
-                at = b.add(v, _i64(r * STRIDE + k * WIDTH))
+                at = b.add(v, i64(r * STRIDE + k * WIDTH))
                 _finish(b, epilogue, sums[r * columns + k], y, c, at)
         return []
 
-    _loop(b, _i64(LANES), columns * WIDTH, [], lanes)
+    loop(b, i64(LANES), columns * WIDTH, [], lanes)
 
 
 class _Matrix:
@@ -185,33 +134,33 @@ class _Matrix:
         return _Matrix(self.p, at, self.step_o, self.step_i, bias_at)
 
     def weight(self, b: Any, r: int, i: Any) -> Any:
-        at = b.add(self.at, b.mul(self.step_o, _i64(r)))
-        return _load_broadcast(b, self.p, b.add(at, b.mul(i, self.step_i)))
+        at = b.add(self.at, b.mul(self.step_o, i64(r)))
+        return load_broadcast(b, self.p, b.add(at, b.mul(i, self.step_i)))
 
     def bias(self, b: Any, r: int) -> Any:
         if self.bias_at is None:
-            return _splat(0)
-        return _load_broadcast(b, self.p, b.add(self.bias_at, _i64(r)))
+            return splat(0)
+        return load_broadcast(b, self.p, b.add(self.bias_at, i64(r)))
 
 
 def _product(
     b: Any, epilogue: Epilogue, matrix: _Matrix, n_in: Any, n_out: Any, x: Any, y: Any, c: Any
 ) -> None:
     """Emit the outputs in blocks of up to ROWS, as even as they go."""
-    blocks = b.sdiv(b.add(n_out, _i64(ROWS - 1)), _i64(ROWS))
+    blocks = b.sdiv(b.add(n_out, i64(ROWS - 1)), i64(ROWS))
 
     def outputs(k: Any, carried: list[Any]) -> list[Any]:
         (o,) = carried
         left = b.sub(blocks, k)
-        rows = b.sdiv(b.add(b.sub(n_out, o), b.sub(left, _i64(1))), left)
-        row = b.mul(o, _i64(STRIDE))
+        rows = b.sdiv(b.add(b.sub(n_out, o), b.sub(left, i64(1))), left)
+        row = b.mul(o, i64(STRIDE))
         y_o, c_o = b.gep(y, [row]), b.gep(c, [row])
         here = matrix.from_output(b, o)
         done = b.append_basic_block("done")
         choices = [b.append_basic_block(f"rows_{r}") for r in range(1, ROWS + 1)]
         switch = b.switch(rows, choices[-1])
         for r, choice in enumerate(choices[:-1], 1):
-            switch.add_case(_i64(r), choice)
+            switch.add_case(i64(r), choice)
         for r, choice in enumerate(choices, 1):
             b.position_at_end(choice)
             _block(b, r, epilogue, here, n_in, x, y_o, c_o)
@@ -219,7 +168,7 @@ def _product(
         b.position_at_end(done)
         return [b.add(o, rows)]
 
-    _loop(b, blocks, 1, [_i64(0)], outputs)
+    loop(b, blocks, 1, [i64(0)], outputs)
 
 
 def layer_kernel(epilogue: Epilogue, *, transposed: bool) -> Any:
@@ -247,8 +196,8 @@ def layer_kernel(epilogue: Epilogue, *, transposed: bool) -> Any:
             def data(array: Any, at: Any) -> Any:
                 return b.gep(context.make_array(_ARRAY)(context, b, array).data, [at])
 
-            steps = (_i64(1), n_out) if transposed else (n_in, _i64(1))
-            matrix = _Matrix(data(p, _i64(0)), w_at, *steps, None if transposed else b_at)
+            steps = (i64(1), n_out) if transposed else (n_in, i64(1))
+            matrix = _Matrix(data(p, i64(0)), w_at, *steps, None if transposed else b_at)
             _product(b, epilogue, matrix, n_in, n_out, data(x, x_at), data(y, y_at), data(c, c_at))
             return context.get_dummy_value()
 
@@ -265,8 +214,8 @@ def _sums(b: Any, vectors: list[Any]) -> Any:
         upper = [k + part for k in lower]
         vectors = [
             b.fadd(
-                b.shuffle_vector(one, other, ir.Constant(_BITS, lower)),
-                b.shuffle_vector(one, other, ir.Constant(_BITS, upper)),
+                b.shuffle_vector(one, other, ir.Constant(BITS, lower)),
+                b.shuffle_vector(one, other, ir.Constant(BITS, upper)),
             )
             for one, other in zip(vectors[::2], vectors[1::2], strict=True)
         ]
@@ -299,21 +248,21 @@ def outer_kernel() -> Any:
                 return context.make_array(_ARRAY)(context, b, array).data
 
             def rows(count: int, at: Any, last: Any) -> list[Any]:
-                places = [b.add(at, _i64(r * STRIDE)) for r in range(count)]
+                places = [b.add(at, i64(r * STRIDE)) for r in range(count)]
                 return [b.select(b.icmp_signed("<", p, last), p, last) for p in places]
 
             dz_rows, x_rows = rows(OUTER_ROWS, dz_at, dz_last), rows(OUTER_COLUMNS, x_at, x_last)
 
             def lanes(v: Any, carried: list[Any]) -> list[Any]:
-                ds = [_load(b, data(dz), b.add(row, v)) for row in dz_rows]
-                xs = [_load(b, data(x), b.add(row, v)) for row in x_rows]
+                ds = [load(b, data(dz), b.add(row, v)) for row in dz_rows]
+                xs = [load(b, data(x), b.add(row, v)) for row in x_rows]
                 products = [(d, u) for d in ds for u in xs]
                 return [
                     _multiply_add(b, *pair, s) for pair, s in zip(products, carried, strict=True)
                 ]
 
-            start = [_splat(0)] * (OUTER_ROWS * OUTER_COLUMNS)
-            _store(b, _sums(b, _loop(b, _i64(LANES), WIDTH, start, lanes)), data(sums), _i64(0))
+            start = [splat(0)] * (OUTER_ROWS * OUTER_COLUMNS)
+            store(b, _sums(b, loop(b, i64(LANES), WIDTH, start, lanes)), data(sums), i64(0))
             return context.get_dummy_value()
 
         return signature, generate

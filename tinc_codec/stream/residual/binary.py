@@ -1,7 +1,7 @@
 """Adaptive binary arithmetic coding with mixed models, in integers only (numba).
 
 One function serves encoder and decoder. A bit is coded under a probability that several adaptive
-ones are mixed to, in the logistic domain, by weights that are learnt on the way (Mahoney's PAQ).
+ones are mixed to (mixing.py).
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from numba import njit
 
+from tinc_codec.stream.residual import mixing
+from tinc_codec.stream.residual.mixing import STRETCH, UNIT
+
 # Fields of the coder's state.
 LOW, HIGH, AT, CODE, DECODING, STATE_SIZE = 0, 1, 2, 3, 4, 5
 
@@ -21,18 +24,11 @@ SLACK = _BITS // 8
 _TOP = (1 << _BITS) - 1
 _SHIFT = _BITS - 8
 
-# The logistic domain: 256 units per nat, clipped to 11.
-UNIT = 256
+# The logistic domain, clipped to 11.
 _CLIP = 11 * UNIT
-_P = np.arange(4096) / 4096 + 1 / 8192
-STRETCH = np.rint(np.log(_P / (1 - _P)) * UNIT).astype(np.int16)
 _X = np.arange(-_CLIP, _CLIP + 1) / UNIT
 SQUASH = np.clip(np.rint(65536 / (1 + np.exp(-_X))), 24, 65536 - 24).astype(np.uint16)
 BITS = -np.log2((np.arange(4096) + 0.5) / 4096).astype(np.float32)
-
-INPUTS = 8
-_LEAST_RATE = 9
-_RATE = np.array([655360 // (10 * n + 16) for n in range(255)], np.int32)
 _WEIGHT_SHIFT = 16
 
 
@@ -52,36 +48,24 @@ def kernel(
 
 
 @kernel(inlined=True)
-def mix(prob: Any, slots: Any, inputs: Any, weights: Any, row: int, n: int) -> Any:
-    """Return the probability of a 1 in 1/65536, from the n adaptive ones in the given slots."""
-    dot = np.int64(0)
-    r = np.uint32(row)
-    for i in range(n):
-        s = np.int64(STRETCH[np.uint32(prob[np.uint32(slots[i])]) >> np.uint32(4)])
-        inputs[i] = s
-        dot += s * weights[r, i]
-    x = dot >> _WEIGHT_SHIFT
-    x = min(max(x, np.int64(-_CLIP)), np.int64(_CLIP))
-    return np.int64(SQUASH[np.uint32(x + _CLIP)])
+def mix(words: Any, slots: Any, weights: Any, row: Any) -> Any:
+    """Return the probability of a 1 in 1/65536, from the adaptive ones in the given slots.
+
+    And what :func:`learn` takes of them.
+    """
+    total, inputs, taken = mixing.take(words, slots, STRETCH, weights, row)
+    x = min(max(total >> _WEIGHT_SHIFT, np.int64(-_CLIP)), np.int64(_CLIP))
+    return np.int64(SQUASH[np.uint32(x + _CLIP)]), inputs, taken
 
 
 @kernel(inlined=True)
 def learn(
-    prob: Any, count: Any, slots: Any, inputs: Any, weights: Any, row: int, n: int, p: int,
-    bit: int, limit: int, rate: int,
+    words: Any, slots: Any, weights: Any, row: Any, inputs: Any, taken: Any, p: int, bit: int,
+    limit: int, rate: int,
 ) -> None:  # fmt: skip
     """Move the adaptive probabilities and the weights towards the bit that came."""
-    target = bit << 16
-    error = np.int64(target - p)
-    r = np.uint32(row)
-    for i in range(n):
-        weights[r, i] += (inputs[i] * error * rate + (1 << 17)) >> 18
-        s = np.uint32(slots[i])
-        c = count[s]
-        q = np.int64(prob[s])
-        q += ((target - bit - q) * _RATE[np.uint32(c)]) >> 16
-        prob[s] = min(max(q, 16), 65519)
-        count[s] = min(c + 1, limit)
+    error = ((bit << 16) - p) * rate
+    mixing.give(words, slots, weights, row, inputs, taken, error, bit, limit)
 
 
 @kernel(inlined=True)

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from tinc_codec.stream.residual.binary import AT, BITS, DECODING, SLACK, code, kernel, learn, mix
+from tinc_codec.stream.residual.mixing import PROBABILITY
 
 # numba keeps compiled code until this file changes, whatever becomes of the code it builds on:
 # tests/test_kernels.py holds this to the checksum of that.
-BUILT_ON = "b8742cad"
+BUILT_ON = "df15cdf6"
 
 # Zeros around each array of magnitudes, so that neighbours need no checks.
 PAD = 2
@@ -33,7 +34,6 @@ LEVEL = np.floor(2 * np.log2(1.0 + np.arange(_MOST_ACTIVITY + 1)) + 0.5).astype(
 _EVEN = 1 << 15
 _MOST_UNARY = 16
 _LONGEST_TAIL = 24
-_ZERO_INPUTS, _SIZE_INPUTS, _BLOCK_INPUTS = 6, 3, 3
 
 # Adaptive probabilities: where the table of each context starts.
 _TABLES = (
@@ -100,20 +100,21 @@ def around(v: Any, out: Any) -> None:
                 out[z, y, x] = 4 * abs(np.int16(v[z, y, x])) + sides
 
 
-@kernel()
+@kernel(inlined=True)
 def _code_size(
-    state: Any, data: Any, prob: Any, count: Any, weights: Any, slots: Any, inputs: Any, size: int,
+    state: Any, data: Any, words: Any, weights: Any, size: int,
     every: Any, same: Any, near: int, direction: int,
 ) -> int:  # fmt: skip
     """Code a magnitude of 1 or more: in unary, a long one with an Exp-Golomb tail."""
     for k in range(1, _MOST_UNARY):
-        slots[0] = _AT[6] + k * LEVELS + every
-        slots[1] = _AT[7] + (direction * _MOST_UNARY + k) * LEVELS + same
-        slots[2] = _AT[8] + k * _MOST_UNARY + near
+        slots = (
+            _AT[6] + k * LEVELS + every, _AT[7] + (direction * _MOST_UNARY + k) * LEVELS + same,
+            _AT[8] + k * _MOST_UNARY + near,
+        )  # fmt: skip
         row = _SIZE_ROW + k
-        p = mix(prob, slots, inputs, weights, row, _SIZE_INPUTS)
+        p, inputs, taken = mix(words, slots, weights, row)
         bit = code(state, data, p, 1 if size > k else 0)
-        learn(prob, count, slots, inputs, weights, row, _SIZE_INPUTS, p, bit, _LIMIT, _RATE)
+        learn(words, slots, weights, row, inputs, taken, p, bit, _LIMIT, _RATE)
         if bit == 0:
             return k
     rest = size - _MOST_UNARY + 1
@@ -127,17 +128,17 @@ def _code_size(
 
 
 @kernel()
-def _size_bits(prob: Any, size: int, every: int) -> Any:
+def _size_bits(words: Any, size: int, every: int) -> Any:
     """Estimate the bits of a magnitude of 1 or more."""
     bits = np.float32(0.0)
     for k in range(1, min(size + 1, _MOST_UNARY)):
-        p = prob[_AT[6] + k * LEVELS + every] >> 4
+        p = (words[_AT[6] + k * LEVELS + every] & PROBABILITY) >> 4
         bits += BITS[p] if size > k else BITS[4095 - p]
     return bits
 
 
 @kernel()
-def _choose(prob: Any, real: Any, worth: Any, p: Any, every: Any, price: Any) -> int:
+def _choose(words: Any, real: Any, worth: Any, p: Any, every: Any, price: Any) -> int:
     """Return the magnitude with the least squared error times worth plus price times bits."""
     size = int(real + 0.5)
     if size == 0:
@@ -145,31 +146,31 @@ def _choose(prob: Any, real: Any, worth: Any, p: Any, every: Any, price: Any) ->
     best = worth * (real * real) + price * BITS[4095 - (p >> 4)]
     chosen = 0
     for m in range(size, max(size - 2, 0), -1):
-        bits = BITS[p >> 4] + 1 + _size_bits(prob, m, every)
+        bits = BITS[p >> 4] + 1 + _size_bits(words, m, every)
         cost = worth * (real - m) ** 2 + price * bits
         if cost < best:
             best, chosen = cost, m
     return chosen
 
 
-@kernel()
+@kernel(inlined=True)
 def _code_sign(
-    state: Any, data: Any, prob: Any, v: Any, i: Any, row: int, plane: int, direction: int,
+    state: Any, data: Any, words: Any, v: Any, i: Any, row: int, plane: int, direction: int,
     negative: int,
 ) -> int:  # fmt: skip
     """Code a sign in the context of the three nearest signs."""
     west, north, up = v[np.uint32(i - 1)], v[np.uint32(i - row)], v[np.uint32(i - plane)]
     signs = 9 * np.sign(west) + 3 * np.sign(north) + np.sign(up)
     slot = _AT[12] + direction * 27 + signs + 13
-    p = np.int64(prob[slot])
+    p = np.int64(words[slot])  # its count stays 0
     negative = code(state, data, p, negative)
-    prob[slot] = p + ((((negative << 16) - negative) - p) >> 7)
+    words[slot] = p + ((((negative << 16) - negative) - p) >> 7)
     return negative
 
 
 @kernel(inlined=True)
 def _code_coefficient(
-    state: Any, data: Any, prob: Any, count: Any, weights: Any, slots: Any, inputs: Any, real: Any,
+    state: Any, data: Any, words: Any, weights: Any, real: Any,
     worth: Any, v: Any, i: Any, row: int, plane: int, above: int, beside: int, same: int,
     higher: int, side: int, kind: int, direction: int, price: Any,
 ) -> Any:  # fmt: skip
@@ -181,24 +182,22 @@ def _code_coefficient(
     u: Any = abs(np.int64(v[np.uint32(i - plane)]))
     near = min(w, 2) * 81 + min(n, 2) * 27 + min(u, 2) * 9
     near += min(abs(above), 2) * 3 + min(beside, 2)
-    slots[0] = _AT[0] + kind * LEVELS + ls
-    slots[1] = _AT[1] + ls * LEVELS + lu
-    slots[2] = _AT[2] + lu * LEVELS + lb
-    slots[3] = _AT[3] + near
-    slots[4] = _AT[4] + direction * LEVELS + every
-    slots[5] = _AT[5] + kind * LEVELS + every
-    p = mix(prob, slots, inputs, weights, every, _ZERO_INPUTS)
-    size = 0 if state[DECODING] else _choose(prob, abs(real), worth, p, every, price)
+    slots = (
+        _AT[0] + kind * LEVELS + ls, _AT[1] + ls * LEVELS + lu, _AT[2] + lu * LEVELS + lb,
+        _AT[3] + near, _AT[4] + direction * LEVELS + every, _AT[5] + kind * LEVELS + every,
+    )  # fmt: skip
+    p, inputs, taken = mix(words, slots, weights, every)
+    size = 0 if state[DECODING] else _choose(words, abs(real), worth, p, every, price)
     bit = code(state, data, p, 1 if size else 0)
-    learn(prob, count, slots, inputs, weights, every, _ZERO_INPUTS, p, bit, _LIMIT, _RATE)
+    learn(words, slots, weights, every, inputs, taken, p, bit, _LIMIT, _RATE)
     if bit == 0:
         return 0
     largest = min(max(w, n, u), _MOST_UNARY - 1)
     size = _code_size(
-        state, data, prob, count, weights, slots, inputs, size, every, ls, largest, direction
+        state, data, words, weights, size, every, ls, largest, direction
     )  # fmt: skip
     negative = _code_sign(
-        state, data, prob, v, i, row, plane, direction, 1 if real < 0 else 0
+        state, data, words, v, i, row, plane, direction, 1 if real < 0 else 0
     )  # fmt: skip
     return -size if negative else size
 
@@ -238,19 +237,19 @@ def _sum(v: Any, at: int, row: int, plane: int, first: Any, last: Any, shift: An
 
 @kernel()
 def _code_block_flag(
-    state: Any, data: Any, prob: Any, count: Any, weights: Any, slots: Any, inputs: Any, gain: Any,
+    state: Any, data: Any, words: Any, weights: Any, gain: Any,
     around: int, higher: int, side: int, kind: int, price: Any,
 ) -> Any:  # fmt: skip
     """Code whether a block has any coefficient but 0, given what they gain."""
     lu, lb = _level(2 * higher), _level(side)
-    slots[0] = _AT[9] + kind * 8 + around
-    slots[1] = _AT[10] + lu * LEVELS + lb
-    slots[2] = _AT[11] + around * LEVELS + lu
+    slots = (
+        _AT[9] + kind * 8 + around, _AT[10] + lu * LEVELS + lb, _AT[11] + around * LEVELS + lu
+    )  # fmt: skip
     row = _BLOCK_ROW + lu
-    p = mix(prob, slots, inputs, weights, row, _BLOCK_INPUTS)
+    p, inputs, taken = mix(words, slots, weights, row)
     needed = price * (BITS[p >> 4] - BITS[4095 - (p >> 4)] + _BLOCK_BITS)
     bit = code(state, data, p, 1 if gain > 0 and gain > needed else 0)
-    learn(prob, count, slots, inputs, weights, row, _BLOCK_INPUTS, p, bit, _BLOCK_LIMIT, _RATE)
+    learn(words, slots, weights, row, inputs, taken, p, bit, _BLOCK_LIMIT, _RATE)
     return bit
 
 
@@ -272,7 +271,7 @@ def _around_sums(sums: Any, i: Any, row: int, plane: int, inside: Any) -> Any:
 
 @kernel()
 def _code_block(
-    state: Any, data: Any, prob: Any, count: Any, weights: Any, slots: Any, inputs: Any, real: Any,
+    state: Any, data: Any, words: Any, weights: Any, real: Any,
     scale: Any, worth: Any, own: Any, own_active: Any, q: Any, parents: Any, parents_active: Any,
     shift: Any, sums: Any, first: Any, last: Any, places: Any, above_places: Any, sum_places: Any,
     kind: int, direction: int, price: Any,
@@ -294,7 +293,7 @@ def _code_block(
                 at, over = np.uint32(i + x), np.uint32(up + (x >> shift[2]))
                 inside = (z + 1 < depth, y + 1 < height, x + 1 < width)
                 value = _code_coefficient(
-                    state, data, prob, count, weights, slots, inputs, wanted, weight, own, at, row,
+                    state, data, words, weights, wanted, weight, own, at, row,
                     plane, parents[over], sums[np.uint32(side + x)], own_active[at],
                     parents_active[over],
                     _around_sums(sums, side + x, sum_row, sum_plane, inside), kind, direction,
@@ -308,7 +307,7 @@ def _code_block(
 
 # One compiled form for whole bands and for views of them.
 _CODE_BAND = (
-    "boolean(int64[::1], uint8[::1], uint16[::1], uint8[::1], int32[:, ::1], int64[:, ::1], "
+    "boolean(int64[::1], uint8[::1], uint32[::1], int32[:, ::1], "
     "float32[:, :, :], float32, float32[:, :, :], int32[:, :, :], int8[::1], int16[::1], "
     "uint8[:, :, ::1], int8[::1], int16[::1], uint8[:, :, ::1], int64[::1], int64[::1], "
     "int64[::1], uint8[::1], uint8[:, :, ::1], int64[::1], int64, int64, float32)"
@@ -317,7 +316,7 @@ _CODE_BAND = (
 
 @kernel(_CODE_BAND)
 def code_band(
-    state: Any, data: Any, prob: Any, count: Any, weights: Any, scratch: Any, real: Any,
+    state: Any, data: Any, words: Any, weights: Any, real: Any,
     scale: Any, worth: Any, q: Any, own: Any, own_active: Any, blocks: Any, parents: Any,
     parents_active: Any, parent_blocks: Any, origin: Any, shift: Any, parent_places: Any, sums: Any,
     sum_blocks: Any, sum_places: Any, kind: int, direction: int, price: Any,
@@ -332,10 +331,8 @@ def code_band(
     ----------
     state, data : arrays
         Of the binary coder.
-    prob, count, weights : arrays
+    words, weights : arrays
         Its model; changed.
-    scratch : (2, INPUTS) int64
-        Overwritten.
     real : (z, y, x) float32
         Coefficients; not read when decoding.
     scale : float32
@@ -368,7 +365,6 @@ def code_band(
     price : float
         Squared steps that a bit is worth.
     """
-    slots, inputs = scratch
     encoding = not state[DECODING]
     depth, height, width = q.shape
     row = width + 2 * PAD
@@ -399,13 +395,13 @@ def code_band(
                     side = _sum(sums, beside, sum_row, sum_plane, first, last, (0, 0, 0))
                 gain = _gain(real, scale, worth, first, last, price) if encoding else np.float32(0)
                 bit = _code_block_flag(
-                    state, data, prob, count, weights, slots, inputs, gain, near, higher, side,
+                    state, data, words, weights, gain, near, higher, side,
                     kind, price,
                 )  # fmt: skip
                 blocks[bz + 1, by + 1, bx + 1] = bit
                 if bit:
                     _code_block(
-                        state, data, prob, count, weights, slots, inputs, real, scale,
+                        state, data, words, weights, real, scale,
                         worth, own, own_active, q, parents, parents_active, shift, sums, first,
                         last, (here, row, plane), above_places, (beside, sum_row, sum_plane), kind,
                         direction, price,

@@ -17,7 +17,7 @@ from tinc_codec.stream.residual.binary import AT, DECODING, SLACK, code, kernel,
 BLOCK_SHIFT = 2
 # numba keeps compiled code until this file changes, whatever becomes of the code it builds on:
 # tests/test_kernels.py holds this to the checksum of that.
-BUILT_ON = "b8742cad"
+BUILT_ON = "df15cdf6"
 
 # Neighbours whose differences count: the first four twice, eight more once.
 TWICE, COUNTED = 4, 12
@@ -38,7 +38,7 @@ _SHIFTS = 4
 _PATTERN, _SPREAD = 6, 8
 BIASES = 64 * 16
 # Rows of integers that a coder works in, and their length.
-SCRATCH, MOST_NEIGHBOURS = 5, 18
+SCRATCH, MOST_NEIGHBOURS = 3, 18
 _BIAS_BITS = 6
 
 # Quarter octaves, of integers below 256; more by steps of an octave.
@@ -59,7 +59,6 @@ _TABLES = (
 _START = np.concatenate([[0], np.cumsum(_TABLES)]).astype(np.int64)
 SLOTS = int(_START[-1])
 ROWS = _KINDS * _SHIFTS
-_INPUTS = 5
 FIRST_WEIGHT = 18000
 _LIMIT, _RATE = 250, 3
 
@@ -75,22 +74,22 @@ def _level(n: Any) -> Any:
 
 
 @kernel(inlined=True)
-def _code_plain(state: Any, data: Any, prob: Any, slot: Any, bit: Any) -> Any:
+def _code_plain(state: Any, data: Any, words: Any, slot: Any, bit: Any) -> Any:
     """Code a bit under the one adaptive probability of its slot."""
-    p: Any = np.int64(prob[slot])
+    p: Any = np.int64(words[slot])
     bit = code(state, data, p, bit)
     p += (((bit << 16) - bit) - p) >> 5
-    prob[slot] = min(max(p, 64), 65472)
+    words[slot] = min(max(p, 64), 65472)
     return bit
 
 
 @kernel()
-def _code_large(state: Any, data: Any, prob: Any, rest: Any) -> Any:
+def _code_large(state: Any, data: Any, words: Any, rest: Any) -> Any:
     """Code what is beyond the unary code, 0 or more: Exp-Golomb."""
     at = _START[6]
     rest += 1
     bits = 0
-    while bits < 36 and _code_plain(state, data, prob, at + bits, 1 if rest >> (bits + 1) else 0):
+    while bits < 36 and _code_plain(state, data, words, at + bits, 1 if rest >> (bits + 1) else 0):
         bits += 1
     value = np.int64(1)
     for b in range(bits - 1, -1, -1):
@@ -100,7 +99,7 @@ def _code_large(state: Any, data: Any, prob: Any, rest: Any) -> Any:
 
 @kernel(inlined=True)
 def _code_size(
-    state: Any, data: Any, prob: Any, count: Any, mixing: Any, slots: Any, inputs: Any, size: Any,
+    state: Any, data: Any, words: Any, mixing: Any, size: Any,
     shift: Any, around: Any, near: Any, next_near: Any, vary: Any,
 ) -> Any:  # fmt: skip
     """Code a magnitude: its upper digits in unary, then the lower ones."""
@@ -110,26 +109,26 @@ def _code_size(
     value: Any = np.int64(0)
     while value < _UNARY:
         k: Any = min(value, _KINDS - 1)
-        slots[0] = _START[0] + (k * _SHIFTS + few) * _LEVELS + around
-        slots[1] = _START[1] + (k * _SHIFTS + few) * _NEAR * _NEAR + near
-        slots[2] = _START[2] + (k * _SHIFTS + few) * _NEAR * _NEAR + next_near
-        slots[3] = _START[3] + (k * _SHIFTS + few) * _LEVELS + vary
-        slots[4] = _START[4] + k * (_LEVELS // 2) * (_LEVELS // 2) + both
         row = k * _SHIFTS + few
-        p = mix(prob, slots, inputs, mixing, row, _INPUTS)
+        slots = (
+            _START[0] + row * _LEVELS + around, _START[1] + row * _NEAR * _NEAR + near,
+            _START[2] + row * _NEAR * _NEAR + next_near, _START[3] + row * _LEVELS + vary,
+            _START[4] + k * (_LEVELS // 2) * (_LEVELS // 2) + both,
+        )  # fmt: skip
+        p, inputs, taken = mix(words, slots, mixing, row)
         bit = code(state, data, p, 1 if wanted > value else 0)
-        learn(prob, count, slots, inputs, mixing, row, _INPUTS, p, bit, _LIMIT, _RATE)
+        learn(words, slots, mixing, row, inputs, taken, p, bit, _LIMIT, _RATE)
         if bit == 0:
             break
         value += 1
     if value == _UNARY:
-        value += _code_large(state, data, prob, wanted - _UNARY)
+        value += _code_large(state, data, words, wanted - _UNARY)
     first: Any = min(value, 3)
     for b in range(shift - 1, -1, -1):
         bit = (size >> b) & 1
         if b >= shift - 2:
             slot = _START[7] + (min(shift, 39) * 2 + shift - 1 - b) * 4 + first
-            bit = _code_plain(state, data, prob, slot, bit)
+            bit = _code_plain(state, data, words, slot, bit)
         else:
             bit = code(state, data, _EVEN, bit)
         value = 2 * value + bit
@@ -181,7 +180,7 @@ def _offsets(z: Any, y: Any, shape: Any, neighbours: Any, flat: Any) -> None:
 
 @kernel(inlined=True)
 def _code_difference(
-    state: Any, data: Any, prob: Any, count: Any, mixing: Any, slots: Any, inputs: Any, sizes: Any,
+    state: Any, data: Any, words: Any, mixing: Any, sizes: Any,
     vary: Any, part: Any, r: Any, most: Any,
 ) -> Any:  # fmt: skip
     """Code one difference, in steps, in the context of those of the neighbours; return it."""
@@ -197,30 +196,16 @@ def _code_difference(
     last = _NEAR - 1
     near = min(abs(sizes[0]) >> shift, last) * _NEAR + min(abs(sizes[1]) >> shift, last)
     next_near = min(abs(sizes[2]) >> shift, last) * _NEAR + min(abs(sizes[3]) >> shift, last)
-    size = _code_size(
-        state,
-        data,
-        prob,
-        count,
-        mixing,
-        slots,
-        inputs,
-        abs(r),
-        shift,
-        around,
-        near,
-        next_near,
-        vary,
-    )
+    size = _code_size(state, data, words, mixing, abs(r), shift, around, near, next_near, vary)
     if size == 0:
         return np.int64(0)
     size = min(size, most)
     signs = 9 * np.sign(sizes[0]) + 3 * np.sign(sizes[1]) + np.sign(sizes[2]) + 13
-    negative = _code_plain(state, data, prob, _START[5] + signs * 8 + part, 1 if r < 0 else 0)
+    negative = _code_plain(state, data, words, _START[5] + signs * 8 + part, 1 if r < 0 else 0)
     return -size if negative else size
 
 
-_CODER = "int64[::1], uint8[::1], uint16[::1], uint8[::1], int32[:, ::1], int64[:, ::1]"
+_CODER = "int64[::1], uint8[::1], uint32[::1], int32[:, ::1], int64[:, ::1]"
 _CODE_LATTICE = (
     f"boolean({_CODER}, int64[::1], UniTuple(int64, 3), int64[::1], int64[::1], int16[::1], "
     "int64[::1], int64[::1], int64[:, ::1], int64[::1], int64, int64, int64)"
@@ -229,7 +214,7 @@ _CODE_LATTICE = (
 
 @kernel(_CODE_LATTICE)
 def code_lattice(
-    state: Any, data: Any, prob: Any, count: Any, mixing: Any, scratch: Any, biases: Any,
+    state: Any, data: Any, words: Any, mixing: Any, scratch: Any, biases: Any,
     shape: Any, wanted: Any, known: Any, own: Any, first: Any, stride: Any, neighbours: Any,
     weights: Any, bound: Any, lowest: Any, highest: Any,
 ) -> Any:  # fmt: skip
@@ -241,8 +226,8 @@ def code_lattice(
     ----------
     state, data : arrays
         Of the binary coder.
-    prob, count, mixing : arrays
-        Its model: probabilities, counts and weights, changed.
+    words, mixing : arrays
+        Its model, as for :func:`binary.mix`; changed.
     scratch : (SCRATCH, MOST_NEIGHBOURS) int64
         Overwritten.
     biases : (BIASES,) int64
@@ -266,7 +251,7 @@ def code_lattice(
     """
     n = len(neighbours)
     decoding = state[DECODING] != 0
-    slots, inputs, values, sizes, flat = scratch[0], scratch[1], scratch[2], scratch[3], scratch[4]
+    values, sizes, flat = scratch[0], scratch[1], scratch[2]
     left, right = np.int64(0), np.int64(0)
     for i in range(n):
         left, right = max(left, -neighbours[i, 2]), max(right, neighbours[i, 2])
@@ -302,9 +287,7 @@ def code_lattice(
                 p = min(max(rounded >> WEIGHT_BITS, lowest), highest)
                 part = (rounded >> (WEIGHT_BITS - 3)) & 7
                 r = np.int64(0) if decoding else (wanted[at] - p + bound) // step
-                r = _code_difference(
-                    state, data, prob, count, mixing, slots, inputs, sizes, vary, part, r, most
-                )
+                r = _code_difference(state, data, words, mixing, sizes, vary, part, r, most)
                 value = min(max(p + r * step, lowest - bound), highest + bound)
                 known[at] = value
                 own[at] = min(max(r, -CLIP), CLIP)
@@ -320,7 +303,7 @@ _CODE_SPARSE = (
 
 @kernel(_CODE_SPARSE)
 def code_sparse(
-    state: Any, data: Any, prob: Any, count: Any, mixing: Any, scratch: Any, shape: Any,
+    state: Any, data: Any, words: Any, mixing: Any, scratch: Any, shape: Any,
     wanted: Any, known: Any, own: Any, blocks: Any, neighbours: Any, bound: Any, lowest: Any,
     highest: Any,
 ) -> Any:  # fmt: skip
@@ -330,7 +313,7 @@ def code_sparse(
     4 x 4 x 4 that is to be all 0; else how many of its neighbours are not, plus 1.
     """
     decoding = state[DECODING] != 0
-    slots, inputs, values, sizes = scratch[0], scratch[1], scratch[2], scratch[3]
+    values, sizes = scratch[0], scratch[1]
     step = 2 * bound + 1
     most = (highest - lowest + 2 * bound) // step + 1
     for z in range(shape[0]):
@@ -346,16 +329,14 @@ def code_sparse(
                 place = (z, y, x)
                 _gather(place, shape, neighbours, known, own, 0, values, sizes)
                 r = np.int64(0) if decoding else (wanted[at] + bound) // step
-                r = _code_difference(
-                    state, data, prob, count, mixing, slots, inputs, sizes, flag, 0, r, most
-                )
+                r = _code_difference(state, data, words, mixing, sizes, flag, 0, r, most)
                 known[at] = r * step
                 own[at] = min(max(r, -CLIP), CLIP)
     return state[AT] <= len(data) + SLACK
 
 
-@kernel("boolean(int64[::1], uint8[::1], uint16[::1], uint8[:, :, ::1])")
-def code_blocks(state: Any, data: Any, prob: Any, blocks: Any) -> Any:
+@kernel("boolean(int64[::1], uint8[::1], uint32[::1], uint8[:, :, ::1])")
+def code_blocks(state: Any, data: Any, words: Any, blocks: Any) -> Any:
     """Code which blocks have a difference but 0, each in the context of six that came before."""
     depth, height, width = blocks.shape
     for z in range(depth):
@@ -377,6 +358,6 @@ def code_blocks(state: Any, data: Any, prob: Any, blocks: Any) -> Any:
                 if z > 0 and y + 1 < height:
                     near += 32 * blocks[z - 1, y + 1, x]
                 blocks[z, y, x] = _code_plain(
-                    state, data, prob, _START[8] + near, np.int64(blocks[z, y, x])
+                    state, data, words, _START[8] + near, np.int64(blocks[z, y, x])
                 )
     return state[AT] <= len(data) + SLACK

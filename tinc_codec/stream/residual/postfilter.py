@@ -19,22 +19,26 @@ import numpy as np
 import numpy.typing as npt
 
 from tinc_codec.errors import CorruptPayload
+from tinc_codec.llvm import WIDTH
 from tinc_codec.stream.residual.binary import kernel
+from tinc_codec.stream.residual.filtering import REACH, SIDES, filter_run
 from tinc_codec.stream.wire import Reader, Writer
 
 Float32Array = npt.NDArray[np.float32]
 
-# Neighbours at distances 1 to REACH, on both sides along each axis.
-REACH = 3
-# Voxels filtered at once, of several lines or of a part of one, and the numbers that this takes:
-# six rows, the voxels, the result, and a line with its neighbours.
-BLOCK = 256
-_OWN, _OUT, _LINE = 6, 7, 8
-WORK = 9 * BLOCK + 2 * REACH
-# Compiled loops take so many numbers in a turn; what is left over they take one by one, which is
-# slower by as much. Lines are therefore kept a multiple of this apart.
-_TURN = 32
+# numba keeps compiled code until this file changes, whatever becomes of the code it builds on:
+# tests/test_kernels.py holds this to the checksum of that.
+BUILT_ON = "1f88a834"
+
+# Voxels of a line filtered at once.
+BLOCK = 1024
 MOST_AXES = 3
+# What filtering takes: numbers for a piece of a line with its ends, and for a vector of each
+# neighbour, of the voxels and of the result, where they are fewer than a vector has; and places of
+# the neighbours of both.
+_VECTORS = BLOCK + 2 * REACH
+_SIDES = SIDES * MOST_AXES
+WORK, PLACES = _VECTORS + (_SIDES + 2) * WIDTH, 2 * _SIDES
 VALUE_UNIT, WEIGHT_UNIT = 255, 64
 FEWEST_KNOTS, MOST_KNOTS, MOST_ACTIVITIES = 2, 64, 16
 MOST_EXPONENT = 31
@@ -226,92 +230,35 @@ def tables(found: PostFilter, axes: int) -> Tables:
 
 
 @kernel()
-def _add_axis(
-    own: Any, before: Any, after: Any, before_2: Any, after_2: Any, before_3: Any, after_3: Any,
-    weights: Any, tap: int, work: Any,
+def _run(
+    own: Any, at: int, beside: Any, along: Any, places: Any, axes: int, tables: Any, work: Any,
+    out: Any, n: int,
 ) -> None:  # fmt: skip
-    """Add an axis to rows of work: 0 the activity, 1 and 2 the weighted sums of differences.
-
-    All three distances in one pass, and rows at distances known when this is compiled: LLVM
-    makes vectors only where it has few pairs of arrays to check for overlaps.
-    """
-    half = np.float32(0.5)
-    a, a_2, a_3 = weights[0, tap], weights[0, tap + 1], weights[0, tap + 2]
-    b, b_2, b_3 = weights[1, tap], weights[1, tap + 1], weights[1, tap + 2]
-    for i in range(len(own)):
-        one = half * (before[i] + after[i]) - own[i]
-        two = half * (before_2[i] + after_2[i]) - own[i]
-        three = half * (before_3[i] + after_3[i]) - own[i]
-        work[i] += abs(before[i] - own[i]) + abs(after[i] - own[i])
-        work[BLOCK + i] = work[BLOCK + i] + a * one + a_2 * two + a_3 * three
-        work[2 * BLOCK + i] = work[2 * BLOCK + i] + b * one + b_2 * two + b_3 * three
-
-
-@kernel(inlined=True)
-def _passed(x: Any, knot: Any, slope: Any) -> Any:
-    """Return the part of the way from a knot to the next that x has passed, 0 to 1."""
-    return min(max((x - knot) * slope, np.float32(0)), np.float32(1))
-
-
-@kernel()
-def _curves(
-    x: Any, knots: Any, slopes: Any, count: int, steps: Any, out: Any, more_steps: Any, more: Any
-) -> None:
-    """Set out and more to curves over x: the first value, and of each step what is passed of it."""
-    n = len(x)
+    """Filter voxels that follow one another, be they fewer than a vector has."""
+    sides, others = SIDES * axes, SIDES * (axes - 1)
+    if n >= WIDTH:
+        filter_run(
+            own, at, beside, places[:others], along, places[others:sides], tables, out, n
+        )  # fmt: skip
+        return
+    vectors, moved = work[_VECTORS:], places[_SIDES:]
+    for k in range(sides):
+        source = beside if k < others else along
+        for i in range(n):
+            vectors[k * WIDTH + i] = source[places[k] + i]
+        moved[k] = k * WIDTH
+    here, result = _SIDES * WIDTH, vectors[(_SIDES + 1) * WIDTH :]
     for i in range(n):
-        out[i], more[i] = steps[0], more_steps[0]
-    pairs = (count - 1) // 2 * 2
-    for k in range(0, pairs, 2):  # so that x and the sums are fetched once for two
-        knot, knot_1, slope, slope_1 = knots[k], knots[k + 1], slopes[k], slopes[k + 1]
-        a, a_1, b, b_1 = steps[k + 1], steps[k + 2], more_steps[k + 1], more_steps[k + 2]
-        for i in range(n):
-            part, part_1 = _passed(x[i], knot, slope), _passed(x[i], knot_1, slope_1)
-            out[i] = out[i] + a * part + a_1 * part_1
-            more[i] = more[i] + b * part + b_1 * part_1
-    for k in range(pairs, count - 1):
-        knot, slope, a, b = knots[k], slopes[k], steps[k + 1], more_steps[k + 1]
-        for i in range(n):
-            part = _passed(x[i], knot, slope)
-            out[i] += a * part
-            more[i] += b * part
-
-
-@kernel()
-def _curve(x: Any, knots: Any, slopes: Any, count: int, steps: Any, out: Any) -> None:
-    """Set out to one curve; as :func:`_curves`."""
-    n = len(x)
+        vectors[here + i] = own[at + i]
+    filter_run(
+        vectors, here, vectors, moved[:others], vectors, moved[others:sides], tables, result, WIDTH
+    )
     for i in range(n):
-        out[i] = steps[0]
-    pairs = (count - 1) // 2 * 2
-    for k in range(0, pairs, 2):
-        knot, knot_1, slope, slope_1 = knots[k], knots[k + 1], slopes[k], slopes[k + 1]
-        a, a_1 = steps[k + 1], steps[k + 2]
-        for i in range(n):
-            passed = out[i] + a * _passed(x[i], knot, slope)
-            out[i] = passed + a_1 * _passed(x[i], knot_1, slope_1)
-    for k in range(pairs, count - 1):
-        knot, slope, a = knots[k], slopes[k], steps[k + 1]
-        for i in range(n):
-            out[i] += a * _passed(x[i], knot, slope)
+        out[i] = result[i]
 
 
 @kernel()
-def _moved(own: Any, tables: Any, work: Any, out: Any) -> None:
-    """Set out to values moved by the three terms, of which work has the activity and the sums."""
-    n = len(own)
-    knots, slopes, counts, curves = tables.knots, tables.slopes, tables.counts, tables.curves
-    by_activity, by_value = work[3 * BLOCK :][:n], work[4 * BLOCK :][:n]
-    tone = work[5 * BLOCK :][:n]
-    _curve(work[:n], knots[0], slopes[0], counts[0], curves[2], by_activity)
-    _curves(own, knots[1], slopes[1], counts[1], curves[0], by_value, curves[1], tone)
-    for i in range(n):
-        moved = own[i] + tone[i] + by_activity[i] * work[BLOCK + i]
-        out[i] = moved + by_value[i] * work[2 * BLOCK + i]
-
-
-@kernel()
-def filter_columns(stencil: Any, tables: Any, work: Any, out: Any) -> None:
+def filter_columns(stencil: Any, tables: Any, work: Any, places: Any, out: Any) -> None:
     """Filter values that are given with their neighbours.
 
     Parameters
@@ -320,27 +267,16 @@ def filter_columns(stencil: Any, tables: Any, work: Any, out: Any) -> None:
         Row 0: the values; then the neighbours of each tap, before and after.
     tables : Tables
         Of the filter.
-    work : (WORK,) float32
+    work, places : (WORK,) float32 and (PLACES,) int64
         Overwritten.
     out : (n,) float32
         The result.
     """
-    for start in range(0, len(out), BLOCK):
-        stop = min(start + BLOCK, len(out))
-        own = stencil[0, start:stop]
-        _clear(work)
-        for tap in range(0, tables.weights.shape[1], REACH):
-            near = stencil[1 + 2 * tap : 1 + 2 * (tap + REACH), start:stop]
-            _add_axis(
-                own, near[0], near[1], near[2], near[3], near[4], near[5], tables.weights, tap, work
-            )  # fmt: skip
-        _moved(own, tables, work, out[start:stop])
-
-
-@kernel()
-def _clear(work: Any) -> None:
-    for i in range(3 * BLOCK):
-        work[i] = np.float32(0)
+    rows, n = stencil.shape
+    flat = stencil.reshape(-1)
+    for row in range(1, rows):
+        places[row - 1] = row * n
+    _run(flat, 0, flat, flat, places, (rows - 1) // SIDES, tables, work, out, n)
 
 
 @kernel()
@@ -362,51 +298,16 @@ def _copy_line(line: Any, first: int, out: Any) -> None:
 
 
 @kernel()
-def _add_beside(
-    own: Any, values: Any, at: int, places: Any, apart: int, weights: Any, tap: int, work: Any
-) -> None:
-    """Add the axis along which lines at these places are the neighbours of one."""
-    m = len(own)
-    b, a = at + places[1] * apart, at + places[2] * apart
-    b_2, a_2 = at + places[3] * apart, at + places[4] * apart
-    b_3, a_3 = at + places[5] * apart, at + places[6] * apart
-    _add_axis(
-        own, values[b : b + m], values[a : a + m], values[b_2 : b_2 + m], values[a_2 : a_2 + m],
-        values[b_3 : b_3 + m], values[a_3 : a_3 + m], weights, tap, work,
-    )  # fmt: skip
-
-
-@kernel()
-def _add_line(
-    values: Any, strides: Any, z: Any, y: Any, first: int, n: int, apart: int, axes: int,
-    weights: Any, here: int, work: Any,
-) -> None:  # fmt: skip
-    """Set a line's part of the rows of work, from ``here`` on: its voxels, activity and sums."""
-    base, plane, row = strides
-    at = base + z[0] * plane + y[0] * row + first
-    # What follows a line in memory is taken along, to make up whole turns.
-    end = base + z[2 * REACH] * plane + y[2 * REACH] * row + first + apart
-    m = apart if end <= len(values) else n
-    padded = work[_LINE * BLOCK :]
-    _copy_line(values[at - first : at - first + row], first - REACH, padded[: n + 2 * REACH])
-    own, sums = padded[REACH : REACH + m], work[here:]
-    kept = work[_OWN * BLOCK + here : _OWN * BLOCK + here + m]
-    for i in range(len(kept)):
-        kept[i] = own[i]
-    if axes > 2:
-        _add_beside(own, values, at - z[0] * plane, z, plane, weights, 0, sums)
-    if axes > 1:
-        _add_beside(own, values, at - y[0] * row, y, row, weights, REACH * (axes - 2), sums)
-    _add_axis(
-        own, padded[2 : 2 + m], padded[4 : 4 + m], padded[1 : 1 + m], padded[5 : 5 + m],
-        padded[:m], padded[6 : 6 + m], weights, REACH * (axes - 1), sums,
-    )  # fmt: skip
+def _set_places(places: Any, first: int, near: Any, apart: int, at: int) -> None:
+    """Set places of neighbours along an axis: lines at those of ``near``, so far apart."""
+    for k in range(SIDES):
+        places[first + k] = at + near[1 + k] * apart
 
 
 @kernel()
 def filter_lines(
     values: Any, shape: Any, near_z: Any, near_y: Any, start: int, axes: int, rows: Any,
-    tables: Any, work: Any, out: Any,
+    tables: Any, work: Any, places: Any, out: Any,
 ) -> None:  # fmt: skip
     """Filter some lines of a window.
 
@@ -426,35 +327,29 @@ def filter_lines(
         The first line to do and the last, exclusive, of all in C order.
     tables : Tables
         Of the filter.
-    work : (WORK,) float32
+    work, places : (WORK,) float32 and (PLACES,) int64
         Overwritten.
     out : (lines, n) float32
         The result, lines along b, z and y being one axis.
     """
     row = shape[3]
     plane = shape[2] * row
-    for left in range(0, out.shape[1], BLOCK):
-        n = min(BLOCK, out.shape[1] - left)
-        apart = (n + _TURN - 1) // _TURN * _TURN
-        for first in range(rows[0], rows[1], BLOCK // apart):
-            last = min(first + BLOCK // apart, rows[1])
-            _clear(work)
-            for line in range(first, last):
-                above = line // near_y.shape[1]
-                y, z = line % near_y.shape[1], above % near_z.shape[1]
-                strides = (above // near_z.shape[1] * shape[1] * plane, plane, row)
-                _add_line(
-                    values, strides, near_z[:, z], near_y[:, y], start + left, n, apart, axes,
-                    tables.weights, (line - first) * apart, work,
-                )  # fmt: skip
-            done = (last - first) * apart
-            moved = work[_OUT * BLOCK :][:done]
-            _moved(work[_OWN * BLOCK :][:done], tables, work, moved)
-            for line in range(first, last):
-                source = moved[(line - first) * apart :][:n]
-                target = out[line, left : left + n]
-                for i in range(len(target)):
-                    target[i] = source[i]
+    for k in range(SIDES):  # 1, 2 and 3 before and after, in a line with REACH more at its ends
+        places[SIDES * (axes - 1) + k] = REACH + (k // 2 + 1) * (1 if k & 1 else -1)
+    for line in range(rows[0], rows[1]):
+        above = line // near_y.shape[1]
+        y, z = near_y[:, line % near_y.shape[1]], near_z[:, above % near_z.shape[1]]
+        base = above // near_z.shape[1] * shape[1] * plane
+        at = base + z[0] * plane + y[0] * row
+        for left in range(0, out.shape[1], BLOCK):
+            n, first = min(BLOCK, out.shape[1] - left), start + left
+            _copy_line(values[at : at + row], first - REACH, work[: n + 2 * REACH])
+            if axes > 2:
+                _set_places(places, 0, z, plane, base + y[0] * row + first)
+            if axes > 1:
+                _set_places(places, SIDES * (axes - 2), y, row, base + z[0] * plane + first)
+            target = out[line, left : left + n]
+            _run(work, REACH, values, work, places, axes, tables, work, target, n)
 
 
 def neighbours(index: npt.NDArray[np.int64], length: int) -> npt.NDArray[np.int64]:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinc_codec.errors import CorruptPayload
-from tinc_codec.stream.residual import binary, differences
+from tinc_codec.stream.residual import binary, differences, mixing
 from tinc_codec.stream.residual.differences import COUNTED, WEIGHT_BITS
 from tinc_codec.stream.wire import Reader, Writer
 
@@ -204,13 +204,9 @@ def _fit_all(field: Int64Array, mode: int, bound: int) -> tuple[Int64Array, ...]
 # Coding.
 
 
-def _new_model() -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
-    weights = np.full((differences.ROWS, binary.INPUTS), differences.FIRST_WEIGHT, np.int32)
-    return (
-        np.full(differences.SLOTS, 1 << 15, np.uint16),
-        np.zeros(differences.SLOTS, np.uint8),
-        weights,
-    )
+def _new_model() -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int32]]:
+    weights = np.full((differences.ROWS, mixing.INPUTS), differences.FIRST_WEIGHT, np.int32)
+    return np.full(differences.SLOTS, mixing.EVEN, np.uint32), weights
 
 
 def _blocks_of(field: Int64Array, bound: int) -> npt.NDArray[np.uint8]:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from numpy.lib.stride_tricks import as_strided
 
 from tinc_codec.errors import CorruptPayload
-from tinc_codec.stream.residual import binary, coefficients, tiles, wavelet
+from tinc_codec.stream.residual import binary, coefficients, mixing, tiles, wavelet
 from tinc_codec.stream.residual.coefficients import PAD
 from tinc_codec.stream.residual.tiles import Cuts, Tile
 from tinc_codec.stream.residual.wavelet import (
@@ -33,7 +33,7 @@ from tinc_codec.stream.residual.wavelet import (
 )
 from tinc_codec.stream.wire import Reader, Writer
 
-Model = tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint8], npt.NDArray[np.int32]]
+Model = tuple[npt.NDArray[np.uint32], npt.NDArray[np.int32]]
 Segment = npt.NDArray[np.uint8]
 
 BIAS_UNIT = 256
@@ -112,10 +112,9 @@ class _Level:
 
 
 def _new_model() -> Model:
-    weights = np.full((coefficients.ROWS, binary.INPUTS), _SIZE_WEIGHT, np.int32)
+    weights = np.full((coefficients.ROWS, mixing.INPUTS), _SIZE_WEIGHT, np.int32)
     weights[: coefficients.LEVELS] = _FIRST_WEIGHT
-    prob = np.full(coefficients.SLOTS, 1 << 15, np.uint16)
-    return prob, np.zeros(coefficients.SLOTS, np.uint8), weights
+    return np.full(coefficients.SLOTS, mixing.EVEN, np.uint32), weights
 
 
 def _padded(shape: Sequence[int], dtype: Any) -> npt.NDArray[Any]:
@@ -153,7 +152,6 @@ class _Coder:
         self.state = np.zeros(binary.STATE_SIZE, np.int64)
         self.whole = True
         self._active = np.zeros(0, np.int16)
-        self._scratch = np.zeros((2, binary.INPUTS), np.int64)
         binary.start(self.state, data, decoding)
 
     def _not_active(self, size: int) -> npt.NDArray[np.int16]:
@@ -202,7 +200,7 @@ class _Coder:
         above = parent.bands.get(direction, _NO_BAND)
         corner = np.array(origin, np.int64) >> shift
         self.whole = coefficients.code_band(
-            self.state, self.data, *self.model, self._scratch, real,
+            self.state, self.data, *self.model, real,
             np.float32(scale), worth, q, band.clipped.reshape(-1),
             self._not_active(band.clipped.size), band.blocks, above.clipped.reshape(-1),
             parent.active.get(direction, _NOT_ACTIVE).reshape(-1), above.blocks, corner, shift,
@@ -307,8 +305,8 @@ def _zeros(plan: Layout) -> Bands:
 
 
 def _copy(model: Model) -> Model:
-    prob, count, weights = model
-    return prob.copy(), count.copy(), weights.copy()
+    words, weights = model
+    return words.copy(), weights.copy()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,105 @@
+"""Vectors of float32, and loops over them, as LLVM code inside numba functions.
+
+Vectors are as wide as this machine's registers; LLVM turns them into what a machine has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import binding, ir
+from numba import config
+
+FLOAT, INT32, INT64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
+
+
+def _features() -> set[str]:
+    """Return what numba compiles for: this machine, or what NUMBA_CPU_FEATURES says."""
+    named = config.CPU_FEATURES  # type: ignore[attr-defined]
+    text = binding.get_host_cpu_features().flatten() if named is None else named
+    return {feature[1:] for feature in text.split(",") if feature.startswith("+")}
+
+
+WIDTH = 16 if "avx512f" in _features() else 8 if "avx2" in _features() else 4
+VECTOR, BITS = ir.VectorType(FLOAT, WIDTH), ir.VectorType(INT32, WIDTH)
+
+
+def i64(value: int) -> Any:
+    """Return an integer."""
+    return ir.Constant(INT64, value)
+
+
+def splat(value: float) -> Any:
+    """Return a vector of one number."""
+    return ir.Constant(VECTOR, [float(np.float32(value))] * WIDTH)
+
+
+def broadcast(b: Any, scalar: Any) -> Any:
+    """Return a vector of one value."""
+    empty = ir.Constant(VECTOR, ir.Undefined)
+    first = b.insert_element(empty, scalar, ir.Constant(INT32, 0))
+    return b.shuffle_vector(first, empty, ir.Constant(BITS, [0] * WIDTH))
+
+
+def load(b: Any, start: Any, at: Any) -> Any:
+    """Return the vector from a place of an array on."""
+    return b.load(b.bitcast(b.gep(start, [at]), VECTOR.as_pointer()), align=4)
+
+
+def store(b: Any, value: Any, start: Any, at: Any) -> None:
+    """Write a vector to a place of an array."""
+    b.store(value, b.bitcast(b.gep(start, [at]), VECTOR.as_pointer()), align=4)
+
+
+def load_broadcast(b: Any, start: Any, at: Any) -> Any:
+    """Return a vector of the number at a place of an array."""
+    return broadcast(b, b.load(b.gep(start, [at])))
+
+
+def loop(
+    b: Any, stop: Any, step: int, values: list[Any], body: Callable[[Any, list[Any]], list[Any]]
+) -> list[Any]:
+    """Emit ``for i in range(0, stop, step)``, at least once, that carries values along."""
+    before = b.block
+    inside, after = b.append_basic_block("inside"), b.append_basic_block("after")
+    b.branch(inside)
+    b.position_at_end(inside)
+    i = b.phi(INT64)
+    i.add_incoming(i64(0), before)
+    carried = [b.phi(value.type) for value in values]
+    for phi, value in zip(carried, values, strict=True):
+        phi.add_incoming(value, before)
+    results = body(i, carried)
+    following = b.add(i, i64(step))
+    i.add_incoming(following, b.block)
+    for phi, result in zip(carried, results, strict=True):
+        phi.add_incoming(result, b.block)
+    b.cbranch(b.icmp_signed("<", following, stop), inside, after)
+    b.position_at_end(after)
+    return results
+
+
+def repeat(
+    b: Any,
+    values: list[Any],
+    more: Callable[[list[Any]], Any],
+    body: Callable[[list[Any]], list[Any]],
+) -> list[Any]:
+    """Emit ``while more(values): values = body(values)``; return the last values."""
+    before = b.block
+    head, inside = b.append_basic_block("head"), b.append_basic_block("inside")
+    after = b.append_basic_block("after")
+    b.branch(head)
+    b.position_at_end(head)
+    carried = [b.phi(value.type) for value in values]
+    b.cbranch(more(carried), inside, after)
+    b.position_at_end(inside)
+    results = body(carried)
+    for phi, value, result in zip(carried, values, results, strict=True):
+        phi.add_incoming(value, before)
+        phi.add_incoming(result, b.block)
+    b.branch(head)
+    b.position_at_end(after)
+    return carried
