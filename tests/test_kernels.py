@@ -152,8 +152,9 @@ def test_plain_processors_decode_alike(features: str, tmp_path: Path) -> None:
     [
         (ROOM, "kernels", ["../../llvm", "vector"]),
         (ROOM, "passes", ["../../llvm", "vector", "kernels"]),
-        (RESIDUAL, "coefficients", ["binary", "mixing"]),
-        (RESIDUAL, "differences", ["binary", "mixing"]),
+        (RESIDUAL, "binary", ["mixing"]),
+        (RESIDUAL, "coefficients", ["binary"]),
+        (RESIDUAL, "differences", ["binary"]),
         (RESIDUAL, "postfilter", ["../../llvm", "filtering"]),
     ],
 )
