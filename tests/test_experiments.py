@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -185,6 +186,33 @@ def test_figures_too_far_are_named() -> None:
     told = compared(found)
     assert f"{judged - 2} of {judged} within" in told
     assert "ct_tooth, SZ3, 256×: -0.38 dB" in told
+
+
+def test_headers_that_do_not_count() -> None:
+    from benchmarks.experiments.peers import HEADERS, without_headers
+
+    def row(ratio: int, psnr: str) -> dict[str, str]:
+        return {"volume": "ct_tooth", "codec": "HEVC", "ratio": f"{ratio}.0", "psnr_db": psnr}
+
+    # Of 1024 there is no figure to compare with.
+    told = without_headers([row(256, "39.31"), row(512, "36.42"), row(1024, "30")])
+    assert f"{HEADERS} bytes" in told
+    assert "1 of 2 within 0.3 dB (-0.50 to +0.10)" in told
+
+
+def test_the_headers_of_a_stream_are_as_long_as_said() -> None:
+    """Parameter sets, each after a start code of four bytes: types 32, 33 and 34."""
+    from benchmarks.baselines.values import RANGE_BYTES
+    from benchmarks.baselines.video import BASELINES
+    from benchmarks.experiments.peers import HEADERS
+
+    block = phantom((6, 100, 96))
+    hevc = next(codec for codec in BASELINES if codec.name == "HEVC")
+    stream = hevc.compress(block, 40.0)
+    units = re.split(b"\x00\x00\x00?\x01", bytes(stream))[1:]
+    sets = [unit for unit in units if unit[0] >> 1 & 63 in (32, 33, 34)]
+    assert len(sets) == 3
+    assert abs(sum(len(unit) + 4 for unit in sets) + RANGE_BYTES - HEADERS) <= 1
 
 
 def test_regions_and_their_similarity() -> None:
