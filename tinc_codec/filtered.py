@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -120,14 +121,31 @@ def _columns(values: Float32Array, near: Sequence[IntArray], tables: Tables) -> 
     """Filter voxels of a window, given their places and their neighbours' along its last axes."""
     from tinc_codec.stream.residual import postfilter as stage
 
-    own = [places[0] for places in near]
-    rows = [own]
-    for axis, places in enumerate(near):
-        rows += [[*own[:axis], beside, *own[axis + 1 :]] for beside in places[1:]]
-    stencil = np.stack([values[(..., *np.ix_(*row))].reshape(-1) for row in rows])
-    out = np.empty(stencil.shape[1], np.float32)
-    stage.filter_columns(stencil, tables, *_room(), out)
-    return out
+    lead = [np.arange(n)[None] for n in values.shape[: values.ndim - len(near)]]
+    # Places in memory along each axis: of the voxels, and how far from there the neighbours are.
+    steps = [math.prod(values.shape[axis + 1 :]) for axis in range(values.ndim)]
+    places = [step * rows for step, rows in zip(steps, [*lead, *near], strict=True)]
+    own, *rest = (_along(rows[0], axis, values.ndim) for axis, rows in enumerate(places))
+    others = sum(rest, start=np.zeros(1, np.int64))
+    beside = [_along(rows[1:] - rows[0], axis, values.ndim) for axis, rows in enumerate(places)]
+    flat, room, found = values.reshape(-1), _room(), []
+    for start in range(0, len(own), max(1, _PIECE // others.size)):
+        part = slice(start, start + max(1, _PIECE // others.size))
+        at = own[part] + others
+        near_first, *near_rest = beside
+        rows = [at[None], at + near_first[:, part], *(at + moves for moves in near_rest)]
+        stencil = flat[np.concatenate(rows).reshape(-1, at.size)]
+        out = np.empty(at.size, np.float32)
+        stage.filter_columns(stencil, tables, *room, out)
+        found.append(out)
+    return np.concatenate(found)
+
+
+def _along(numbers: IntArray, axis: int, axes: int) -> IntArray:
+    """Return rows of numbers, the last axis of which is spread along one of several axes."""
+    return numbers.reshape(
+        *numbers.shape[:-1], *[1] * axis, numbers.shape[-1], *[1] * (axes - axis - 1)
+    )
 
 
 def _room() -> tuple[Float32Array, npt.NDArray[np.int64]]:

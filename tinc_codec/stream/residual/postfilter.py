@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -209,8 +210,12 @@ class Tables(NamedTuple):
     weights: Float32Array
 
 
+@lru_cache(maxsize=64)
 def tables(found: PostFilter, axes: int) -> Tables:
-    """Return the numbers that a filter of some axes is applied with; terms not there are 0."""
+    """Return the numbers that a filter of some axes is applied with; terms not there are 0.
+
+    Those of the last filters are kept, not to be written to.
+    """
     activities = len(found.by_activity.strength.integers) if found.by_activity else FEWEST_KNOTS
     both = [activity_knots(activities, found.finest), value_knots(found.knots)]
     most = max(map(len, both))
