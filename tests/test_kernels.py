@@ -152,7 +152,7 @@ def test_plain_processors_decode_alike(features: str, tmp_path: Path) -> None:
     [
         (ROOM, "kernels", ["../../llvm", "vector"]),
         (ROOM, "passes", ["../../llvm", "vector", "kernels"]),
-        (RESIDUAL, "binary", ["mixing"]),
+        (RESIDUAL, "binary", ["../../llvm", "mixing"]),
         (RESIDUAL, "coefficients", ["binary"]),
         (RESIDUAL, "differences", ["binary"]),
         (RESIDUAL, "postfilter", ["../../llvm", "filtering"]),

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from llvmlite import binding, ir
 from numba import config
+from numba.core import cgutils
 
 FLOAT, INT32, INT64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 
@@ -24,6 +25,19 @@ def _features() -> set[str]:
 
 WIDTH = 16 if "avx512f" in _features() else 8 if "avx2" in _features() else 4
 VECTOR, BITS = ir.VectorType(FLOAT, WIDTH), ir.VectorType(INT32, WIDTH)
+
+
+class Array:
+    """An array that an intrinsic is given: where it starts, and the length of its last axis."""
+
+    def __init__(self, context: Any, b: Any, kind: Any, value: Any) -> None:
+        array = context.make_array(kind)(context, b, value)
+        lengths = cgutils.unpack_tuple(b, array.shape, kind.ndim)  # type: ignore[no-untyped-call]
+        self.data, self.length = array.data, lengths[-1]
+
+    def row(self, b: Any, k: Any) -> Any:
+        """Return where a row of two axes starts."""
+        return b.gep(self.data, [b.mul(self.length, k)])
 
 
 def i64(value: int) -> Any:

@@ -16,7 +16,18 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from tinc_codec.llvm import VECTOR, WIDTH, i64, load, load_broadcast, loop, repeat, splat, store
+from tinc_codec.llvm import (
+    VECTOR,
+    WIDTH,
+    Array,
+    i64,
+    load,
+    load_broadcast,
+    loop,
+    repeat,
+    splat,
+    store,
+)  # fmt: skip
 
 # Neighbours at distances 1 to REACH, on both sides along each axis.
 REACH = 3
@@ -27,18 +38,6 @@ _TOGETHER = 3
 _MASK = ir.IntType(WIDTH)
 _LINE, _TABLE = types.Array(types.float32, 1, "C"), types.Array(types.float32, 2, "C")
 _PLACES = types.Array(types.int64, 1, "C")
-
-
-class _Array:
-    """An argument of an intrinsic: where it starts, and the length of its last axis."""
-
-    def __init__(self, context: Any, b: Any, kind: Any, value: Any) -> None:
-        array = context.make_array(kind)(context, b, value)
-        lengths = cgutils.unpack_tuple(b, array.shape, kind.ndim)  # type: ignore[no-untyped-call]
-        self.data, self.length = array.data, lengths[-1]
-
-    def row(self, b: Any, k: int) -> Any:
-        return b.gep(self.data, [b.mul(self.length, i64(k))])
 
 
 def _filter_run(
@@ -69,11 +68,11 @@ def _filter_run(
     )  # fmt: skip
 
     def generate(context: Any, b: Any, _: Any, values: Any) -> Any:
-        def array(k: int) -> _Array:
-            return _Array(context, b, kinds[k], values[k])
+        def array(k: int) -> Array:
+            return Array(context, b, kinds[k], values[k])
 
         parts = cgutils.unpack_tuple(b, values[6], len(tables))  # type: ignore[no-untyped-call]
-        numbers = [_Array(context, b, *pair) for pair in zip(tables, parts, strict=True)]
+        numbers = [Array(context, b, *pair) for pair in zip(tables, parts, strict=True)]
         beside, along = _Sides(array(2), array(3)), _Sides(array(4), array(5))
         filter_ = _Filter(b, *numbers, beside=beside, along=along)
         own, out, n = b.gep(array(0).data, [values[1]]), array(7).data, values[8]
@@ -100,7 +99,7 @@ filter_run: Any = intrinsic(_filter_run)
 class _Sides:
     """Neighbours along axes: an array, and the places of the first voxel's."""
 
-    def __init__(self, array: _Array, places: _Array) -> None:
+    def __init__(self, array: Array, places: Array) -> None:
         self.data, self.places, self.count = array.data, places.data, places.length
 
     def vectors(self, b: Any, runs: list[Any], first: Any) -> list[list[Any]]:
@@ -155,17 +154,16 @@ class _Filter:
     """The three terms: by value, tone, by activity."""
 
     def __init__(
-        self, b: Any, knots: _Array, slopes: _Array, counts: _Array, curves: _Array,
-        weights: _Array, *, beside: _Sides, along: _Sides,
+        self, b: Any, knots: Array, slopes: Array, counts: Array, curves: Array,
+        weights: Array, *, beside: _Sides, along: _Sides,
     ) -> None:  # fmt: skip
         def over(k: int, *rows: int) -> _Curves:
-            count = b.load(b.gep(counts.data, [i64(k)]))
-            return _Curves(
-                knots.row(b, k), slopes.row(b, k), count, [curves.row(b, r) for r in rows]
-            )
+            at, steps = i64(k), [curves.row(b, i64(row)) for row in rows]
+            count = b.load(b.gep(counts.data, [at]))
+            return _Curves(knots.row(b, at), slopes.row(b, at), count, steps)
 
         self.by_activity, self.by_value_and_tone = over(0, 2), over(1, 0, 1)
-        self.weights = [weights.row(b, k) for k in range(2)]
+        self.weights = [weights.row(b, i64(k)) for k in range(2)]
         self.beside, self.along = beside, along
 
     def moved(self, b: Any, own: list[Any], runs: list[Any]) -> list[Any]:

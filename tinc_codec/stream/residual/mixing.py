@@ -16,6 +16,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
+from tinc_codec.llvm import INT32, INT64, Array
+
 # Contexts of a decision, at most; what a row of weights has room for.
 INPUTS = 8
 # A word: the probability of a 1 in 1/65536, and above it how often it has learnt.
@@ -32,7 +34,6 @@ _RATE, _PER_COUNT, _FIRST = 655360, 10, 16
 _LEAST = 16
 _WEIGHT_SHIFT = 18
 
-_INT16, _INT32, _INT64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _WORDS, _WEIGHTS = types.Array(types.uint32, 1, "C"), types.Array(types.int32, 2, "C")
 _TABLE = types.Array(types.int16, 1, "C", readonly=True)
 
@@ -41,7 +42,7 @@ def _lanes(n: int) -> int:
     return 4 if n <= 4 else INPUTS
 
 
-def _vector(n: int, kind: Any = _INT32) -> Any:
+def _vector(n: int, kind: Any = INT32) -> Any:
     return ir.VectorType(kind, _lanes(n))
 
 
@@ -51,7 +52,7 @@ def _constant(n: int, value: int) -> Any:
 
 def _splat(b: Any, n: int, scalar: Any) -> Any:
     empty = ir.Constant(_vector(n), ir.Undefined)
-    first = b.insert_element(empty, scalar, ir.Constant(_INT32, 0))
+    first = b.insert_element(empty, scalar, ir.Constant(INT32, 0))
     return b.shuffle_vector(first, empty, _constant(n, 0))
 
 
@@ -73,20 +74,8 @@ class _LanesModel(models.PrimitiveModel):
         super().__init__(manager, kind, _vector(kind.n))  # type: ignore[no-untyped-call]
 
 
-class _Arrays:
-    """Places in the arrays that an intrinsic is called with."""
-
-    def __init__(self, context: Any, builder: Any, kinds: Any, values: Any) -> None:
-        self.context, self.builder, self.kinds, self.values = context, builder, kinds, values
-
-    def place(self, argument: int, at: Any) -> Any:
-        array = self.context.make_array(self.kinds[argument])
-        data = array(self.context, self.builder, self.values[argument]).data
-        return self.builder.gep(data, [at])
-
-    def weights(self, argument: int, row: Any, n: int) -> Any:
-        at = self.builder.mul(row, ir.Constant(_INT64, INPUTS))
-        return self.builder.bitcast(self.place(argument, at), _vector(n).as_pointer())
+def _row(b: Any, weights: Array, row: Any, n: int) -> Any:
+    return b.bitcast(weights.row(b, row), _vector(n).as_pointer())
 
 
 def _take(_: Any, words: Any, slots: Any, stretch: Any, weights: Any, row: Any) -> Any:
@@ -113,19 +102,19 @@ def _take(_: Any, words: Any, slots: Any, stretch: Any, weights: Any, row: Any) 
     found = types.Tuple((types.int64, _Lanes(n), _Lanes(n)))  # type: ignore[no-untyped-call]
 
     def generate(context: Any, b: Any, _: Any, values: Any) -> Any:
-        arrays = _Arrays(context, b, kinds, values)
+        words, stretch, weights = (Array(context, b, kinds[k], values[k]) for k in (0, 2, 3))
         taken = inputs = _constant(n, 0)
         for k, slot in enumerate(cgutils.unpack_tuple(b, values[1], n)):  # type: ignore[no-untyped-call]
-            word = b.load(arrays.place(0, slot))
-            fine = b.and_(b.lshr(word, ir.Constant(_INT32, 4)), ir.Constant(_INT32, 4095))
-            stretched = b.load(arrays.place(2, b.zext(fine, _INT64)))
-            lane = ir.Constant(_INT32, k)
+            word = b.load(b.gep(words.data, [slot]))
+            fine = b.and_(b.lshr(word, ir.Constant(INT32, 4)), ir.Constant(INT32, 4095))
+            stretched = b.load(b.gep(stretch.data, [b.zext(fine, INT64)]))
+            lane = ir.Constant(INT32, k)
             taken = b.insert_element(taken, word, lane)
-            inputs = b.insert_element(inputs, b.sext(stretched, _INT32), lane)
-        weight = b.load(arrays.weights(3, values[4], n), align=4)
-        wide = _vector(n, _INT64)
+            inputs = b.insert_element(inputs, b.sext(stretched, INT32), lane)
+        weight = b.load(_row(b, weights, values[4], n), align=4)
+        wide = _vector(n, INT64)
         products = b.mul(b.sext(inputs, wide), b.sext(weight, wide))
-        kind, name = ir.FunctionType(_INT64, [wide]), f"llvm.vector.reduce.add.v{_lanes(n)}i64"
+        kind, name = ir.FunctionType(INT64, [wide]), f"llvm.vector.reduce.add.v{_lanes(n)}i64"
         total = cgutils.get_or_insert_function(b.module, kind, name)  # type: ignore[no-untyped-call]
         return context.make_tuple(b, found, [b.call(total, [products]), inputs, taken])
 
@@ -158,17 +147,17 @@ def _give(
     kinds = _WORDS, _slots(n), _WEIGHTS, types.int64, _Lanes(n), _Lanes(n), *integers
 
     def generate(context: Any, b: Any, _: Any, values: Any) -> Any:
-        arrays = _Arrays(context, b, kinds, values)
+        words, weights = (Array(context, b, kinds[k], values[k]) for k in (0, 2))
         inputs, taken = values[4:6]
-        error, bit, limit = (_splat(b, n, b.trunc(value, _INT32)) for value in values[6:])
-        place = arrays.weights(2, values[3], n)
+        error, bit, limit = (_splat(b, n, b.trunc(value, INT32)) for value in values[6:])
+        place = _row(b, weights, values[3], n)
         moved = b.add(b.mul(inputs, error), _constant(n, 1 << (_WEIGHT_SHIFT - 1)))
         moved = b.ashr(moved, _constant(n, _WEIGHT_SHIFT))
         b.store(b.add(b.load(place, align=4), moved), place, align=4)
         learnt = _learnt(b, n, taken, bit, limit)
         for k, slot in enumerate(cgutils.unpack_tuple(b, values[1], n)):  # type: ignore[no-untyped-call]
-            word = b.extract_element(learnt, ir.Constant(_INT32, k))
-            b.store(word, arrays.place(0, slot))
+            word = b.extract_element(learnt, ir.Constant(INT32, k))
+            b.store(word, b.gep(words.data, [slot]))
         return context.get_dummy_value()
 
     return types.void(*kinds), generate
