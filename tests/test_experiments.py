@@ -240,6 +240,22 @@ def test_blocks_are_the_published_crops(tmp_path: Path) -> None:
     assert datasets.block("small").shape == (20, 24, 26)
 
 
+def test_parts_held_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmarks import datasets, held_out
+
+    monkeypatch.setenv("TINC_DATA", str(tmp_path / "volumes"))
+    (tmp_path / "volumes").mkdir()
+    assert held_out.main([str(tmp_path / "parts")]) == 1
+    tooth = np.arange(40 * 5 * 6, dtype=np.uint16).reshape(40, 5, 6)
+    np.save(tmp_path / "volumes" / "ct_tooth.npy", tooth)
+    assert held_out.main([str(tmp_path / "parts")]) == 0
+    assert "1 of 8 written: tooth_end" in capsys.readouterr().out
+    monkeypatch.setenv("TINC_DATA", str(tmp_path / "parts"))
+    np.testing.assert_array_equal(datasets.load("tooth_end"), tooth[33:])
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:tifffile")
 def test_tiff_volumes_are_found(tmp_path: Path) -> None:
     from tifffile import imwrite
