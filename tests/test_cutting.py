@@ -90,7 +90,7 @@ def test_a_large_section_has_two_tiles_and_decodes_the_same(shape: tuple[int, in
     with_tiles = read.values(whole(read.header.plan), each)
     plain = volume._transform(read.header.plan)
     coded = section.encode(
-        plain.plan, plain.bands, plain.worth, step=coding.step, price=residual._PRICE, cuts=cuts,
+        plain.plan, plain.bands, plain.worth, step=coding.step, price=residual.PRICE, cuts=cuts,
         most=1 << 20, run=map,
     )  # fmt: skip
     assert coded is not None

@@ -9,10 +9,14 @@ Steps:
    tried: what is cut loses a little context, and what is not takes one thread.
 3. Step: size and error are smooth, steep functions of it; a few codings find it.
 4. Bias: magnitudes are moved towards zero by what is best in the mean.
+
+The caller may try other prices of a bit: which one decodes best in the same bytes depends on the
+volume, and where few voxels are far brighter than the rest, by tenths of a dB.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,7 +35,7 @@ from tinc_codec.threads import each
 _Finished = TypeVar("_Finished")
 
 # Squared steps that a bit is worth. At high rate a bit is worth (step^2 / 12) 2 ln 2 = 0.115.
-_PRICE = 0.08
+PRICE = 0.08
 _LEAST_SAMPLES = 3
 _MOST_LEVELS = 7
 # Smaller sections are decoded in a few milliseconds.
@@ -68,15 +72,18 @@ class Coding:
         Of the section.
     step : float
         Quantisation step, in normalised units.
+    price : float
+        Squared steps that a bit was worth.
     """
 
     data: bytes
     step: float
+    price: float
 
     @property
     def worth_of_byte(self) -> float:
         """Squared error, in squared normalised units, that a byte more or less is worth."""
-        return 8 * _PRICE * self.step**2
+        return 8 * self.price * self.step**2
 
 
 def plan_of(shape: Shape, starts: tuple[int, ...]) -> Layout:
@@ -122,7 +129,14 @@ class Volume:
         self._starts = (0,) * AXES
         self._is_given = plan is not None
         self._cuts = NO_CUTS
+        self._price = PRICE
         self._chosen = self._transform(plan or plan_of(shape, self._starts))
+
+    def at_price(self, price: float) -> Volume:
+        """Return the volume, its plan and cuts as chosen, to be coded at another price of a bit."""
+        other = copy.copy(self)
+        other._price = price
+        return other
 
     def _transform(self, plan: Layout) -> _Transform:
         low, levels = wavelet.forward(self._values - np.float32(self._offset), plan, each)
@@ -135,14 +149,18 @@ class Volume:
         if self._is_given:
             return
         self._cuts = NO_CUTS
-        best = _cost(self._chosen, _uncut(self._chosen, step), step)
+        price = self._price
+        best = _cost(self._chosen, _uncut(self._chosen, step, price), step, price)
         for _ in range(_PLAN_ROUNDS):
             shape = self._chosen.plan.shapes[0]
             tried = {
                 starts: self._transform(plan_of(shape, starts))
                 for starts in _neighbours(self._starts)
             }
-            costs = {s: _cost(found, _uncut(found, step), step) for s, found in tried.items()}
+            costs = {
+                starts: _cost(found, _uncut(found, step, price), step, price)
+                for starts, found in tried.items()
+            }
             starts = min(costs, key=lambda s: costs[s])
             if not costs[starts] < best * (1 - _PLAN_GAIN):
                 return
@@ -153,15 +171,16 @@ class Volume:
         self._cuts = NO_CUTS
         if self._values.size < _CUT_FROM_VOXELS:
             return False
-        whole = _uncut(self._chosen, step)
+        price = self._price
+        whole = _uncut(self._chosen, step, price)
         size = len(whole.segments[0])
         if size < _CUT_FROM_BYTES:
             return False
-        best = _cost(self._chosen, whole, step) + _time(whole, size)
+        best = _cost(self._chosen, whole, step, price) + _time(whole, price, size)
         for cuts in cutting.candidates(self._chosen.plan, whole.bands):
-            coded = _coded(self._chosen, step, cuts, _roomy(self._values.shape))
+            coded = _coded(self._chosen, step, price, cuts, _roomy(self._values.shape))
             assert coded is not None
-            cost = _cost(self._chosen, coded, step) + _time(coded, size)
+            cost = _cost(self._chosen, coded, step, price) + _time(coded, price, size)
             if cost < best:
                 best, self._cuts = cost, cuts
         return self._cuts != NO_CUTS
@@ -170,7 +189,7 @@ class Volume:
         """Code at a step, rounded to binary32; None where more than ``most`` bytes are needed."""
         step = float(np.float32(step))
         room = _roomy(self._values.shape) if most is None else most
-        coded = _coded(self._chosen, step, self._cuts, room)
+        coded = _coded(self._chosen, step, self._price, self._cuts, room)
         if coded is None:
             return None
         header = Header(
@@ -178,7 +197,9 @@ class Volume:
             bias=_bias(self._chosen, coded, step),
         )  # fmt: skip
         data = section.to_bytes(header, coded.segments)
-        return None if most is not None and len(data) > most else Coding(data=data, step=step)
+        if most is not None and len(data) > most:
+            return None
+        return Coding(data=data, step=step, price=self._price)
 
     def spread(self) -> float:
         """Return the root mean square of what is to be coded."""
@@ -206,9 +227,11 @@ def _roomy(shape: Sequence[int]) -> int:
     return 4 * math.prod(shape) + 1024
 
 
-def _coded(transform: _Transform, step: float, cuts: Cuts, most: int) -> Quantized | None:
+def _coded(
+    transform: _Transform, step: float, price: float, cuts: Cuts, most: int
+) -> Quantized | None:
     return section.encode(
-        transform.plan, transform.bands, transform.worth, step=step, price=_PRICE, cuts=cuts,
+        transform.plan, transform.bands, transform.worth, step=step, price=price, cuts=cuts,
         most=most, run=each,
     )  # fmt: skip
 
@@ -246,28 +269,28 @@ def _each(bands: Bands) -> list[Any]:
     return [bands.low, *(level[d] for level in bands.levels for d in level)]
 
 
-def _uncut(transform: _Transform, step: float) -> Quantized:
+def _uncut(transform: _Transform, step: float, price: float) -> Quantized:
     """Return the coding in one segment, however large."""
-    coded = _coded(transform, step, NO_CUTS, _roomy(transform.plan.shapes[0]))
+    coded = _coded(transform, step, price, NO_CUTS, _roomy(transform.plan.shapes[0]))
     assert coded is not None
     return coded
 
 
-def _time(coded: Quantized, size: int) -> float:
+def _time(coded: Quantized, price: float, size: int) -> float:
     """Return what two threads' time to decode costs, of ``size`` bytes, in the units of _cost."""
     first, *tiles = map(len, coded.segments)
     longest = first + max(sum(tiles) / 2, *tiles, 0)
-    return 8 * _PRICE * _TIME_WORTH * longest
+    return 8 * price * _TIME_WORTH * longest
 
 
-def _cost(transform: _Transform, coded: Quantized, step: float) -> float:
+def _cost(transform: _Transform, coded: Quantized, step: float, price: float) -> float:
     """Return squared error in squared steps, plus the price of the bits."""
     bits = 8 * sum(map(len, coded.segments))
     squares = sum(
         float(np.sum(worth * (real / np.float32(step) - q) ** 2, dtype=np.float64))
         for real, worth, q in _triples(transform, coded)
     )
-    return squares + _PRICE * bits
+    return squares + price * bits
 
 
 def _triples(transform: _Transform, coded: Quantized) -> list[tuple[Any, Any, Any]]:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _SMALLEST_WAVELET = 24
 # Efforts from which filters are tried, and other plans of the transform too.
 _FILTERS_FROM, _PLANS_FROM = 2, 3
+# Prices of a bit, in squared steps, that are tried beside the first one from an effort on.
+_PRICES = {4: (0.04, 0.06), 7: (0.03, 0.05, 0.1)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,10 +34,13 @@ class Search:
         Other plans of the transform than the one in which all axes are alike.
     filters : bool
         Filters of the decoded values.
+    prices : tuple of float
+        Other prices of a bit, where bytes are given.
     """
 
     plans: bool
     filters: bool
+    prices: tuple[float, ...]
 
 
 def search_of(settings: Settings) -> Search:
@@ -43,6 +48,7 @@ def search_of(settings: Settings) -> Search:
     return Search(
         plans=settings.effort >= _PLANS_FROM,
         filters=settings.effort >= _FILTERS_FROM,
+        prices=sum((some for least, some in _PRICES.items() if settings.effort >= least), ()),
     )
 
 
@@ -76,17 +82,33 @@ def within_budget(volume: Volume, tree: BandTree | None, search: Search) -> Form
     coding = residual.within_size(rest, size, plans=search.plans)
     if coding is None:
         return None
-    plain = _with_wavelet(volume, tree, coding)
-    filtered = _filtered(volume, plain, coding) if search.filters else plain
-    if filtered is plain:
-        return plain
-    taken = len(filtered.sections[SectionKind.FILTER])
-    less = size - taken - container.section_overhead(taken)
-    again = residual.within_size(rest, less, start=coding.step)
-    if again is None:
-        return plain
-    filtered = _filtered(volume, _with_wavelet(volume, tree, again), again, taken)
-    return filtered if filtered.psnr_db > plain.psnr_db else plain
+    best = plain = _with_wavelet(volume, tree, coding)
+    taken, less = 0, size
+    if search.filters:
+        filtered = _filtered(volume, plain, coding)
+        if filtered is not plain:
+            taken = len(filtered.sections[SectionKind.FILTER])
+            less -= taken + container.section_overhead(taken)
+    prices = (residual.PRICE, *search.prices) if taken else search.prices
+    for price in prices:
+        form = _at_price(volume, tree, rest.at_price(price), less, taken, coding.step)
+        if form is not None and form.psnr_db > best.psnr_db:
+            best = form
+    return best
+
+
+def _at_price(
+    volume: Volume, tree: BandTree | None, rest: residual.Volume, size: int, filter_size: int,
+    start: float,
+) -> Form | None:  # fmt: skip
+    """Add the wavelet section that fits a size, and a filter of a size; None if none does."""
+    from tinc_codec.fit import residual
+
+    coding = residual.within_size(rest, size, start=start)
+    if coding is None:
+        return None
+    form = _with_wavelet(volume, tree, coding)
+    return _filtered(volume, form, coding, filter_size) if filter_size else form
 
 
 def as_good(
