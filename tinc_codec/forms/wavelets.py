@@ -70,7 +70,11 @@ def _with_wavelet(volume: Volume, tree: BandTree | None, coding: residual.Coding
 
 
 def within_budget(volume: Volume, tree: BandTree | None, search: Search) -> Form | None:
-    """Add to a tree, or to nothing, the wavelet section that fits the budget; None if none does."""
+    """Add to a tree, or to nothing, the wavelet section that fits the budget; None if none does.
+
+    With a filter of the decoded values where one is worth its bytes, and at the price of a bit that
+    decodes best.
+    """
     sections = {} if tree is None else tree.sections
     room = volume.own_budget() - candidate.size_of({**volume.exact, **sections})
     size = room - container.section_overhead(max(room, 0))
