@@ -118,7 +118,7 @@ def test_lanes_do_not_depend_on_their_place() -> None:
     np.testing.assert_array_equal(np.roll(lanes(one), 37, axis=1), lanes(other))
 
 
-@pytest.mark.parametrize("features", ["", "+sse4.2", "+avx,+avx2,+fma"])
+@pytest.mark.parametrize("features", ["", "+avx,+avx2,+fma"])
 def test_plain_processors_decode_alike(features: str, tmp_path: Path) -> None:
     """Without AVX-512, AVX2 or fused multiply-add trees decode within a level, wavelets exactly."""
     golden = Path(__file__).parent / "golden" / "v1"
