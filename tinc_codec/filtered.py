@@ -129,8 +129,9 @@ def _columns(values: Float32Array, near: Sequence[IntArray], tables: Tables) -> 
     others = sum(rest, start=np.zeros(1, np.int64))
     beside = [_along(rows[1:] - rows[0], axis, values.ndim) for axis, rows in enumerate(places)]
     flat, room, found = values.reshape(-1), _room(), []
-    for start in range(0, len(own), max(1, _PIECE // others.size)):
-        part = slice(start, start + max(1, _PIECE // others.size))
+    step = max(1, _PIECE // others.size)
+    for start in range(0, len(own), step):
+        part = slice(start, start + step)
         at = own[part] + others
         near_first, *near_rest = beside
         rows = [at[None], at + near_first[:, part], *(at + moves for moves in near_rest)]

@@ -50,11 +50,18 @@ def splat(value: float) -> Any:
     return ir.Constant(VECTOR, [float(np.float32(value))] * WIDTH)
 
 
-def broadcast(b: Any, scalar: Any) -> Any:
+def broadcast(b: Any, scalar: Any, lanes: int = WIDTH) -> Any:
     """Return a vector of one value."""
-    empty = ir.Constant(VECTOR, ir.Undefined)
+    empty = ir.Constant(ir.VectorType(scalar.type, lanes), ir.Undefined)
     first = b.insert_element(empty, scalar, ir.Constant(INT32, 0))
-    return b.shuffle_vector(first, empty, ir.Constant(BITS, [0] * WIDTH))
+    return b.shuffle_vector(first, empty, ir.Constant(ir.VectorType(INT32, lanes), [0] * lanes))
+
+
+def call(b: Any, name: str, result: Any, arguments: list[Any]) -> Any:
+    """Emit a call of one of LLVM's own functions."""
+    kind = ir.FunctionType(result, [argument.type for argument in arguments])
+    found = cgutils.get_or_insert_function(b.module, kind, name)  # type: ignore[no-untyped-call]
+    return b.call(found, arguments)
 
 
 def load(b: Any, start: Any, at: Any) -> Any:

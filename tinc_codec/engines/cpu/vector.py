@@ -16,13 +16,13 @@ from typing import Any, Literal
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from tinc_codec.llvm import (
     BITS,
     VECTOR,
     WIDTH,
+    call,
     i64,
     load,
     load_broadcast,
@@ -55,9 +55,7 @@ _COSINE = (-2.7239899e-7, 2.4800552e-5, -1.38888787478209e-3, 4.16666641831398e-
 
 def _multiply_add(b: Any, x: Any, y: Any, z: Any) -> Any:
     """Return x y + z, in one rounding where the machine can."""
-    kind = ir.FunctionType(VECTOR, [VECTOR] * 3)
-    name = f"llvm.fmuladd.v{WIDTH}f32"
-    return b.call(cgutils.get_or_insert_function(b.module, kind, name), [x, y, z])  # type: ignore[no-untyped-call]
+    return call(b, f"llvm.fmuladd.v{WIDTH}f32", VECTOR, [x, y, z])
 
 
 def _reduce(b: Any, z: Any) -> tuple[Any, Any]:

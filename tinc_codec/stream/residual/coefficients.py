@@ -18,7 +18,7 @@ from tinc_codec.stream.residual.mixing import PROBABILITY
 
 # numba keeps compiled code until this file changes, whatever becomes of the code it builds on:
 # tests/test_kernels.py holds this to the checksum of that.
-BUILT_ON = "747e7195"
+BUILT_ON = "5a00d4ce"
 
 # Zeros around each array of magnitudes, so that neighbours need no checks.
 PAD = 2

@@ -20,6 +20,7 @@ from tinc_codec.llvm import (
     VECTOR,
     WIDTH,
     Array,
+    call,
     i64,
     load,
     load_broadcast,
@@ -145,9 +146,7 @@ def _passed(b: Any, x: Any, knot: Any, slope: Any) -> Any:
 
 
 def _absolute(b: Any, x: Any) -> Any:
-    kind = ir.FunctionType(VECTOR, [VECTOR])
-    name = f"llvm.fabs.v{WIDTH}f32"
-    return b.call(cgutils.get_or_insert_function(b.module, kind, name), [x])  # type: ignore[no-untyped-call]
+    return call(b, f"llvm.fabs.v{WIDTH}f32", VECTOR, [x])
 
 
 class _Filter:

@@ -16,7 +16,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
-from tinc_codec.llvm import INT32, INT64, Array
+from tinc_codec.llvm import INT32, INT64, Array, broadcast, call
 
 # Contexts of a decision, at most; what a row of weights has room for.
 INPUTS = 8
@@ -48,12 +48,6 @@ def _vector(n: int, kind: Any = INT32) -> Any:
 
 def _constant(n: int, value: int) -> Any:
     return ir.Constant(_vector(n), [value] * _lanes(n))
-
-
-def _splat(b: Any, n: int, scalar: Any) -> Any:
-    empty = ir.Constant(_vector(n), ir.Undefined)
-    first = b.insert_element(empty, scalar, ir.Constant(INT32, 0))
-    return b.shuffle_vector(first, empty, _constant(n, 0))
 
 
 def _slots(n: int) -> Any:
@@ -114,9 +108,8 @@ def _take(_: Any, words: Any, slots: Any, stretch: Any, weights: Any, row: Any) 
         weight = b.load(_row(b, weights, values[4], n), align=4)
         wide = _vector(n, INT64)
         products = b.mul(b.sext(inputs, wide), b.sext(weight, wide))
-        kind, name = ir.FunctionType(INT64, [wide]), f"llvm.vector.reduce.add.v{_lanes(n)}i64"
-        total = cgutils.get_or_insert_function(b.module, kind, name)  # type: ignore[no-untyped-call]
-        return context.make_tuple(b, found, [b.call(total, [products]), inputs, taken])
+        total = call(b, f"llvm.vector.reduce.add.v{_lanes(n)}i64", INT64, [products])
+        return context.make_tuple(b, found, [total, inputs, taken])
 
     return found(*kinds), generate
 
@@ -149,7 +142,7 @@ def _give(
     def generate(context: Any, b: Any, _: Any, values: Any) -> Any:
         words, weights = (Array(context, b, kinds[k], values[k]) for k in (0, 2))
         inputs, taken = values[4:6]
-        error, bit, limit = (_splat(b, n, b.trunc(value, INT32)) for value in values[6:])
+        error, bit, limit = (broadcast(b, b.trunc(value, INT32), _lanes(n)) for value in values[6:])
         place = _row(b, weights, values[3], n)
         moved = b.add(b.mul(inputs, error), _constant(n, 1 << (_WEIGHT_SHIFT - 1)))
         moved = b.ashr(moved, _constant(n, _WEIGHT_SHIFT))
