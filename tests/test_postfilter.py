@@ -164,6 +164,27 @@ def test_the_fit_makes_edges_sharp() -> None:
     assert error(out, sharp) < 0.25 * error(soft, sharp)
 
 
+def test_normal_equations_are_sums_over_voxels() -> None:
+    """Of products of what each voxel has to say, written down for one after the other."""
+    rng = np.random.default_rng(0)
+    taps, activities, knots = 3, 8, (10, 60, 90, 200)
+    stencil = rng.random((1 + 2 * taps, 300)).astype(np.float32)
+    wanted = rng.normal(size=300)
+    found = fit._normal(stencil, wanted, taps, knots, finest=2)
+    said = np.zeros((300, taps * (activities + len(knots)) + len(knots)))
+    at = [postfilter.activity_knots(activities, 2), postfilter.value_knots(knots)]
+    for row, (own, *beside) in zip(said, stencil.T.astype(float), strict=True):
+        differences = np.array(beside).reshape(taps, 2).mean(axis=1) - own
+        activity = np.abs(np.array(beside[:2]) - own).sum()
+        shares = [
+            np.array([np.interp(x, knots_of, one) for one in np.eye(len(knots_of))])
+            for x, knots_of in zip((activity, own), at, strict=True)
+        ]
+        row[:] = np.concatenate([np.kron(np.concatenate(shares), differences), shares[1]])
+    np.testing.assert_allclose(found.matrix, said.T @ said, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found.wanted, said.T @ wanted, rtol=1e-5, atol=1e-5)
+
+
 def test_the_fit_knows_the_price_of_bytes() -> None:
     sharp, soft = blurred((30, 32, 34))
     squares = soft.size * error(soft, sharp)

@@ -69,6 +69,7 @@ def fit_trees(
     weights: Sequence[Float32Array | None],
     settings: Settings,
     rooms: Sequence[int],
+    share: float = 1.0,
 ) -> list[FittedTree | None]:
     """Fit trees whose sections take at most so many bytes each, overheads included.
 
@@ -86,6 +87,8 @@ def fit_trees(
         As the user gave them.
     rooms : sequence of int
         Bytes at hand for each chunk.
+    share : float
+        Part of the effort's work to be done.
 
     Returns
     -------
@@ -107,12 +110,12 @@ def fit_trees(
         def run(some: Sequence[int], tree: Tree = tree) -> None:
             fitted = _fit_alike(
                 tree, [units[k] for k in some], [weights[k] for k in some], settings,
-                [rooms[k] for k in some],
+                [rooms[k] for k in some], share,
             )  # fmt: skip
             for k, result in zip(some, fitted, strict=True):
                 found[k] = result
 
-        recipe = recipe_for(settings, tree.geometry.shape, macs_per_voxel(tree))
+        recipe = recipe_for(settings, tree.geometry.shape, macs_per_voxel(tree), share)
         weighted = weights[chosen[0]] is not None
         with _turn():
             in_batches(run, chosen, _chunks_at_once(tree, recipe.samples, weighted=weighted))
@@ -125,10 +128,11 @@ def _fit_alike(
     weights_of: Sequence[Float32Array | None],
     settings: Settings,
     rooms: Sequence[int],
+    share: float,
 ) -> list[FittedTree | None]:
     """Fit one structure to chunks of one shape, all of them with weights or none."""
     head, table = section.to_bytes(tree), layout(tree)
-    recipe = recipe_for(settings, units[0].shape, macs_per_voxel(tree))
+    recipe = recipe_for(settings, units[0].shape, macs_per_voxel(tree), share)
     problem_of = _problem()
     given = [weight for weight in weights_of if weight is not None]
     all_units, all_weights = _together(units), _together(given) if given else None

@@ -199,31 +199,53 @@ def _between(x: Any, knots: Any) -> Any:
 def _add_up(
     stencil: Any, wanted: Any, activities: Any, values: Any, matrix: Any, right: Any
 ) -> None:
-    """Add to the lower triangle and the right side: a voxel has a say at two knots of each kind."""
-    taps = (len(stencil) - 1) // 2
-    places, terms = np.empty(4 * taps + 2, np.int64), np.empty(4 * taps + 2)
-    differences = np.empty(taps)
-    for i in range(len(wanted)):
+    """Add to the lower triangle and the right side: a voxel has a say at two knots of each kind.
+
+    Voxels between the same knots are summed up one after the other, in few numbers.
+    """
+    taps, count = (len(stencil) - 1) // 2, len(wanted)
+    differences, parts = np.empty((count, taps)), np.empty((count, 2))
+    cells = np.empty(count, np.int64)
+    for i in range(count):
         own, activity = np.float64(stencil[0, i]), 0.0
         for tap in range(taps):
             before, after = stencil[1 + 2 * tap, i], stencil[2 + 2 * tap, i]
-            differences[tap] = 0.5 * (before + after) - own
+            differences[i, tap] = 0.5 * (before + after) - own
             if tap % REACH == 0:
                 activity += abs(before - own) + abs(after - own)
-        n = 0
-        for kind in range(2):
-            k, part = _between(own, values) if kind else _between(activity, activities)
-            first = taps * (len(activities) + k if kind else k)
-            for tap in range(2 * taps):
-                places[n] = first + tap
-                terms[n] = (part if tap >= taps else 1 - part) * differences[tap % taps]
-                n += 1
-        tone = taps * (len(activities) + len(values)) + k
-        places[n], terms[n], places[n + 1], terms[n + 1] = tone, 1 - part, tone + 1, part
-        for a in range(len(places)):
-            right[places[a]] += terms[a] * wanted[i]
+        below, parts[i, 0] = _between(activity, activities)
+        k, parts[i, 1] = _between(own, values)
+        cells[i] = below * len(values) + k
+    order = np.argsort(cells, kind="mergesort")
+    size = 4 * taps + 3
+    sums, terms = np.zeros((size, size)), np.empty(size)
+    places = np.empty(size - 1, np.int64)
+    for n in range(count):
+        i = order[n]
+        for tap in range(taps):
+            for kind in range(2):
+                above = parts[i, kind] * differences[i, tap]
+                terms[2 * kind * taps + tap] = differences[i, tap] - above
+                terms[(2 * kind + 1) * taps + tap] = above
+        terms[size - 3], terms[size - 2] = 1 - parts[i, 1], parts[i, 1]
+        terms[size - 1] = wanted[i]
+        for a in range(size):
+            row, term = sums[a, : a + 1], terms[a]
+            for b in range(len(row)):
+                row[b] += term * terms[b]
+        if n + 1 < count and cells[order[n + 1]] == cells[i]:
+            continue
+        below, k = divmod(cells[i], len(values))
+        for tap in range(2 * taps):
+            places[tap] = taps * below + tap
+            places[2 * taps + tap] = taps * (len(activities) + k) + tap
+        places[size - 3] = taps * (len(activities) + len(values)) + k
+        places[size - 2] = places[size - 3] + 1
+        for a in range(size - 1):
+            right[places[a]] += sums[size - 1, a]
             for b in range(a + 1):
-                matrix[places[a], places[b]] += terms[a] * terms[b]
+                matrix[places[a], places[b]] += sums[a, b]
+        sums[:] = 0
 
 
 @njit(nogil=True, cache=True)

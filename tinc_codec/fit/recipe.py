@@ -89,7 +89,14 @@ def candidate_frequencies(shape: tuple[int, ...]) -> tuple[tuple[float, ...], ..
     return tuple(tuple(w * f for f in way) for way in ways for w in _FREQUENCIES)
 
 
-def recipe_for(settings: Settings, shape: tuple[int, ...], macs_per_voxel: float) -> Recipe:
+def share_of_work(effort: int, of: int) -> float:
+    """Return which part of an effort's work another effort's is; it may be below 1, for trials."""
+    return float(_EFFORT_FACTOR ** (effort - of))
+
+
+def recipe_for(
+    settings: Settings, shape: tuple[int, ...], macs_per_voxel: float, share: float = 1.0
+) -> Recipe:
     """Return the recipe of a chunk.
 
     Parameters
@@ -100,9 +107,11 @@ def recipe_for(settings: Settings, shape: tuple[int, ...], macs_per_voxel: float
         Voxels to fit along each axis.
     macs_per_voxel : float
         Multiply-adds of one evaluation.
+    share : float
+        Part of the effort's work to be done.
     """
     voxels = math.prod(shape)
-    scale = _EFFORT_FACTOR ** (settings.effort - 5)
+    scale = share * _EFFORT_FACTOR ** (settings.effort - 5)
     if settings.preset == "paper":
         milestones = PAPER_MILESTONES if settings.milestones == "auto" else settings.milestones
         iterations = max(1, round(PAPER_ITERATIONS * scale))

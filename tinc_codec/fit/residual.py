@@ -17,6 +17,7 @@ volume, and where few voxels are far brighter than the rest, by tenths of a dB.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,9 @@ _PLAN_ROUNDS = 3
 _TURNS = 14
 # By how much a size falls for a step, about, both in octaves.
 _SLOPE = 1.3
+# By how many dB a score falls for an octave, about; how near to the wanted one it has to be; and
+# beyond what it does not matter by how much it is better.
+_DB_SLOPE, _NEAR_DB, _FAR_DB = 4.0, 0.01, 30.0
 # Magnitudes stay below 2**_MOST_BITS; steps below 2**_COARSEST.
 _MOST_BITS, _COARSEST = 22, 20
 
@@ -325,17 +329,35 @@ def _bias(transform: _Transform, coded: Quantized, step: float) -> float:
     return min(max(round(unit * total / max(count, 1e-9)), 0), unit // 2 - 1) / unit
 
 
-def _next(low: tuple[float, float], high: tuple[float, float], wanted: float, turn: int) -> float:
-    """Return the step to try between, or beyond, two sides of which (step, size) are known.
+def settle(volume: Volume, step: float, *, plans: bool) -> bool:
+    """Take the plan, if others are to be tried, and the cuts that do best at a step.
 
-    All are logarithms to the base 2. Beyond a side, strides grow: at high rates size falls slowly.
+    Returns
+    -------
+    bool
+        Whether a coding may now be another one.
     """
-    growing = 1.6**turn / _SLOPE
+    if plans:
+        volume.choose_plan(max(step, volume.finest_step()))
+    return volume.choose_cuts(max(step, volume.finest_step())) or plans
+
+
+def _next(
+    low: tuple[float, float], high: tuple[float, float], wanted: float, slope: float, turn: int
+) -> float:
+    """Return the step to try between, or beyond, two sides of which (step, value) are known.
+
+    Steps are logarithms to the base 2; values fall by about ``slope`` for each. Beyond a side,
+    strides grow: at high rates values fall slowly.
+    """
+    growing = 1.6**turn / slope
     if math.isinf(high[0]):
         return low[0] + min(max((low[1] - wanted) * growing, 0.05), 4.0)
     if math.isinf(low[0]):
         return high[0] - min(max((wanted - high[1]) * growing, 0.05), 4.0)
     share = (low[1] - wanted) / max(low[1] - high[1], 1e-9)
+    if turn >= _TURNS:
+        share = 0.5
     return low[0] + min(max(share, 0.1), 0.9) * (high[0] - low[0])
 
 
@@ -380,7 +402,7 @@ def within_size(
                     break
             else:
                 low = at, math.log2(found)
-            at = max(_next(low, high, wanted, turn), finest)
+            at = max(_next(low, high, wanted, _SLOPE, turn), finest)
             if high[0] - low[0] < 1e-3 or at > _COARSEST:
                 break
         return best
@@ -388,58 +410,53 @@ def within_size(
     best = solve(start or volume.spread())
     if best is None or start is not None:
         return best
-    if plans:
-        volume.choose_plan(best.step)
-    if volume.choose_cuts(best.step) or plans:
+    if settle(volume, best.step, plans=plans):
         best = solve(best.step) or best
     return best
 
 
 def as_good(
-    volume: Volume, finish: Callable[[Coding], _Finished | None], start: float, *, plans: bool
-) -> _Finished | None:
-    """Return what comes of the coding with the coarsest step, to 0.3 %, that is good enough.
+    volume: Volume,
+    finish: Callable[[Coding], tuple[_Finished, float]],
+    wanted: float,
+    start: float,
+) -> tuple[_Finished, Coding] | None:
+    """Return what comes of the coding with about the coarsest step that is good enough.
 
     Parameters
     ----------
     volume : Volume
-        What to code.
+        What to code, whose plan and cuts have been chosen.
     finish : callable
-        Makes of a coding what is wanted, judged from its decoded bytes; None: not good enough. All
-        steps that are fine enough have to be.
+        Makes of a coding what is wanted, and tells in dB how good that is, from its decoded bytes.
+    wanted : float
+        How good it has to be, in dB.
     start : float
         A step near the wanted one.
-    plans : bool
-        As for :func:`within_size`.
 
     Returns
     -------
-    What ``finish`` made, or None
-        None where not even the finest step that integers can hold is good.
+    tuple or None
+        What ``finish`` made, and of which coding: never worse than wanted, better by about
+        0.01 dB or with a step that is finer by 0.3 % than one that is not good. None where not even
+        the finest step that integers can hold is good.
     """
-    if plans:
-        volume.choose_plan(max(start, volume.finest_step()))
     finest = math.log2(volume.finest_step())
-    start = max(start, 2.0**finest)
-    volume.choose_cuts(start)
-    low, high = -math.inf, math.inf  # good, too coarse
-    best: _Finished | None = None
-    at, stride = math.log2(start), 0.25
-    while high - low > 0.005:
+    # Step and score of one that is good and of one that is too coarse.
+    low, high = (-math.inf, math.inf), (math.inf, -math.inf)
+    best: tuple[_Finished, Coding] | None = None
+    at = max(math.log2(start), finest)
+    for turn in itertools.count():
         coding = volume.code(2.0**at)
         assert coding is not None
-        finished = finish(coding)
-        if finished is not None:
-            low, best = at, finished
+        finished, score = finish(coding)
+        if score >= wanted:
+            low, best = (at, min(score, wanted + _FAR_DB)), (finished, coding)
         else:
-            high = at
-        if math.isfinite(low + high):
-            at = (low + high) / 2
-        else:
-            if at == finest:
-                return None
-            at = max(at + (stride if math.isfinite(low) else -stride), finest)
-            stride *= 2
+            high = (at, score)
+        if wanted <= score <= wanted + _NEAR_DB or high[0] - low[0] < 0.005 or high[0] == finest:
+            break
+        at = max(_next(low, high, wanted + _NEAR_DB / 2, _DB_SLOPE, turn), finest)
         if at > _COARSEST:
             break
     return best

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 from tinc_codec.errors import InvalidSetting
 from tinc_codec.forms import candidate, trees, wavelets
@@ -25,10 +26,9 @@ from tinc_codec.threads import each
 
 # Below this budget the low-order form may be the best, and is tried too.
 _TRY_COSINE_BELOW = 1024
-# Where the search for an SSIM starts.
-_STEP_OF_SSIM = 0.1
-# Errors are measured on normalised values in binary32: an RMSE is held with so much to spare.
-_RMSE_MARGIN_DB = 1e-3
+# Errors are measured on normalised values in binary32: an RMSE and an SSIM are held with so much to
+# spare.
+_MARGIN_DB = 1e-3
 
 
 def encode(volumes: Sequence[Volume], settings: Settings) -> list[bytes]:
@@ -70,8 +70,8 @@ def _within_budgets(volumes: Sequence[Volume], settings: Settings) -> list[Form]
     if trees.are_tried(settings):
         budgets = [volume.own_budget() for volume in volumes]
 
-        def add(volume: Volume, tree: BandTree) -> Form | None:
-            return wavelets.within_budget(volume, tree, search)
+        def add(volume: Volume, tree: BandTree, like: Form | None) -> Form | None:
+            return wavelets.within_budget(volume, tree, search.at_price_of(like))
 
         found = trees.with_trees(volumes, found, settings, budgets, add, _higher)
 
@@ -88,16 +88,12 @@ def _as_good(volumes: Sequence[Volume], settings: Settings) -> list[Form]:
     """Return the smallest forms that have the PSNR, the RMSE or the SSIM asked for."""
     search = wavelets.search_of(settings)
 
-    def reach(volume: Volume, tree: BandTree | None = None) -> Form | None:
-        least = _least_psnr(volume, settings)
-        start = _STEP_OF_SSIM if least is None else 4 * 10 ** (-least / 20)
-
-        def good(form: Form) -> bool:
-            if least is not None:
-                return form.psnr_db >= least
-            return candidate.ssim(form.payload, volume) >= (settings.ssim or 0)
-
-        return wavelets.as_good(volume, tree, good, start, search)
+    def reach(
+        volume: Volume, tree: BandTree | None = None, like: Form | None = None
+    ) -> Form | None:
+        score = _psnr_db if settings.ssim is None else partial(_ssim_db, volume)
+        wanted = _wanted_db(volume, settings)
+        return wavelets.as_good(volume, tree, score, wanted, search.at_price_of(like))
 
     found = each(reach, volumes)
     asked = {"psnr": settings.psnr, "rmse": settings.rmse, "ssim": settings.ssim}
@@ -114,12 +110,28 @@ def _as_good(volumes: Sequence[Volume], settings: Settings) -> list[Form]:
     return [form for form in found if form is not None]
 
 
-def _least_psnr(volume: Volume, settings: Settings) -> float | None:
-    """Return the PSNR in dB, against the volume's range, that an RMSE or a PSNR asks for."""
-    if settings.rmse is None:
+def _wanted_db(volume: Volume, settings: Settings) -> float:
+    """Return what is asked for, in dB: a PSNR against the volume's range, or as ``_ssim_db``."""
+    if settings.psnr is not None:
         return settings.psnr
+    if settings.ssim is not None:
+        return _decibels(1 - settings.ssim) + _MARGIN_DB
+    assert settings.rmse is not None
     span = float(volume.info.high) - float(volume.info.low)
-    return 20 * math.log10(span / settings.rmse) + _RMSE_MARGIN_DB
+    return 20 * math.log10(span / settings.rmse) + _MARGIN_DB
+
+
+def _psnr_db(form: Form) -> float:
+    return form.psnr_db
+
+
+def _ssim_db(volume: Volume, form: Form) -> float:
+    """Return by how much a form's SSIM is short of 1, in dB."""
+    return _decibels(1 - candidate.ssim(form.payload, volume))
+
+
+def _decibels(loss: float) -> float:
+    return -10 * math.log10(loss) if loss > 0 else math.inf
 
 
 def _higher(form: Form, than: Form | None) -> float:

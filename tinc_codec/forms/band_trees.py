@@ -119,7 +119,11 @@ def voxels_of(volume: Volume) -> Band:
 
 
 def fitted(
-    volumes: Sequence[Volume], bands: Sequence[Band], settings: Settings, rooms: Sequence[int]
+    volumes: Sequence[Volume],
+    bands: Sequence[Band],
+    settings: Settings,
+    rooms: Sequence[int],
+    share: float = 1.0,
 ) -> list[BandTree | None]:
     """Fit a tree to a band of each volume within so many bytes; None where none fits.
 
@@ -131,13 +135,15 @@ def fitted(
         As the user gave them.
     rooms : sequence of int
         Bytes at hand for the sections of each tree.
+    share : float
+        Part of the effort's work to be done.
     """
     if not volumes:
         return []
     from tinc_codec.fit.chunk import fit_trees
 
     found = fit_trees(
-        [band.values for band in bands], [band.weight for band in bands], settings, rooms
+        [band.values for band in bands], [band.weight for band in bands], settings, rooms, share
     )
 
     def in_volume(triple: tuple[Volume, Band, FittedTree | None]) -> BandTree | None:

@@ -95,17 +95,20 @@ class Form:
         Whole.
     psnr_db : float
         Of the decoded payload over the fitted voxels, as they weigh, against high - low.
+    price : float or None
+        Squared steps that a bit of its wavelet section was worth; None: it has none.
     """
 
     sections: Sections
     payload: bytes
     psnr_db: float
+    price: float | None
 
 
-def form_of(volume: Volume, sections: Sections) -> Form:
+def form_of(volume: Volume, sections: Sections, price: float | None = None) -> Form:
     """Return the form that these sections are, scored."""
     payload = container.pack({**volume.exact, **sections})
-    return Form(sections=sections, payload=payload, psnr_db=_psnr(payload, volume))
+    return Form(sections=sections, payload=payload, psnr_db=_psnr(payload, volume), price=price)
 
 
 def recorded(volume: Volume, form: Form) -> bytes:

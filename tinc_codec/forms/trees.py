@@ -19,10 +19,14 @@ from tinc_codec.tree import section
 if TYPE_CHECKING:
     from tinc_codec.fit.chunk import FittedTree
 
-# Efforts from which trees are tried, and from which a fit with a tenth of the work tells where a
-# whole one is worth it: where it is not further behind than this. Whole fits of root and embryo had
-# 0.01 to 0.1 dB more than short ones.
-_TREES_FROM, _PILOT_FROM, _PILOT_LESS, _PROMISING_DB = 2, 5, 4, 0.02
+# Efforts from which trees are tried, and from which a trial with a tenth of the work tells where a
+# whole fit is worth it: where it is not further behind than this. Whole fits of root and embryo had
+# 0.01 to 0.1 dB more than those of a tenth.
+_TREES_FROM, _TENTH_FROM, _TENTH, _TENTH_DB = 2, 5, 0.1, -0.02
+# Before that, one with a hundredth of effort 5's work, whatever the effort, rules out what no work
+# makes good: where trees paid on the tooth and the embryo it was at most 0.24 dB behind, on axons
+# and the slab 0.8 and more. Its effort is below those that a user may choose.
+_SHORTEST_EFFORT, _SHORTEST_DB = -3, -0.4
 # By how much a tree has to be better: it decodes at half the speed and less.
 _WORTH_DB = 0.05
 # From this effort on a tree of the voxels is tried too, where one of a band is worth it and a short
@@ -36,11 +40,24 @@ _SHARES, _TREE_BYTES = (0.2, 0.4), 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Fit:
-    """A fit to be made: with the work of an effort, whether of voxels, and whether as a trial."""
+    """A fit to be made.
 
-    effort: int
+    Attributes
+    ----------
+    share : float
+        Part of the effort's work.
+    of_voxels : bool
+        Whether of the voxels, not of a band.
+    is_trial : bool
+        Whether it is to tell if the next one is worth its time.
+    least : float or None
+        Of a trial: what has to be gained for that, in dB; None: more than the last trial did.
+    """
+
+    share: float
     of_voxels: bool
     is_trial: bool
+    least: float | None = None
 
 
 def are_tried(settings: Settings) -> bool:
@@ -58,12 +75,12 @@ def with_trees(
     found: Sequence[Form | None],
     settings: Settings,
     sizes: Sequence[int],
-    add: Callable[[Volume, BandTree], Form | None],
+    add: Callable[[Volume, BandTree, Form | None], Form | None],
     gains: Callable[[Form, Form | None], float],
 ) -> list[Form | None]:
     """Return forms with a tree where they are better than those found without.
 
-    From some effort on, a short fit as a trial tells first where a whole one is worth its time.
+    Short fits as trials tell first where a whole one is worth its time.
 
     Parameters
     ----------
@@ -74,7 +91,8 @@ def with_trees(
     sizes : sequence of int
         Bytes of each payload, about.
     add : callable
-        Adds to a tree the wavelet coefficients of what it leaves.
+        Adds to a tree the wavelet coefficients of what it leaves: as well as may be, or, for a
+        trial, in the way of another form.
     gains : callable
         By how many dB, about, one form is better than another.
     """
@@ -83,24 +101,26 @@ def with_trees(
     chosen = list(bands)
     best = list(found)
 
-    def whole(pair: tuple[Volume, BandTree | None]) -> Form | None:
-        volume, tree = pair
-        return None if tree is None else add(volume, tree)
+    def whole(triple: tuple[Volume, BandTree | None, Form | None]) -> Form | None:
+        volume, tree, like = triple
+        return None if tree is None else add(volume, tree, like)
 
-    needed = dict.fromkeys(bands, -_PROMISING_DB)
+    tried: dict[int, float] = {}
     for fit in _fits(settings):
         some = [volumes[k] for k in chosen]
         fitted_to = [
             band_trees.voxels_of(volumes[k]) if fit.of_voxels else bands[k] for k in chosen
         ]
         rooms = [volumes[k].room(_share_of(sizes[k], of_voxels=fit.of_voxels)) for k in chosen]
-        trees = band_trees.fitted(some, fitted_to, replace(settings, effort=fit.effort), rooms)
-        forms = each(whole, list(zip(some, trees, strict=True)))
+        trees = band_trees.fitted(some, fitted_to, settings, rooms, fit.share)
+        likes = [found[k] if fit.is_trial else None for k in chosen]
+        forms = each(whole, list(zip(some, trees, likes, strict=True)))
         pairs = [(k, form) for k, form in zip(chosen, forms, strict=True) if form is not None]
         gained = {k: gains(form, found[k]) for k, form in pairs}
-        chosen = [k for k in gained if gained[k] > (needed[k] if fit.is_trial else _WORTH_DB)]
+        least = _WORTH_DB if not fit.is_trial else fit.least
+        chosen = [k for k in gained if gained[k] > (tried[k] if least is None else least)]
         if fit.is_trial:
-            needed = gained
+            tried = gained
         better = [
             (k, form) for k, form in pairs if gained[k] >= _WORTH_DB and gains(form, best[k]) > 0
         ]
@@ -114,11 +134,23 @@ def _fits(settings: Settings) -> list[_Fit]:
     """Return the fits to make in turn."""
     fits = []
     for of_voxels in (False, True) if settings.effort >= _VOXELS_FROM else (False,):
-        if settings.effort >= _PILOT_FROM and settings.iterations == "auto":
-            short = settings.effort - _PILOT_LESS
-            fits.append(_Fit(effort=short, of_voxels=of_voxels, is_trial=True))
-        fits.append(_Fit(effort=settings.effort, of_voxels=of_voxels, is_trial=False))
+        if settings.iterations == "auto":
+            fits += [
+                _Fit(share=share, of_voxels=of_voxels, is_trial=True, least=least)
+                for share, least in _trials(settings.effort, of_voxels=of_voxels)
+            ]
+        fits.append(_Fit(share=1.0, of_voxels=of_voxels, is_trial=False))
     return fits
+
+
+def _trials(effort: int, *, of_voxels: bool) -> list[tuple[float, float | None]]:
+    """Return the shares of the work of trials, and what each has to gain."""
+    if of_voxels:
+        return [(_TENTH, None)]
+    from tinc_codec.fit.recipe import share_of_work
+
+    shortest = (share_of_work(_SHORTEST_EFFORT, effort), _SHORTEST_DB)
+    return [shortest] if effort < _TENTH_FROM else [shortest, (_TENTH, _TENTH_DB)]
 
 
 def _share_of(size: int, *, of_voxels: bool) -> int:

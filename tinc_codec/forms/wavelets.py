@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from tinc_codec.forms import candidate
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 _SMALLEST_WAVELET = 24
 # Efforts from which filters are tried, and other plans of the transform too.
 _FILTERS_FROM, _PLANS_FROM = 2, 3
-# Prices of a bit, in squared steps, that are tried beside the first one from an effort on.
+# Prices of a bit, in squared steps, that are tried beside the usual one from an effort on.
 _PRICES = {4: (0.04, 0.06), 7: (0.03, 0.05, 0.1)}
 
 
@@ -35,20 +36,29 @@ class Search:
     filters : bool
         Filters of the decoded values.
     prices : tuple of float
-        Other prices of a bit, where bytes are given.
+        Prices of a bit, in squared steps; plans are chosen at the first one.
     """
 
     plans: bool
     filters: bool
     prices: tuple[float, ...]
 
+    def at_price_of(self, form: Form | None) -> Search:
+        """Return the search at the price of another form alone, to be compared with that."""
+        if form is None or form.price is None:
+            return self
+        return replace(self, prices=(form.price,))
+
 
 def search_of(settings: Settings) -> Search:
     """Return what the effort allows."""
+    from tinc_codec.fit import residual
+
+    others = (some for least, some in _PRICES.items() if settings.effort >= least)
     return Search(
         plans=settings.effort >= _PLANS_FROM,
         filters=settings.effort >= _FILTERS_FROM,
-        prices=sum((some for least, some in _PRICES.items() if settings.effort >= least), ()),
+        prices=(residual.PRICE, *chain.from_iterable(others)),
     )
 
 
@@ -66,7 +76,7 @@ def _rest(volume: Volume, tree: BandTree | None) -> residual.Volume:
 
 def _with_wavelet(volume: Volume, tree: BandTree | None, coding: residual.Coding) -> Form:
     sections = {} if tree is None else tree.sections
-    return candidate.form_of(volume, {**sections, SectionKind.WAVELET: coding.data})
+    return candidate.form_of(volume, {**sections, SectionKind.WAVELET: coding.data}, coding.price)
 
 
 def within_budget(volume: Volume, tree: BandTree | None, search: Search) -> Form | None:
@@ -82,7 +92,8 @@ def within_budget(volume: Volume, tree: BandTree | None, search: Search) -> Form
         return None
     from tinc_codec.fit import residual
 
-    rest = _rest(volume, tree)
+    first, *others = search.prices
+    rest = _rest(volume, tree).at_price(first)
     coding = residual.within_size(rest, size, plans=search.plans)
     if coding is None:
         return None
@@ -93,8 +104,7 @@ def within_budget(volume: Volume, tree: BandTree | None, search: Search) -> Form
         if filtered is not plain:
             taken = len(filtered.sections[SectionKind.FILTER])
             less -= taken + container.section_overhead(taken)
-    prices = (residual.PRICE, *search.prices) if taken else search.prices
-    for price in prices:
+    for price in search.prices if taken else others:
         form = _at_price(volume, tree, rest.at_price(price), less, taken, coding.step)
         if form is not None and form.psnr_db > best.psnr_db:
             best = form
@@ -118,20 +128,50 @@ def _at_price(
 def as_good(
     volume: Volume,
     tree: BandTree | None,
-    good: Callable[[Form], bool],
-    start: float,
+    score: Callable[[Form], float],
+    wanted: float,
     search: Search,
 ) -> Form | None:
-    """Add to a tree, or to nothing, the smallest wavelet section that makes a good form."""
+    """Add to a tree, or to nothing, the smallest wavelet section that makes a good form.
+
+    Parameters
+    ----------
+    volume, tree : Volume and BandTree or None
+        What to code, and what is left to the tree.
+    score : callable
+        Tells in dB how good a form is.
+    wanted : float
+        How good it has to be.
+    search : Search
+        What is tried.
+
+    Returns
+    -------
+    Form or None
+        None where the transform's precision does not do.
+    """
     from tinc_codec.fit import residual
 
-    def finished(coding: residual.Coding) -> Form | None:
+    def plain(coding: residual.Coding) -> tuple[Form, float]:
         form = _with_wavelet(volume, tree, coding)
-        if search.filters:
-            form = _filtered(volume, form, coding)
-        return form if good(form) else None
+        return form, score(form)
 
-    return residual.as_good(_rest(volume, tree), finished, start, plans=search.plans)
+    def filtered(coding: residual.Coding) -> tuple[Form, float]:
+        form = _filtered(volume, _with_wavelet(volume, tree, coding), coding)
+        return form, score(form)
+
+    rest = _rest(volume, tree).at_price(search.prices[0])
+    found = residual.as_good(rest, plain, wanted, rest.spread())
+    if found is None:
+        return None
+    best, coding = found
+    residual.settle(rest, coding.step, plans=search.plans)
+    finish = filtered if search.filters else plain
+    for price in search.prices:
+        found = residual.as_good(rest.at_price(price), finish, wanted, coding.step)
+        if found is not None and len(found[0].payload) < len(best.payload):
+            best = found[0]
+    return best
 
 
 def _filtered(
@@ -149,18 +189,17 @@ def _filtered(
     found = postfilter.choose(said, volume.unit, volume.weight, price, most)
     if found is None:
         return plain
-    form = candidate.form_of(volume, {**plain.sections, SectionKind.FILTER: stage.to_bytes(found)})
+    sections = {**plain.sections, SectionKind.FILTER: stage.to_bytes(found)}
+    form = candidate.form_of(volume, sections, plain.price)
     return form if form.psnr_db > plain.psnr_db else plain
 
 
 def at_step(volume: Volume, step: float, search: Search) -> Form:
     """Return the form of wavelet coefficients at a step, in normalised units, without a filter."""
+    from tinc_codec.fit import residual
+
     rest = _rest(volume, None)
-    step = max(step, rest.finest_step())
-    if search.plans:
-        rest.choose_plan(step)
-        step = max(step, rest.finest_step())
-    rest.choose_cuts(step)
-    coding = rest.code(step)
+    residual.settle(rest, step, plans=search.plans)
+    coding = rest.code(max(step, rest.finest_step()))
     assert coding is not None
     return _with_wavelet(volume, None, coding)
