@@ -19,14 +19,17 @@ from tinc_codec.tree import section
 if TYPE_CHECKING:
     from tinc_codec.fit.chunk import FittedTree
 
-# Efforts from which trees are tried, and from which a trial with a tenth of the work tells where a
-# whole fit is worth it: where it is not further behind than this. Whole fits of root and embryo had
-# 0.01 to 0.1 dB more than those of a tenth.
-_TREES_FROM, _TENTH_FROM, _TENTH, _TENTH_DB = 2, 5, 0.1, -0.02
-# Before that, one with a hundredth of effort 5's work, whatever the effort, rules out what no work
-# makes good: where trees paid on the tooth and the embryo it was at most 0.24 dB behind, on axons
-# and the slab 0.8 and more. Its effort is below those that a user may choose.
-_SHORTEST_EFFORT, _SHORTEST_DB = -3, -0.4
+# Effort from which trees are tried.
+_TREES_FROM = 2
+# Short fits tell where a whole one is worth its time: where they are not further behind wavelets
+# than so many dB. From some effort on, one with a tenth of the work: whole fits of root and embryo
+# had 0.01 to 0.1 dB more. Before it, one with a hundredth of effort 5's: where trees paid on tooth
+# and embryo it was at most 0.24 dB behind, on axons and the slab 0.8 and more.
+_TENTH_FROM, _TENTH, _TENTH_DB = 5, 0.1, -0.02
+_SHORTEST, _SHORTEST_DB = -3, -0.4
+# Below, one with a thirtieth of effort 5's, which was at most 0.1 dB behind where trees paid, and
+# 0.2 on FIB-SEM and cells. These efforts are below those that a user may choose.
+_SHORT, _SHORT_DB = -1, -0.12
 # By how much a tree has to be better: it decodes at half the speed and less.
 _WORTH_DB = 0.05
 # From this effort on a tree of the voxels is tried too, where one of a band is worth it and a short
@@ -149,8 +152,9 @@ def _trials(effort: int, *, of_voxels: bool) -> list[tuple[float, float | None]]
         return [(_TENTH, None)]
     from tinc_codec.fit.recipe import share_of_work
 
-    shortest = (share_of_work(_SHORTEST_EFFORT, effort), _SHORTEST_DB)
-    return [shortest] if effort < _TENTH_FROM else [shortest, (_TENTH, _TENTH_DB)]
+    if effort < _TENTH_FROM:
+        return [(share_of_work(_SHORT, effort), _SHORT_DB)]
+    return [(share_of_work(_SHORTEST, effort), _SHORTEST_DB), (_TENTH, _TENTH_DB)]
 
 
 def _share_of(size: int, *, of_voxels: bool) -> int:
