@@ -166,3 +166,20 @@ def test_the_cost_of_a_filter(
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("|")[3].strip() for line in lines[2:4]] == ["with", "without"]
     assert all(float(line.split("|")[4]) > 0 for line in lines[2:4])
+
+
+def test_jumps_of_all_planes(capsys: pytest.CaptureFixture[str]) -> None:
+    jumps = pytest.importorskip("benchmarks.jumps")
+    arguments = ["--volumes", "phantom", "--side", "24", "--ratios", "20", "--effort", "1"]
+    assert jumps.main(arguments) == 0
+    cells = capsys.readouterr().out.splitlines()[2].split("|")
+    assert [cell.strip() for cell in cells[1:4]] == ["phantom", "20", "wavelet"]
+    middle, low, usual, high = map(float, cells[4:8])
+    assert low < usual < high
+    assert low < middle < high
+    # Blocks that are put together show where.
+    block = np.random.default_rng(0).normal(size=(16, 12, 9)).cumsum(axis=0)
+    torn = block + 50.0 * (np.arange(16) >= 8)[:, None, None]
+    found = jumps.every_plane(block, torn)
+    assert len(found) == (16 - 3) + (12 - 3) + (9 - 3)
+    assert found[8 - 2] > 10 * np.median(found)

@@ -143,15 +143,20 @@ SCORES = (
 )
 
 
+def middle_planes(shape: Sequence[int]) -> list[list[int]]:
+    """Return the middle plane of each axis, where the trees' first split is; none of short axes."""
+    return [[(n + 1) // 2] if n >= 8 else [] for n in shape]
+
+
 def scores(block: Array, decoded: Array) -> dict[str, Any]:
     """Return the fidelity of a decoded block, in the columns of :data:`SCORES`.
 
-    ``face_jump`` is at the middle planes, where the trees' first split is.
+    ``face_jump`` is at the middle planes.
     """
     found = metrics.errors(block, decoded)
     otsu = metrics.otsu_threshold(block)
     foreground, background = metrics.psnr_by_region(block, decoded, otsu)
-    middle = [[(n + 1) // 2] if n >= 8 else [] for n in block.shape]
+    middle = middle_planes(block.shape)
     return {
         "psnr_db": _shown(found.psnr(), 3),
         "psnr_65535_db": _shown(found.psnr(metrics.PAPER_PEAK), 3),
