@@ -104,23 +104,26 @@ def with_trees(
     chosen = list(bands)
     best = list(found)
 
-    def whole(triple: tuple[Volume, BandTree | None, Form | None]) -> Form | None:
+    def added(triple: tuple[Volume, BandTree | None, Form | None]) -> Form | None:
         volume, tree, like = triple
         return None if tree is None else add(volume, tree, like)
 
-    tried: dict[int, float] = {}
-    for fit in _fits(settings):
+    def made_by(fit: _Fit) -> list[tuple[int, Form]]:
         some = [volumes[k] for k in chosen]
-        fitted_to = [
-            band_trees.voxels_of(volumes[k]) if fit.of_voxels else bands[k] for k in chosen
-        ]
+        fitted_to = [bands[k] for k in chosen]
+        if fit.of_voxels:
+            fitted_to = [band_trees.voxels_of(volume) for volume in some]
         rooms = [volumes[k].room(_share_of(sizes[k], of_voxels=fit.of_voxels)) for k in chosen]
         trees = band_trees.fitted(some, fitted_to, settings, rooms, fit.share)
         likes = [found[k] if fit.is_trial else None for k in chosen]
-        forms = each(whole, list(zip(some, trees, likes, strict=True)))
-        pairs = [(k, form) for k, form in zip(chosen, forms, strict=True) if form is not None]
+        forms = each(added, list(zip(some, trees, likes, strict=True)))
+        return [(k, form) for k, form in zip(chosen, forms, strict=True) if form is not None]
+
+    tried: dict[int, float] = {}
+    for fit in _fits(settings):
+        pairs = made_by(fit)
         gained = {k: gains(form, found[k]) for k, form in pairs}
-        least = _WORTH_DB if not fit.is_trial else fit.least
+        least = fit.least if fit.is_trial else _WORTH_DB
         chosen = [k for k in gained if gained[k] > (tried[k] if least is None else least)]
         if fit.is_trial:
             tried = gained
