@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     rows = []
     for volume in datasets.select([v for v in options.volumes.split(",") if v] or None):
-        block = np.asarray(datasets.block(volume, options.side))
+        block = datasets.block(volume, options.side)
         for ratio in map(float, options.ratios.split(",")):
             payload = encode(block, ratio=ratio, effort=options.effort)
             decoded = decode(payload)

@@ -17,7 +17,6 @@ volume, and where few voxels are far brighter than the rest, by tenths of a dB.
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -46,7 +45,10 @@ _CUT_FROM_BYTES, _CUT_FROM_VOXELS = 6000, 1 << 18
 _TIME_WORTH = 0.05
 _PLAN_GAIN = 0.004
 _PLAN_ROUNDS = 3
-_TURNS = 14
+# Tries after which steps are halved, and after which the search for a size ends; one for a score
+# has to find it, and is over long before its own.
+_TURNS, _MOST_TURNS = 14, 99
+_SIZE_WIDTH, _SCORE_WIDTH = 1e-3, 0.005
 # By how much a size falls for a step, about, both in octaves.
 _SLOPE = 1.3
 # By how many dB a score falls for an octave, about; how near to the wanted one it has to be; and
@@ -361,6 +363,41 @@ def _next(
     return low[0] + min(max(share, 0.1), 0.9) * (high[0] - low[0])
 
 
+def _search(
+    start: float, finest: float, wanted: float, slope: float, width: float, turns: int,
+    attempt: Callable[[float], tuple[float, bool, bool]],
+) -> None:  # fmt: skip
+    """Try steps until one is near enough to what is wanted, or nothing is left between two.
+
+    Parameters
+    ----------
+    start, finest : float
+        The first step, and the finest one that may be tried.
+    wanted, slope : float
+        As in :func:`_next`.
+    width : float
+        How near two sides may come, in octaves.
+    turns : int
+        The most tries.
+    attempt : callable
+        Tells of a step the value, whether that is on the side of finer steps, and whether it does.
+    """
+    least = math.log2(finest)
+    low, high = (-math.inf, math.inf), (math.inf, -math.inf)
+    at = max(math.log2(start), least)
+    for turn in range(turns):
+        value, is_fine, does = attempt(2.0**at)
+        if is_fine:
+            low = at, value
+        else:
+            high = at, value
+        if does or high[0] == least or high[0] - low[0] < width:
+            return
+        at = max(_next(low, high, wanted, slope, turn), least)
+        if at > _COARSEST:
+            return
+
+
 def within_size(
     volume: Volume, size: int, *, plans: bool = False, start: float | None = None
 ) -> Coding | None:
@@ -385,26 +422,20 @@ def within_size(
         None where not even zeros fit.
     """
 
-    def attempt(step: float) -> tuple[int, Coding | None]:
-        coding = volume.code(step, 4 * size)
-        return (4 * size if coding is None else len(coding.data)), coding
-
     def solve(start: float) -> Coding | None:
-        best, finest = None, math.log2(volume.finest_step())
-        wanted = math.log2(0.999 * size)
-        low, high = (-math.inf, math.inf), (math.inf, -math.inf)  # step and size of the two sides
-        at = max(math.log2(start), finest)
-        for turn in range(_TURNS):
-            found, coding = attempt(2.0**at)
-            if coding is not None and found <= size:
-                high, best = (at, math.log2(found)), coding
-                if found >= 0.998 * size or at == finest:
-                    break
-            else:
-                low = at, math.log2(found)
-            at = max(_next(low, high, wanted, _SLOPE, turn), finest)
-            if high[0] - low[0] < 1e-3 or at > _COARSEST:
-                break
+        best = None
+
+        def attempt(step: float) -> tuple[float, bool, bool]:
+            nonlocal best
+            coding = volume.code(step, 4 * size)
+            found = 4 * size if coding is None else len(coding.data)
+            if coding is None or found > size:
+                return math.log2(found), True, False
+            best = coding
+            return math.log2(found), False, found >= 0.998 * size
+
+        finest, wanted = volume.finest_step(), math.log2(0.999 * size)
+        _search(start, finest, wanted, _SLOPE, _SIZE_WIDTH, _TURNS, attempt)
         return best
 
     best = solve(start or volume.spread())
@@ -441,22 +472,18 @@ def as_good(
         0.01 dB or with a step that is finer by 0.3 % than one that is not good. None where not even
         the finest step that integers can hold is good.
     """
-    finest = math.log2(volume.finest_step())
-    # Step and score of one that is good and of one that is too coarse.
-    low, high = (-math.inf, math.inf), (math.inf, -math.inf)
     best: tuple[_Finished, Coding] | None = None
-    at = max(math.log2(start), finest)
-    for turn in itertools.count():
-        coding = volume.code(2.0**at)
+
+    def attempt(step: float) -> tuple[float, bool, bool]:
+        nonlocal best
+        coding = volume.code(step)
         assert coding is not None
         finished, score = finish(coding)
         if score >= wanted:
-            low, best = (at, min(score, wanted + _FAR_DB)), (finished, coding)
-        else:
-            high = (at, score)
-        if wanted <= score <= wanted + _NEAR_DB or high[0] - low[0] < 0.005 or high[0] == finest:
-            break
-        at = max(_next(low, high, wanted + _NEAR_DB / 2, _DB_SLOPE, turn), finest)
-        if at > _COARSEST:
-            break
+            best = finished, coding
+            return min(score, wanted + _FAR_DB), True, score <= wanted + _NEAR_DB
+        return score, False, False
+
+    aimed = wanted + _NEAR_DB / 2
+    _search(start, volume.finest_step(), aimed, _DB_SLOPE, _SCORE_WIDTH, _MOST_TURNS, attempt)
     return best

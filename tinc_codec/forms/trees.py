@@ -51,16 +51,18 @@ class _Fit:
         Part of the effort's work.
     of_voxels : bool
         Whether of the voxels, not of a band.
-    is_trial : bool
-        Whether it is to tell if the next one is worth its time.
     least : float or None
         Of a trial: what has to be gained for that, in dB; None: more than the last trial did.
     """
 
     share: float
     of_voxels: bool
-    is_trial: bool
     least: float | None = None
+
+    @property
+    def is_trial(self) -> bool:
+        """Whether it is to tell if the next one is worth its time."""
+        return self.share < 1
 
 
 def are_tried(settings: Settings) -> bool:
@@ -142,10 +144,10 @@ def _fits(settings: Settings) -> list[_Fit]:
     for of_voxels in (False, True) if settings.effort >= _VOXELS_FROM else (False,):
         if settings.iterations == "auto":
             fits += [
-                _Fit(share=share, of_voxels=of_voxels, is_trial=True, least=least)
+                _Fit(share=share, of_voxels=of_voxels, least=least)
                 for share, least in _trials(settings.effort, of_voxels=of_voxels)
             ]
-        fits.append(_Fit(share=1.0, of_voxels=of_voxels, is_trial=False))
+        fits.append(_Fit(share=1.0, of_voxels=of_voxels))
     return fits
 
 
