@@ -109,11 +109,11 @@ def decoding_knows_no_encoder(imports: Imports) -> Iterator[str]:
 
 def torch_stays_in_functions(imports: Imports) -> Iterator[str]:
     # Kernels must be decorated where they are defined: importing them is importing triton.
-    kernels = "tinc_codec.engines.gpu.kernels"
-    torch = ("torch", "triton", kernels)
+    kernels = ("tinc_codec.engines.gpu.kernels", "tinc_codec.fit.kernels")
+    torch = ("torch", "triton", *kernels)
     yield from only(imports, torch, ("tinc_codec.engines.gpu", "tinc_codec.fit"))
     for name, statements in imports.items():
-        if name == kernels:
+        if name in kernels:
             continue
         for statement in statements:
             if within(statement.target, *torch) and not statement.in_function:

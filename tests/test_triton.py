@@ -37,8 +37,7 @@ def _few_programs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     from tinc_codec.engines.gpu import fused
 
     if not ON_GPU:
-        monkeypatch.setattr(fused, "FIT_BLOCK", 128)
-        monkeypatch.setattr(fused, "_PROGRAMS", 1)
+        monkeypatch.setattr(fused, "FIT_BLOCK", 256)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -137,17 +136,15 @@ def test_gradients_are_those_of_the_products(name: str) -> None:
         problem = problem_of(tree, weighted, triton=triton)
         assert (problem._gradient._paths is not None) == triton
         losses, rows = problem.gradient(problem.start(parameters), 4)
-        found.append((losses.cpu().numpy(), rows[0].cpu().numpy()))
+        found.append((losses.cpu().numpy(), problem.finish(rows[0])))
     (losses, gradient), (expected_losses, expected) = found
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
     np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
     assert np.abs(gradient).max() > 0.01
 
 
-@pytest.mark.parametrize(("block", "programs"), [(128, 1000), (64, 3), (512, 1)])
-def test_tiles_and_programs_share_the_sample(
-    monkeypatch: pytest.MonkeyPatch, block: int, programs: int
-) -> None:
+@pytest.mark.parametrize("block", [64, 512])
+def test_tiles_share_the_sample(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
     """Also where tiles do not divide it: what is over the edge is masked."""
     from tinc_codec.engines.gpu import fused
 
@@ -156,18 +153,18 @@ def test_tiles_and_programs_share_the_sample(
     plain = problem_of(tree, True, triton=False)
     expected_losses, expected = plain.gradient(plain.start(parameters), 4)
     monkeypatch.setattr(fused, "FIT_BLOCK", block)
-    monkeypatch.setattr(fused, "_PROGRAMS", programs)
     problem = problem_of(tree, True, triton=True)
     losses, rows = problem.gradient(problem.start(parameters), 4)
     again = problem.gradient(problem.start(parameters), 4)[1]
     assert torch.equal(rows, again)
     torch.testing.assert_close(losses, expected_losses, rtol=1e-5, atol=0)
-    torch.testing.assert_close(rows, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    found, right = problem.finish(rows[0]), plain.finish(expected[0])
+    np.testing.assert_allclose(found, right, rtol=0, atol=1e-5 * np.abs(right).max())
 
 
 def test_what_is_too_wide_or_too_long_goes_through_the_products() -> None:
     wide = tree_of((300,), depths=(1,))
-    wide.widths[0][:] = 65
+    wide.widths[0][:] = 321
     long = tree_of((300,), depths=(9,))
     for tree in (wide, long):
         assert problem_of(tree, False, triton=True)._gradient._paths is None
@@ -187,11 +184,11 @@ def test_kernels_that_fail_or_disagree_are_not_used(monkeypatch: pytest.MonkeyPa
         raise RuntimeError("no such instruction")
 
     def idle(*args: Any, **kwargs: Any) -> None:
-        args[10].zero_()
+        args[8].zero_()
 
     for kernel, message in ((broken, "RuntimeError: no such instruction"), (idle, "off by")):
         monkeypatch.setattr(fused, "_agreed", {})
-        monkeypatch.setattr(kernels, "decode_tiles", {(3, 1): kernel})
+        monkeypatch.setattr(kernels, "decode_tiles", {(3,): kernel})
         with pytest.warns(UserWarning, match=f"kernels are not used on .*: {message}"):
             values = grid(tree, parameters, whole(tree))
         np.testing.assert_array_equal(values, expected)

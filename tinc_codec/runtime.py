@@ -29,10 +29,9 @@ class Runtime:
         "cuda" or "cuda:N" (torch on a GPU). "auto" is "cpu".
     threads : int
         Threads that one chunk may use; 0 means as many as the process may run on.
-    triton : bool
-        Whether torch on a GPU hands trees to Triton's kernels. Off by default: they have run in
-        Triton's interpreter only, never on a GPU. A tree with paths too long or too wide for them
-        always goes through torch's products.
+    triton : bool or None
+        Whether torch on a GPU hands trees to Triton's kernels; None: where they can run. A tree
+        with paths too long or too wide for them always goes through torch's products.
     cache_bytes: int
         Decoded chunks and regions that a process keeps for further reads of zarr v3 arrays, in
         bytes; 0 keeps none.
@@ -40,7 +39,7 @@ class Runtime:
 
     device: str = "auto"
     threads: int = 0
-    triton: bool = False
+    triton: bool | None = None
     cache_bytes: int = 0
 
     def __post_init__(self) -> None:
@@ -55,8 +54,8 @@ class Runtime:
                 f"threads={self.threads!r} must be an integer, 0 (all) to {MAX_THREADS} "
                 "(argument, runtime() or TINC_THREADS)"
             )
-        if not isinstance(self.triton, bool):
-            raise InvalidSetting(f"triton={self.triton!r} must be True or False")
+        if self.triton is not None and not isinstance(self.triton, bool):
+            raise InvalidSetting(f"triton={self.triton!r} must be True, False or None")
         if type(self.cache_bytes) is not int or self.cache_bytes < 0:
             raise InvalidSetting(
                 f"cache_bytes={self.cache_bytes!r} must be a number of bytes, 0 for no cache "
@@ -94,7 +93,7 @@ def _from_environment() -> Runtime:
     return Runtime(
         device=os.environ.get("TINC_DEVICE", "auto"),
         threads=int(threads),
-        triton=triton == "1",
+        triton={"1": True, "0": False}.get(triton),
         cache_bytes=int(cache),
     )
 

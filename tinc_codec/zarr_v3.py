@@ -13,7 +13,7 @@ import numpy as np
 
 try:
     from zarr.abc.codec import ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin
-    from zarr.core.buffer import gpu
+    from zarr.core.buffer import cpu, gpu
     from zarr.registry import register_codec
 except ImportError as error:
     raise ImportError(
@@ -131,8 +131,9 @@ iterations, milestones
         with _where_buffers_are(spec for *_, spec in batch) as settings:
             if not settings.uses_torch:
                 return await super().decode_partial(batch)
+            # A payload is read on the host, wherever its values are wanted.
             payloads = await asyncio.gather(
-                *(getter.get(prototype=spec.prototype) for getter, _, spec in batch)
+                *(getter.get(prototype=cpu.buffer_prototype) for getter, _, _ in batch)
             )
             parts = [(p, spec, part) for p, (_, part, spec) in zip(payloads, batch, strict=True)]
             return await asyncio.to_thread(self._decode_together, parts)

@@ -34,7 +34,8 @@ def descend(
     Parameters
     ----------
     problem : an engine's ``Problem``
-        Gives losses with gradients, and may do many steps itself (``run``).
+        Gives losses with gradients, and may do many steps itself (``run``), with Triton's kernels
+        or without (``has_kernels``).
     start : (chunks, size) float32
         First parameters; not changed.
     factors : (chunks, size) float32
@@ -57,7 +58,8 @@ def descend(
     """
     sizes = optimiser.step_sizes(name, [rate_at(step) for step in range(steps)])
     if hasattr(problem, "run"):
-        update = optimiser.ON_TENSORS[name]
+        updates = optimiser.IN_ONE_LAUNCH if problem.has_kernels else optimiser.ON_TENSORS
+        update = updates[name]
         parameters, losses = problem.run(start, factors, update, sizes, first_sample)
     else:
         update = optimiser.ON_ARRAYS[name]

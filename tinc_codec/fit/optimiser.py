@@ -16,6 +16,8 @@ from numba import njit
 BETA_1 = 0.9
 BETA_2 = 0.999
 EPSILON = 1e-8
+# Parameters of a program of a kernel.
+_BLOCK = 512
 
 
 def step_sizes(name: str, rates: Sequence[float]) -> npt.NDArray[np.float32]:
@@ -92,5 +94,27 @@ def _added(parts: Any) -> Any:
     return parts[0] if len(parts) == 1 else parts.sum(0)
 
 
+def adam_triton(p: Any, parts: Any, scale: Any, m: Any, v: Any, rate: Any, root: Any) -> None:
+    """Do one Adam step in place in one launch; as :func:`adam_torch`."""
+    _launch(p, parts, scale, m, v, rate, root, is_adamax=False)
+
+
+def adamax_triton(p: Any, parts: Any, scale: Any, m: Any, v: Any, rate: Any, root: Any) -> None:
+    """Do one Adamax step in place in one launch; as :func:`adamax_torch`."""
+    _launch(p, parts, scale, m, v, rate, root, is_adamax=True)
+
+
+def _launch(
+    p: Any, parts: Any, scale: Any, m: Any, v: Any, rate: Any, root: Any, *, is_adamax: bool
+) -> None:
+    from tinc_codec.fit import kernels
+
+    kernels.step[(-(-len(p) // _BLOCK),)](
+        p, _added(parts), scale, m, v, rate, root, len(p),
+        ADAMAX=is_adamax, BETA_1=BETA_1, BETA_2=BETA_2, EPSILON=EPSILON, BLOCK=_BLOCK,
+    )  # fmt: skip
+
+
 ON_ARRAYS = {"adam": adam, "adamax": adamax}
 ON_TENSORS = {"adam": adam_torch, "adamax": adamax_torch}
+IN_ONE_LAUNCH = {"adam": adam_triton, "adamax": adamax_triton}

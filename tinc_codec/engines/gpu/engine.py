@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -27,7 +28,7 @@ from tinc_codec.engines.gpu.memory import LANES
 from tinc_codec.engines.gpu.problem import Problem
 from tinc_codec.engines.gpu.stacks import Stacked, Stacks
 from tinc_codec.tree.geometry import Geometry, IntArray, boxes, leaf_affine, leaf_of
-from tinc_codec.tree.network import Tree, layout
+from tinc_codec.tree.network import Tree
 
 if TYPE_CHECKING:
     import torch
@@ -101,15 +102,17 @@ def evaluate(
 
     index = [np.asarray(a, np.int64) for a in axes]
     lengths = [len(index[0])] if pointwise else [len(a) for a in index]
-    stacks = Stacks(layout(tree), len(parameters), device)
+    stacks, paths = fused.stacks_of(tree, len(parameters), device)
     with exact_products(device):
         stacked = stacks.stack(torch.tensor(parameters, device=device))
-        voxels = (_points if pointwise else _grid)(tree.geometry, index, device)
-        if fused.wanted(stacks.layers, device):
-            paths = fused.Paths(stacks, device)
-            if _kernels_agree(paths, stacks, voxels, device):
-                out = fused.decode(paths, stacked, voxels.tables, voxels.counts, stacks.chunks)
-                return out.view(len(parameters), *lengths)
+        if pointwise:
+            voxels = _points(tree.geometry, index, device)
+        else:
+            voxels = _grid(tree.geometry, tuple(a.tobytes() for a in index), device)
+        if paths is not None and _kernels_agree(paths, stacks, voxels, device):
+            small = fused.are_small(parameters)
+            out = fused.decode(paths, stacked, voxels.tables, voxels.counts, small=small)
+            return out.view(len(parameters), *lengths)
         layers = stacks.views(stacked)
         out = _evaluate(layers, voxels.counts, voxels.locate, len(parameters), device)
     return out.view(len(parameters), *lengths)
@@ -122,7 +125,7 @@ def _kernels_agree(
 
     def compare() -> tuple[torch.Tensor, torch.Tensor]:
         stacked = fused.probe(stacks, device)
-        found = fused.decode(paths, stacked, voxels.tables, voxels.counts, stacks.chunks)
+        found = fused.decode(paths, stacked, voxels.tables, voxels.counts, small=True)
         layers = stacks.views(stacked)
         expected = _evaluate(layers, voxels.counts, voxels.locate, stacks.chunks, device)
         return found, expected
@@ -161,8 +164,8 @@ def _points(geometry: Geometry, points: Sequence[IntArray], device: torch.device
     n_axes = len(points)
     firsts = first + len(order) * torch.arange(n_axes, device=device)[:, None]
     tables = fused.DecodeTables(
-        counts=torch.tensor(counts, device=device),
-        sides=firsts,
+        counts=torch.tensor(counts.astype(np.int32), device=device),
+        sides=firsts.int(),
         firsts=firsts,
         places=torch.cat([place] + [torch.zeros_like(place)] * (n_axes - 1)),
         coordinates=x.T.contiguous(),
@@ -172,10 +175,16 @@ def _points(geometry: Geometry, points: Sequence[IntArray], device: torch.device
     return Voxels(counts=counts, locate=locate, tables=tables)
 
 
-def _grid(geometry: Geometry, axes: Sequence[IntArray], device: torch.device) -> Voxels:
-    """Return how many voxels of the outer product lie in each leaf, and where they are found."""
+@lru_cache(maxsize=8)
+def _grid(geometry: Geometry, indices: tuple[bytes, ...], device: torch.device) -> Voxels:
+    """Return how many voxels of the outer product lie in each leaf, and where they are found.
+
+    Those of the last outer products are kept: readers ask for the same of one chunk after another.
+    The indices are the bytes of an int64 array for each axis.
+    """
     import torch
 
+    axes = [np.frombuffer(index, np.int64) for index in indices]
     lengths = [len(a) for a in axes]
     tables = [_axis_table(geometry, axis, index) for axis, index in enumerate(axes)]
     counts = np.stack([table[0] for table in tables])
@@ -199,8 +208,8 @@ def _grid(geometry: Geometry, axes: Sequence[IntArray], device: torch.device) ->
     lengths_before = np.cumsum([0, *lengths[:-1]]).tolist()
     in_leaf = counts.prod(axis=0)
     given = fused.DecodeTables(
-        counts=torch.tensor(in_leaf, device=device),
-        sides=torch.stack(count),
+        counts=torch.tensor(in_leaf.astype(np.int32), device=device),
+        sides=torch.stack(count).int(),
         firsts=torch.stack([f + n for f, n in zip(first, lengths_before, strict=True)]),
         places=torch.cat(place),
         coordinates=torch.cat(coordinate),

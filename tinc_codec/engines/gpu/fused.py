@@ -1,9 +1,9 @@
 """The Triton kernels on the host's side: whether to use them, their tables, their launches.
 
 They are used on a GPU of compute capability 8.0 or more where triton is there and the paths are
-neither too long nor too wide, if ``runtime(triton=True)`` or ``TINC_TRITON=1`` asks for them.
-They have not run on a GPU yet. Hence a check, each time a process meets paths of other widths,
-against torch's products; if the kernels fail or disagree, a warning says so and torch goes on.
+neither too long nor too wide, unless ``runtime(triton=False)`` or ``TINC_TRITON=0`` says otherwise.
+Each time a process meets paths of other widths they are compared with torch's products; if they
+fail or disagree, a warning says so and torch goes on.
 """
 
 from __future__ import annotations
@@ -13,29 +13,44 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from tinc_codec.engines.gpu.stacks import LayerStack, Stacks
+from tinc_codec.engines.gpu.stacks import Stacks
 from tinc_codec.errors import InvalidSetting
 from tinc_codec.runtime import current_runtime
 from tinc_codec.tree.geometry import IntArray
+from tinc_codec.tree.network import Tree, layout
 
 if TYPE_CHECKING:
     import torch
 
-# Layers of a path, output included; outputs of a sine layer: what fits a program's registers.
+# Of which the widths of sine layers are: the least size of a product's factors.
+MULTIPLE = 16
+# Layers of a path, output included; outputs of all its sine layers, or of two in a row.
 MOST_LAYERS = 9
-WIDEST = 64
-# Voxels of a tile.
-FIT_BLOCK = 32
-DECODE_BLOCK = 128
-# Programs of a chunk in a step, about: enough for a GPU, without more partial sums than need be.
-_PROGRAMS = 256
+MOST_FEATURES, MOST_OF_TWO = 640, 320
+# Voxels of a tile, the warps that work on it, and the most features of a block. With blocks of 64,
+# what Triton 3.6 makes of the gradients goes beyond its memory.
+FIT_BLOCK, _FIT_WARPS, _FIT_FEATURES = 64, 4, 32
+DECODE_BLOCK, _DECODE_WARPS, _DECODE_FEATURES = 128, 4, 128
+# Programs that decode, at least, where there are so many tiles; tiles that one decodes at most.
+_DECODE_PROGRAMS, _MOST_ROUNDS = 1024, 16
+# Voxels that a program draws.
+_DRAWN = 256
+# Gradients that a program adds up, and how many rows of them at once.
+_ITEMS, _ROWS = 128, 16
+# Products of float16 are for parameters below this.
+_SMALL = 2.0**15
 _CAPABILITY = (8, 0)
 # Of the largest value: rounding alone leaves some 1e-6.
 _AGREEMENT = 1e-4
+
+_GOLDEN = 0.6180339887498949
 
 _agreed: dict[tuple[Any, ...], bool] = {}
 
@@ -46,11 +61,12 @@ class DecodeTables:
 
     Attributes
     ----------
-    counts : (leaves,) int64
+    counts : (leaves,) int32
         Voxels asked for in each leaf.
-    sides, firsts : (axes, leaves) int64
-        Of a grid: how many of an axis's indices lie in the leaf, and where they begin in the
-        next two. Of points: where the leaf's points begin.
+    sides : (axes, leaves) int32
+        Of a grid: how many of an axis's indices lie in the leaf.
+    firsts : (axes, leaves) int64
+        Where they begin in the next two; of points, where the leaf's points begin.
     places : int64
         Positions in the output along an axis, axis after axis; of points, in the output.
     coordinates : float32
@@ -70,27 +86,51 @@ class DecodeTables:
     points: bool
 
 
-def wanted(layers: Sequence[LayerStack], device: torch.device) -> bool:
-    """Tell whether the kernels are to be tried for paths of these layers.
+def stacks_of(tree: Tree, chunks: int, device: torch.device) -> tuple[Stacks, Paths | None]:
+    """Return the stacks of chunks' trees, and their paths where the kernels are to be tried.
+
+    Those of the last single chunks are kept.
 
     Raises
     ------
     InvalidSetting
         If the run-time settings ask for Triton where it cannot run.
     """
-    if not current_runtime().triton:
+    widths = layout(tree).n_out[layout(tree).paths[:, :-1]].max(axis=0)
+    given = tree, chunks, device, _wanted((-(-widths // MULTIPLE) * MULTIPLE).tolist(), device)
+    return _kept_stacks(*given) if chunks == 1 else _stacks(*given)
+
+
+def _stacks(
+    tree: Tree, chunks: int, device: torch.device, with_paths: bool
+) -> tuple[Stacks, Paths | None]:
+    if not with_paths:
+        return Stacks(layout(tree), chunks, device), None
+    stacks = Stacks(layout(tree), chunks, device, MULTIPLE)
+    return stacks, Paths(stacks, device)
+
+
+_kept_stacks = lru_cache(maxsize=8)(_stacks)
+
+
+def _wanted(widths: Sequence[int], device: torch.device) -> bool:
+    """Tell whether the kernels are to be tried for paths of sine layers of these widths."""
+    asked = current_runtime().triton
+    if asked is False:
         return False
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    if importlib.util.find_spec("triton") is None:
+    there = importlib.util.find_spec("triton") is not None
+    if asked and not there:
         raise InvalidSetting("triton=True needs triton, which is not installed: pip install "
                              "triton, or use triton=False")  # fmt: skip
-    if device.type != "cuda" and not interpreted:
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if asked and device.type != "cuda" and not interpreted:
         raise InvalidSetting(
             f"triton=True needs a CUDA device, not {device}: use device='cuda', triton=False, or "
             "set TRITON_INTERPRET=1 to try the kernels slowly on the CPU"
         )
-    widths = [layer.n_out for layer in layers[:-1]]
-    return len(layers) <= MOST_LAYERS and max(widths) <= WIDEST and _capable(device)
+    fits = len(widths) < MOST_LAYERS and sum(widths) <= MOST_FEATURES
+    fits = fits and all(a + b <= MOST_OF_TWO for a, b in pairwise([0, *widths]))
+    return fits and (asked or (there and device.type == "cuda")) and _capable(device)
 
 
 def _capable(device: torch.device) -> bool:
@@ -139,11 +179,40 @@ def agreed(
 
 
 def probe(stacks: Stacks, device: torch.device) -> torch.Tensor:
-    """Return stacked parameters over [-1, 1], no two of a layer alike, to compare kernels at."""
+    """Return stacked parameters to compare kernels at: no two of a layer alike, of SIREN's size."""
     import torch
 
-    values = torch.linspace(0, 40, stacks.chunks * stacks.parameters, device=device).sin()
-    return stacks.stack(values.view(stacks.chunks, stacks.parameters))
+    numbers = torch.arange(stacks.chunks * stacks.parameters, device=device)
+    values = numbers * _GOLDEN % 1 * 2 - 1
+    stacked = stacks.stack(values.view(stacks.chunks, stacks.parameters))
+    for weight, _ in stacks.views(stacked):
+        weight.mul_((6 / weight.shape[2]) ** 0.5)
+    return stacked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draws:
+    """How the voxels of a step's sample are drawn, all arrays on the device.
+
+    Attributes
+    ----------
+    corners : (leaves, 1 + 2 * axes) int64
+        The number of a leaf's first draw, where it starts along each axis, and its sides.
+    affine : (leaves, 2 * axes) float64
+        Scales and offsets of coordinates.
+    strides : (axes,) int64
+        What an index counts in the flat volume.
+    shares : (leaves,) float32
+        Weight of a leaf's voxels in the loss.
+    count : int
+        Voxels drawn in each leaf.
+    """
+
+    corners: torch.Tensor
+    affine: torch.Tensor
+    strides: torch.Tensor
+    shares: torch.Tensor
+    count: int
 
 
 class Paths:
@@ -152,9 +221,9 @@ class Paths:
     Parameters
     ----------
     stacks : Stacks
-        Of the chunks.
+        Of the chunks, of widths that are multiples of :data:`MULTIPLE`.
     device : torch.device
-        Where the table lies.
+        Where tables lie.
     """
 
     def __init__(self, stacks: Stacks, device: torch.device) -> None:
@@ -162,25 +231,71 @@ class Paths:
 
         layers, n = stacks.layers, stacks.chunks
         sizes = [layer.n_out * (layer.n_in + 1) for layer in layers]
-        at = np.cumsum([0, *sizes])
-        self.leaves = layers[-1].nodes
-        self.slices = [
-            (int(a), int(a) + s.n_out * s.n_in, int(b))
-            for a, b, s in zip(at[:-1], at[1:], layers, strict=True)
-        ]
-        self.size = int(at[-1])
+        first = np.cumsum([0, *sizes])
+        self.size = int(first[-1])
         self.axes = layers[0].n_in
-        self.widths = tuple(max(16, 1 << (layer.n_out - 1).bit_length()) for layer in layers[:-1])
-        self.warps = 4 if max(self.widths) == 16 else 8
+        self.leaves, self.chunks = layers[-1].nodes, n
+        self.widths = tuple(layer.n_out for layer in layers[:-1])
+        self.to_decode, self.to_fit = (
+            _constants(self.widths, most) | {"AXES": self.axes}
+            for most in (_DECODE_FEATURES, _FIT_FEATURES)
+        )
         rows = [
-            (n * s.start, n * s.bias_start, s.n_out, s.n_in, self.leaves // s.nodes, int(first))
-            for s, first in zip(layers, at[:-1], strict=True)
+            (n * s.start, n * s.bias_start, self.leaves // s.nodes, int(column))
+            for s, column in zip(layers, first[:-1], strict=True)
         ]
         self.table = torch.tensor(rows, dtype=torch.int64, device=device)
+        self._layers, self._rows, self._device = layers, rows, device
+
+    def jobs(self, parts: int) -> torch.Tensor:
+        """Return what :func:`tinc_codec.engines.gpu.kernels.add_up`'s programs do.
+
+        ``parts`` rows of partial gradients belong to each leaf.
+        """
+        import torch
+
+        found = []
+        for s, (weights, biases, below, column) in zip(self._layers, self._rows, strict=True):
+            rows = below * parts
+            given = (self.chunks * s.nodes, rows)
+            size = s.n_out * s.n_in
+            found += [_jobs(weights, size, column, *given)]
+            found += [_jobs(biases, s.n_out, column + size, *given)]
+        return torch.tensor(np.concatenate(found), device=self._device)
+
+
+def _constants(widths: Sequence[int], most: int) -> dict[str, Any]:
+    """Return the blocks, of at most so many features, of layers of these widths.
+
+    See :mod:`tinc_codec.engines.gpu.kernels`.
+    """
+    sizes: list[int] = []
+    at: list[int] = []
+    first = [0]
+    for width in widths:
+        begin = 0
+        while begin < width:
+            sizes.append(min(most, 1 << ((width - begin).bit_length() - 1)))
+            at.append(begin)
+            begin += sizes[-1]
+        first.append(len(sizes))
+    return {"BLOCKS": tuple(sizes), "AT": tuple(at), "FIRST": tuple(first)}
+
+
+def _jobs(start: int, size: int, column: int, nodes: int, rows: int) -> IntArray:
+    """Return the jobs (programs, 5) of a layer's weights, or biases: ``size`` of each node."""
+    pieces = -(-size // _ITEMS)
+    node, piece = np.divmod(np.arange(nodes * pieces), pieces)
+    done = piece * _ITEMS
+    count = np.minimum(_ITEMS, size - done)
+    return np.stack(
+        [start + node * size + done, count, column + done, node * rows, np.full_like(node, rows)],
+        axis=1,
+    )
 
 
 def decode(
-    paths: Paths, parameters: torch.Tensor, tables: DecodeTables, counts: IntArray, chunks: int
+    paths: Paths, parameters: torch.Tensor, tables: DecodeTables, counts: IntArray, *, small: bool
 ) -> torch.Tensor:
     """Evaluate the voxels of the tables in every chunk.
 
@@ -194,8 +309,8 @@ def decode(
         Which voxels.
     counts : (leaves,) int64 array
         Voxels in each leaf.
-    chunks : int
-        How many.
+    small : bool
+        Whether all parameters are small enough for products of float16.
 
     Returns
     -------
@@ -207,19 +322,20 @@ def decode(
 
     device = parameters.device
     voxels = int(counts.sum())
-    tile_counts = -(-counts // DECODE_BLOCK)
-    leaf = np.repeat(np.arange(len(counts)), tile_counts)
-    first = np.arange(len(leaf)) - (np.cumsum(tile_counts) - tile_counts)[leaf]
-    out = torch.empty((chunks, voxels), dtype=torch.float32, device=device)
+    out = torch.empty((paths.chunks, voxels), dtype=torch.float32, device=device)
     if voxels == 0:
         return out
+    programs = paths.chunks * paths.leaves
+    tiles = -(-int(counts.max()) // DECODE_BLOCK)
+    rounds = min(max(1, programs * tiles // _DECODE_PROGRAMS), _MOST_ROUNDS)
+    parts = -(-tiles // rounds)
     with _on(device):
-        kernels.decode_tiles[(len(leaf), chunks)](
-            parameters, paths.table, torch.tensor(leaf, device=device),
-            torch.tensor(first * DECODE_BLOCK, device=device), tables.counts, tables.sides,
-            tables.firsts, tables.places, tables.coordinates, tables.strides, out,
-            paths.leaves, voxels, POINTS=tables.points, AXES=paths.axes, WIDTHS=paths.widths,
-            BLOCK=DECODE_BLOCK, num_warps=paths.warps, enable_fp_fusion=True,
+        kernels.decode_tiles[(programs * parts,)](
+            parameters, paths.table, tables.counts, tables.sides, tables.firsts, tables.places,
+            tables.coordinates, tables.strides, out, paths.leaves, voxels, parts, rounds,
+            POINTS=tables.points, BLOCK=DECODE_BLOCK, DOT="float16" if small else "tf32x3",
+            FAST=_is_compiled(device), num_warps=_DECODE_WARPS, num_stages=1,
+            **paths.to_decode,
         )  # fmt: skip
     return out
 
@@ -227,16 +343,16 @@ def decode(
 def gradient(
     paths: Paths,
     parameters: torch.Tensor,
-    sample: tuple[torch.Tensor, torch.Tensor],
+    draws: Draws,
+    jobs: torch.Tensor,
+    key: torch.Tensor,
     targets: torch.Tensor,
     weights: torch.Tensor | None,
-    shares: torch.Tensor,
-    views: Callable[[torch.Tensor], list[tuple[torch.Tensor, torch.Tensor]]],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return losses and the gradient, as :class:`tinc_codec.engines.gpu.products.Gradient`.
 
-    Beside its inputs it takes 4 bytes per parameter of a path, times leaves, times programs
-    per leaf: less than the activations that torch's products keep.
+    Beside its inputs it takes 4 bytes per parameter of a path, times leaves, times tiles of a leaf:
+    less than the activations that torch's products keep.
 
     Parameters
     ----------
@@ -244,14 +360,14 @@ def gradient(
         Of the chunks.
     parameters : (stacked size,) float32 tensor
         Weights and biases.
-    sample : (leaves, n, axes) float32 and (leaves, n) int64 tensors
-        Coordinates of the voxels drawn, and where they lie in the flat volume.
+    draws : Draws
+        How voxels are drawn.
+    jobs : int64 tensor
+        The paths' for :func:`parts_of` the draws.
+    key : (1,) int64 tensor
+        The step's.
     targets, weights : (chunks, voxels) float32 tensors, or None
         Values to reach, and weights in the loss.
-    shares : (leaves,) float32 tensor
-        Weight of a leaf's voxels in the loss.
-    views : callable
-        Splits a stacked vector into layers.
 
     Returns
     -------
@@ -262,26 +378,44 @@ def gradient(
 
     from tinc_codec.engines.gpu import kernels
 
-    x, where = sample
-    chunks, n, leaves = len(targets), where.shape[1], paths.leaves
-    tiles = -(-n // FIT_BLOCK)
-    parts = min(tiles, max(1, _PROGRAMS // leaves))
-    tiles = -(-tiles // parts)
-    partial = torch.empty((chunks * leaves, parts, paths.size), device=x.device)
-    losses = torch.empty((chunks, leaves * parts), device=x.device)
-    with _on(x.device):
-        kernels.fit_tiles[(chunks * leaves, parts)](
-            parameters, paths.table, x, where, targets, targets if weights is None else weights,
-            shares, partial, losses, leaves, n, targets.shape[1], tiles, paths.size,
-            WEIGHTED=weights is not None, AXES=paths.axes, WIDTHS=paths.widths,
-            BLOCK=FIT_BLOCK, num_warps=paths.warps, enable_fp_fusion=True,
-        )  # fmt: skip
+    device = parameters.device
+    programs, parts, leaves = paths.chunks * paths.leaves, parts_of(draws), paths.leaves
+    total = leaves * draws.count
+    x = torch.empty((paths.axes, total), device=device)
+    where = torch.empty(total, dtype=torch.int64, device=device)
+    partial = torch.empty((programs, parts, paths.size), device=device)
+    losses = torch.empty((programs, parts), device=device)
     result = torch.empty_like(parameters)
-    for (a, middle, b), (weight, bias) in zip(paths.slices, views(result), strict=True):
-        rows = partial.view(len(weight), -1, paths.size)
-        torch.sum(rows[:, :, a:middle], dim=1, out=weight.view(len(weight), -1))
-        torch.sum(rows[:, :, middle:b], dim=1, out=bias.view(len(bias), -1))
-    return losses.sum(dim=1), result
+    compiled = _is_compiled(device)
+    with _on(device):
+        kernels.draw[(leaves, -(-draws.count // _DRAWN))](
+            draws.corners, draws.affine, draws.strides, key, x, where, draws.count, total,
+            AXES=paths.axes, BLOCK=_DRAWN,
+        )  # fmt: skip
+        kernels.fit_tiles[(programs, parts)](
+            parameters, paths.table, x, where, targets, targets if weights is None else weights,
+            draws.shares, partial, losses,
+            leaves, draws.count, total, targets.shape[1], paths.size,
+            WEIGHTED=weights is not None, BLOCK=FIT_BLOCK, DOT="float16" if compiled else "ieee",
+            FAST=compiled, num_warps=_FIT_WARPS, **paths.to_fit,
+        )  # fmt: skip
+        kernels.add_up[(len(jobs),)](partial, jobs, result, paths.size, ITEMS=_ITEMS, ROWS=_ROWS)
+    return losses.view(paths.chunks, -1).sum(dim=1), result
+
+
+def are_small(parameters: npt.NDArray[np.float32]) -> bool:
+    """Tell whether all parameters are small enough for products of float16."""
+    return bool(max(parameters.max(), -parameters.min()) < _SMALL)  # not if one is NaN
+
+
+def parts_of(draws: Draws) -> int:
+    """Return how many tiles are drawn in each leaf."""
+    return -(-draws.count // FIT_BLOCK)
+
+
+def _is_compiled(device: torch.device) -> bool:
+    """Tell whether kernels run on a GPU, not in Triton's interpreter."""
+    return device.type == "cuda"
 
 
 def _on(device: torch.device) -> Any:

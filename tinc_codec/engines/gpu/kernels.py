@@ -1,46 +1,92 @@
 """Triton kernels: a tile of voxels through its leaf's whole path, weights and activations on chip.
 
-The only module that imports triton when it is loaded; it is imported inside functions alone.
-So far these kernels have run in Triton's interpreter only, and been compiled for sm_80 and sm_90
-(tests/test_triton.py); never on a GPU. :mod:`tinc_codec.engines.gpu.fused` therefore compares
-them with torch's products before it trusts them.
+The only module of the engine that imports triton when it is loaded; it is imported inside functions
+alone. :mod:`tinc_codec.engines.gpu.fused` compares the kernels with torch's products before it
+trusts them.
 
 A path is a first layer that takes the coordinates, sine layers, and an output layer of width 1.
-``table`` has a row of six integers per layer, output included: where the first node's weights
-begin in the stacked parameters, where the biases do, outputs, inputs (padded to the level's
-widest node, as :mod:`tinc_codec.engines.gpu.stacks` has it), leaves per node, and where the
-layer lies in a row of path gradients (weights, then biases). ``WIDTHS`` are the sine layers'
-outputs, each the next power of two of at least 16: what is beyond is masked, and zero. Products
-are in full float32, sines have their arguments reduced.
+Features of a sine layer come in blocks of 16 or a larger power of two, which add up to its width in
+the stacks: ``BLOCKS`` are the sizes of all layers' blocks, ``AT`` where each begins in its layer,
+``FIRST`` the first block of each layer, and behind the last one their number. ``table`` has a row
+of four integers per layer, output included: where the first node's weights begin in the stacked
+parameters, where the biases do, leaves per node, and where the layer lies in a row of path
+gradients (weights, then biases). No access is masked by a width: what pads a layer is zero.
+
+Constants of a tuple are taken out of it by assignments with a type: without, some versions of
+Triton take them for numbers of the kernel's.
 """
 
 import triton
 import triton.language as tl
 
-ROW = tl.constexpr(6)
+ROW = tl.constexpr(4)
 
 
 @triton.jit
-def _sine(z, OF_COSINE: tl.constexpr):
-    """Return the sine of z, or its cosine; errors are below 1e-7 and ``abs(z)`` * 1e-8.
+def _sine(z, FAST: tl.constexpr):
+    """Return the sine of z; errors are below 1e-7, or 5e-7 where the GPU's own sine is used.
 
-    z less its nearest multiple of pi (for a cosine, odd multiple of pi / 2), pi in three parts
-    whose products with the multiple are exact (Cody and Waite); then the Taylor polynomial.
+    And ``abs(z)`` * 1e-8. z less its nearest multiple of pi (of 2 pi), pi in parts whose products
+    with the multiple are exact (Cody and Waite); then a polynomial, or the GPU's.
     """
-    whole = tl.floor(z * 0.31830988618379067 + (0.0 if OF_COSINE else 0.5))
-    turns = whole + (0.5 if OF_COSINE else 0.0)
-    r = z - turns * 3.140625
-    r = r - turns * 9.67502593994140625e-4
-    r = r - turns * 1.509957990978376432e-7
+    if FAST:  # said to have effects: else the compiler does it several times
+        return tl.inline_asm_elementwise(
+            "sin.approx.ftz.f32 $0, $1;", "=f,f", [_less_turns(z)], tl.float32, False, 1
+        )
+    else:
+        near = z * 0.31830988618379067 + 12582912.0  # 1.5 * 2**23: rounds; the last bit is its own
+        return _odd_sine(z, near, near - 12582912.0)
+
+
+@triton.jit
+def _cosine(z, FAST: tl.constexpr):
+    """Return the cosine of z; as :func:`_sine`, of z less an odd multiple of pi / 2."""
+    if FAST:
+        return tl.inline_asm_elementwise(
+            "cos.approx.ftz.f32 $0, $1;", "=f,f", [_less_turns(z)], tl.float32, False, 1
+        )
+    else:
+        near = (z * 0.31830988618379067 - 0.5) + 12582912.0
+        return -_odd_sine(z, near, (near - 12582912.0) + 0.5)
+
+
+@triton.jit
+def _less_turns(z):
+    """Return z less its nearest multiple of 2 pi."""
+    turns = (z * 0.15915494309189535 + 12582912.0) - 12582912.0
+    r = z - turns * 6.28125
+    return r - turns * 1.9353071795864769e-3
+
+
+@triton.jit
+def _odd_sine(z, near, halves):
+    """Return the sine of z - pi * halves, its sign changed if the last bit of ``near`` is set."""
+    r = z - halves * 3.140625
+    r = r - halves * 9.67502593994140625e-4
+    r = r - halves * 1.509957990978376432e-7
     s = r * r
-    q = s * 1.6059043836821613e-10 - 2.505210838544172e-08
-    q = s * q + 2.7557319223985893e-06
-    q = s * q - 0.0001984126984126984
-    q = s * q + 0.008333333333333333
-    q = s * q - 0.16666666666666666
+    q = s * 2.60005322e-06 - 1.98066144e-04
+    q = s * q + 8.33301728e-03
+    q = s * q - 0.166666571
     value = r + r * s * q
-    odd = whole - 2 * tl.floor(whole * 0.5)
-    return value * (2 * odd - 1 if OF_COSINE else 1 - 2 * odd)
+    sign = near.to(tl.int32, bitcast=True) << 31
+    return (value.to(tl.int32, bitcast=True) ^ sign).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _features(BLOCKS: tl.constexpr, AT: tl.constexpr, b: tl.constexpr):
+    """Return the numbers, in their layer, of the features of a block."""
+    size: tl.constexpr = BLOCKS[b]
+    first: tl.constexpr = AT[b]
+    return first + tl.arange(0, size)
+
+
+@triton.jit
+def _width(BLOCKS: tl.constexpr, AT: tl.constexpr, FIRST: tl.constexpr, layer: tl.constexpr):
+    """Return the width of a sine layer."""
+    last: tl.constexpr = FIRST[layer + 1] - 1
+    width: tl.constexpr = AT[last] + BLOCKS[last]
+    return width
 
 
 @triton.jit
@@ -49,197 +95,358 @@ def _item(table, layer, column):
 
 
 @triton.jit
-def _weights(p, table, layer, leaf, o, i):
-    """Return the weights at outputs o and inputs i; zero beyond."""
-    n_out, n_in = _item(table, layer, 2), _item(table, layer, 3)
-    at = _item(table, layer, 0) + leaf // _item(table, layer, 4) * n_out * n_in
-    return tl.load(p + at + o * n_in + i, mask=(o < n_out) & (i < n_in), other=0.0)
+def _node(table, layer, path, column, size):
+    """Return where a node's items begin in the stacked parameters, each node having so many."""
+    at = _item(table, layer, column) + path // _item(table, layer, 2) * size
+    return tl.multiple_of(at, 16)
 
 
 @triton.jit
-def _biases(p, table, layer, leaf, o):
-    """Return the biases at outputs o; zero beyond."""
-    n_out = _item(table, layer, 2)
-    at = _item(table, layer, 1) + leaf // _item(table, layer, 4) * n_out
-    return tl.load(p + at + o, mask=o < n_out, other=0.0)
-
-
-@triton.jit
-def _column(p, table, leaf, o, axis):
-    """Return what the first layer multiplies a coordinate by, at outputs o; zero beyond."""
-    n_out, n_in = _item(table, 0, 2), _item(table, 0, 3)
-    at = _item(table, 0, 0) + leaf // _item(table, 0, 4) * n_out * n_in
-    return tl.load(p + at + o * n_in + axis, mask=o < n_out, other=0.0)
-
-
-@triton.jit
-def _sums(p, table, layer, leaf, x, WIDTHS: tl.constexpr):
-    """Return a sine layer's sums (voxels, outputs) from the sines before it."""
-    o, i = tl.arange(0, WIDTHS[layer]), tl.arange(0, WIDTHS[layer - 1])
-    w = _weights(p, table, layer, leaf, o[None, :], i[:, None])
-    b = _biases(p, table, layer, leaf, o)
-    return tl.dot(x, w, input_precision="ieee") + b[None, :]
-
-
-@triton.jit
-def _output(p, table, leaf, x, WIDTHS: tl.constexpr):
-    """Return the network's values (voxels,) from the last sines."""
-    last: tl.constexpr = len(WIDTHS)
-    i = tl.arange(0, WIDTHS[last - 1])
-    w = _weights(p, table, last, leaf, i * 0, i)
-    return tl.sum(x * w[None, :], axis=1) + tl.load(p + _item(table, last, 1) + leaf)
-
-
-@triton.jit(do_not_specialize=["leaves", "voxels"])
-def decode_tiles(
-    p, table, tile_leaf, tile_first, counts, sides, firsts,
-    places, coordinates, strides, out, leaves, voxels,
-    POINTS: tl.constexpr, AXES: tl.constexpr, WIDTHS: tl.constexpr, BLOCK: tl.constexpr,
+def _first_sums(
+    p, table, path, xs,
+    BLOCKS: tl.constexpr, AT: tl.constexpr, FIRST: tl.constexpr,
 ):  # fmt: skip
-    """Evaluate a tile of a leaf's voxels in one chunk, program (tile, chunk).
-
-    The tables are those of :func:`tinc_codec.engines.gpu.fused.decode_tables`.
-    """
-    leaf, chunk = tl.load(tile_leaf + tl.program_id(0)), tl.program_id(1).to(tl.int64)
-    j = tl.load(tile_first + tl.program_id(0)) + tl.arange(0, BLOCK)
-    inside = j < tl.load(counts + leaf)
-    rest = tl.where(inside, j, 0)
-    path = chunk * leaves + leaf
-    o = tl.arange(0, WIDTHS[0])
-    z = _biases(p, table, 0, path, o)[None, :] + tl.zeros((BLOCK, WIDTHS[0]), tl.float32)
-    place = tl.zeros((BLOCK,), tl.int64)
-    for turn in tl.static_range(AXES):
-        row = (AXES - 1 - turn) * leaves + leaf
-        if POINTS:
-            at = tl.load(firsts + row) + rest
-        else:
-            side = tl.load(sides + row)
-            at = tl.load(firsts + row) + rest % side
-            rest = rest // side
-        place += tl.load(places + at) * tl.load(strides + AXES - 1 - turn)
-        w = _column(p, table, path, o, AXES - 1 - turn)
-        z += tl.load(coordinates + at)[:, None] * w[None, :]
-    x = _sine(z, False)
-    for layer in tl.static_range(1, len(WIDTHS)):
-        x = _sine(_sums(p, table, layer, path, x, WIDTHS), False)
-    tl.store(out + chunk * voxels + place, _output(p, table, path, x, WIDTHS), mask=inside)
-
-
-@triton.jit(do_not_specialize=["leaves", "n", "voxels", "tiles", "size"])
-def fit_tiles(
-    p, table, x, where, targets, weights, shares, partial,
-    losses, leaves, n, voxels, tiles, size,
-    WEIGHTED: tl.constexpr, AXES: tl.constexpr, WIDTHS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """Run tiles of a leaf's sample forward and backward, program (leaf of all chunks, part).
-
-    The loss goes to ``losses[leaf, part]``, the gradient of the path to ``partial[leaf, part]``,
-    which this program alone writes: sums do not depend on which program runs first.
-    """
-    sines: tl.constexpr = len(WIDTHS)
-    path = tl.program_id(0).to(tl.int64)
-    leaf, chunk = path % leaves, path // leaves
-    share = tl.load(shares + leaf)
-    loss, gradients = tl.zeros((BLOCK,), tl.float32), _no_gradients(AXES, WIDTHS)
-    for t in range(tiles):
-        j = (tl.program_id(1) * tiles + t) * BLOCK + tl.arange(0, BLOCK)
-        inside = j < n
-        at = leaf * n + tl.where(inside, j, 0)
-        voxel = chunk * voxels + tl.load(where + at)
-        zs = _forward(p, table, path, x, at, AXES, WIDTHS)
-        last = _sine(zs[sines - 1], False)
-        error = _output(p, table, path, last, WIDTHS) - tl.load(targets + voxel)
-        factor = tl.where(inside, share, 0.0)
-        if WEIGHTED:
-            factor = factor * tl.load(weights + voxel)
-        loss += factor * error * error
-        dz = 2 * factor * error
-        gradients = _backward(p, table, path, x, at, zs, dz, gradients, AXES, WIDTHS)
-    row = path * tl.num_programs(1) + tl.program_id(1)
-    tl.store(losses + row, tl.sum(loss, axis=0))
-    _store(partial + row * size, table, gradients, AXES, WIDTHS)
-
-
-@triton.jit
-def _no_gradients(AXES: tl.constexpr, WIDTHS: tl.constexpr):
-    """Return zeros for all gradients of a path.
-
-    They are a column per axis, the weights of each sine layer but the first, the biases of each,
-    the output layer's weights and its bias.
-    """
-    sines: tl.constexpr = len(WIDTHS)
-    columns, matrices, biases = (), (), ()
-    for _ in tl.static_range(AXES):
-        columns = columns + (tl.zeros((WIDTHS[0],), tl.float32),)
-    for k in tl.static_range(1, sines):
-        matrices = matrices + (tl.zeros((WIDTHS[k], WIDTHS[k - 1]), tl.float32),)
-    for k in tl.static_range(sines):
-        biases = biases + (tl.zeros((WIDTHS[k],), tl.float32),)
-    output = tl.zeros((WIDTHS[sines - 1],), tl.float32)
-    return columns, matrices, biases, output, 0.0
-
-
-@triton.jit
-def _forward(p, table, path, x, at, AXES: tl.constexpr, WIDTHS: tl.constexpr):
-    """Return the sums of all sine layers."""
-    o = tl.arange(0, WIDTHS[0])
-    z = _biases(p, table, 0, path, o)[None, :]
-    for axis in tl.static_range(AXES):
-        w = _column(p, table, path, o, axis)
-        z = z + tl.load(x + at * AXES + axis)[:, None] * w[None, :]
-    zs = (z,)
-    for k in tl.static_range(1, len(WIDTHS)):
-        zs = zs + (_sums(p, table, k, path, _sine(zs[k - 1], False), WIDTHS),)
+    """Return the first layer's sums (voxels, features), block by block, from the coordinates."""
+    end: tl.constexpr = FIRST[1]
+    axes: tl.constexpr = len(xs)
+    width = _width(BLOCKS, AT, FIRST, 0)
+    weights, biases = _node(table, 0, path, 0, width * axes), _node(table, 0, path, 1, width)
+    zs = ()
+    for b in tl.static_range(end):
+        o = _features(BLOCKS, AT, b)
+        z = tl.load(p + biases + o)[None, :]
+        for axis in tl.static_range(axes):
+            w = tl.load(p + weights + o * axes + axis)
+            z = z + xs[axis][:, None] * w[None, :]
+        zs = zs + (z,)
     return zs
 
 
 @triton.jit
-def _backward(
-    p, table, path, x, at, zs, dy, gradients,
-    AXES: tl.constexpr, WIDTHS: tl.constexpr,
-):  # fmt: skip
-    """Return the gradients with those of a tile added; dy is the loss's by the output."""
-    sines: tl.constexpr = len(WIDTHS)
-    columns, matrices, biases, output, bias = gradients
-    i = tl.arange(0, WIDTHS[sines - 1])
-    w = _weights(p, table, sines, path, i * 0, i)
-    output += tl.sum(dy[:, None] * _sine(zs[sines - 1], False), axis=0)
-    bias += tl.sum(dy, axis=0)
-    dz = dy[:, None] * w[None, :] * _sine(zs[sines - 1], True)
-    new_matrices, new_biases, new_columns = (), (), ()
-    for m in tl.static_range(1, sines):
-        new_biases = (biases[sines - m] + tl.sum(dz, axis=0),) + new_biases
-        product = tl.dot(tl.trans(dz), _sine(zs[sines - m - 1], False), input_precision="ieee")
-        new_matrices = (matrices[sines - m - 1] + product,) + new_matrices
-        o, i = tl.arange(0, WIDTHS[sines - m]), tl.arange(0, WIDTHS[sines - m - 1])
-        w = _weights(p, table, sines - m, path, o[:, None], i[None, :])
-        dz = tl.dot(dz, w, input_precision="ieee") * _sine(zs[sines - m - 1], True)
-    new_biases = (biases[0] + tl.sum(dz, axis=0),) + new_biases
-    for axis in tl.static_range(AXES):
-        product = tl.sum(dz * tl.load(x + at * AXES + axis)[:, None], axis=0)
-        new_columns = new_columns + (columns[axis] + product,)
-    return new_columns, new_matrices, new_biases, output, bias
+def _halves(w, DOT: tl.constexpr):
+    """Return a product's factor as it takes it: itself, or two float16 whose sum it is."""
+    if DOT == "float16":
+        high = w.to(tl.float16)
+        return high, (w - high.to(tl.float32)).to(tl.float16)
+    else:
+        return (w,)
 
 
 @triton.jit
-def _store(row, table, gradients, AXES: tl.constexpr, WIDTHS: tl.constexpr):
-    """Write a path's gradients, without what is beyond the widths."""
-    sines: tl.constexpr = len(WIDTHS)
-    columns, matrices, biases, output, bias = gradients
-    o = tl.arange(0, WIDTHS[0])
+def _product(x, w, z, DOT: tl.constexpr):
+    """Return z + x w, of what :func:`_halves` gives.
+
+    The product of the lesser float16 is left out: errors of 2**-22 where factors are below 2**15,
+    and of 2**-25 where they are small.
+    """
+    if DOT == "float16":
+        z = tl.dot(x[1], w[0], z)
+        z = tl.dot(x[0], w[1], z)
+        return tl.dot(x[0], w[0], z)
+    else:
+        return tl.dot(x[0], w[0], z, input_precision=DOT)
+
+
+@triton.jit
+def _weights(
+    p, table, layer: tl.constexpr, path,
+    BLOCKS: tl.constexpr, AT: tl.constexpr, FIRST: tl.constexpr, DOT: tl.constexpr,
+):  # fmt: skip
+    """Return a sine layer's weights, (inputs, outputs) for each block of outputs and of inputs."""
+    begin: tl.constexpr = FIRST[layer]
+    end: tl.constexpr = FIRST[layer + 1]
+    before: tl.constexpr = FIRST[layer - 1]
+    n_in, n_out = _width(BLOCKS, AT, FIRST, layer - 1), _width(BLOCKS, AT, FIRST, layer)
+    at, found = p + _node(table, layer, path, 0, n_out * n_in), ()
+    for b in tl.static_range(begin, end):
+        row = ()
+        for a in tl.static_range(before, begin):
+            o, i = _features(BLOCKS, AT, b), _features(BLOCKS, AT, a)
+            row = row + (_halves(tl.load(at + o[None, :] * n_in + i[:, None]), DOT),)
+        found = found + (row,)
+    return found
+
+
+@triton.jit
+def _sums(
+    p, table, layer: tl.constexpr, path, xs, weights,
+    BLOCKS: tl.constexpr, AT: tl.constexpr, FIRST: tl.constexpr, DOT: tl.constexpr,
+):  # fmt: skip
+    """Return a sine layer's sums (voxels, features), block by block, from the sines before it."""
+    begin: tl.constexpr = FIRST[layer]
+    biases = p + _node(table, layer, path, 1, _width(BLOCKS, AT, FIRST, layer))
+    halves = ()
+    for a in tl.static_range(len(xs)):
+        halves = halves + (_halves(xs[a], DOT),)
+    zs = ()
+    for b in tl.static_range(len(weights)):
+        bias = tl.load(biases + _features(BLOCKS, AT, begin + b))[None, :]
+        z = tl.broadcast_to(bias, (xs[0].shape[0], bias.shape[1]))
+        for a in tl.static_range(len(xs)):
+            z = _product(halves[a], weights[b][a], z, DOT)
+        zs = zs + (z,)
+    return zs
+
+
+@triton.jit
+def _sines(zs, FAST: tl.constexpr):
+    xs = ()
+    for b in tl.static_range(len(zs)):
+        xs = xs + (_sine(zs[b], FAST),)
+    return xs
+
+
+@triton.jit
+def _output(
+    p, table, path, xs,
+    BLOCKS: tl.constexpr, AT: tl.constexpr, FIRST: tl.constexpr,
+):  # fmt: skip
+    """Return the network's values (voxels,) from the last sines."""
+    sines: tl.constexpr = len(FIRST) - 1
+    before: tl.constexpr = FIRST[sines - 1]
+    weights = _node(table, sines, path, 0, _width(BLOCKS, AT, FIRST, sines - 1))
+    value = tl.load(p + _item(table, sines, 1) + path)
+    for b in tl.static_range(len(xs)):
+        w = tl.load(p + weights + _features(BLOCKS, AT, before + b))
+        value = value + tl.sum(xs[b] * w[None, :], axis=1)
+    return value
+
+
+@triton.jit(do_not_specialize=["leaves", "voxels", "parts", "rounds"])
+def decode_tiles(
+    p, table, counts, sides, firsts, places, coordinates, strides, out,
+    leaves, voxels, parts, rounds,
+    POINTS: tl.constexpr, AXES: tl.constexpr,
+    BLOCKS: tl.constexpr, AT: tl.constexpr, FIRST: tl.constexpr,
+    BLOCK: tl.constexpr, DOT: tl.constexpr, FAST: tl.constexpr,
+):  # fmt: skip
+    """Evaluate tiles of a leaf's voxels in one chunk, one in each round.
+
+    Programs are parts of leaves of chunks. The tables are those of
+    :class:`tinc_codec.engines.gpu.fused.DecodeTables`.
+    """
+    sines: tl.constexpr = len(FIRST) - 1
+    path = tl.program_id(0) // parts
+    leaf, chunk = path % leaves, path // leaves
+    first, count = tl.program_id(0) % parts * rounds * BLOCK, tl.load(counts + leaf)
+    weights = ()
+    for layer in tl.static_range(1, sines):
+        weights = weights + (_weights(p, table, layer, path, BLOCKS, AT, FIRST, DOT),)
+    for start in range(first, tl.minimum(first + rounds * BLOCK, count), BLOCK):
+        inside = start + tl.arange(0, BLOCK) < count
+        rest = tl.where(inside, start + tl.arange(0, BLOCK), 0)
+        place, xs = tl.zeros((BLOCK,), tl.int64), ()
+        for turn in tl.static_range(AXES):
+            row = (AXES - 1 - turn) * leaves + leaf
+            if POINTS:
+                at = tl.load(firsts + row) + rest
+            else:
+                side = tl.load(sides + row)
+                at = tl.load(firsts + row) + rest % side
+                rest = rest // side
+            place += tl.load(places + at) * tl.load(strides + AXES - 1 - turn)
+            xs = (tl.load(coordinates + at),) + xs
+        xs = _sines(_first_sums(p, table, path, xs, BLOCKS, AT, FIRST), FAST)
+        for layer in tl.static_range(1, sines):
+            zs = _sums(p, table, layer, path, xs, weights[layer - 1], BLOCKS, AT, FIRST, DOT)
+            xs = _sines(zs, FAST)
+        value = _output(p, table, path, xs, BLOCKS, AT, FIRST)
+        tl.store(out + chunk.to(tl.int64) * voxels + place, value, mask=inside)
+
+
+@triton.jit(do_not_specialize=["n", "total"])
+def draw(
+    corners, affine, strides, keys, x, where, n, total, AXES: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """Draw voxels of a leaf, program (leaf, tile): their coordinates, and their flat indices.
+
+    As :meth:`tinc_codec.engines.gpu.products.Gradient.sample` does, in unsigned 32-bit integers.
+    """
+    leaf = tl.program_id(0)
+    j = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside, at = j < n, leaf * n + j
+    key = tl.load(keys).to(tl.uint32)
+    row, factors = corners + leaf * (1 + 2 * AXES), affine + leaf * 2 * AXES
+    flat = tl.zeros((BLOCK,), tl.int64)
     for axis in tl.static_range(AXES):
-        tl.store(row + o * AXES + axis, columns[axis], mask=o < _item(table, 0, 2))
-    for k in tl.static_range(1, sines):
-        o, i = tl.arange(0, WIDTHS[k])[:, None], tl.arange(0, WIDTHS[k - 1])[None, :]
-        n_out, n_in = _item(table, k, 2), _item(table, k, 3)
-        at = row + _item(table, k, 5) + o * n_in + i
-        tl.store(at, matrices[k - 1], mask=(o < n_out) & (i < n_in))
-    for k in tl.static_range(sines):
-        o = tl.arange(0, WIDTHS[k])
-        n_out = _item(table, k, 2)
-        at = row + _item(table, k, 5) + n_out * _item(table, k, 3) + o
-        tl.store(at, biases[k], mask=o < n_out)
-    i = tl.arange(0, WIDTHS[sines - 1])
-    n_in = _item(table, sines, 3)
-    tl.store(row + _item(table, sines, 5) + i, output, mask=i < n_in)
-    tl.store(row + _item(table, sines, 5) + n_in, bias)
+        bits = ((tl.load(row) + j) * AXES + axis).to(tl.uint32) * 0x9E3779B9 + key
+        bits = (bits ^ (bits >> 16)) * 0x7FEB352D
+        bits = (bits ^ (bits >> 15)) * 0x846CA68B
+        bits = bits ^ (bits >> 16)
+        side = tl.load(row + 1 + AXES + axis).to(tl.uint32)
+        index = tl.load(row + 1 + axis) + tl.umulhi(bits, side).to(tl.int64)
+        flat += index * tl.load(strides + axis)
+        scaled = index.to(tl.float64) * tl.load(factors + axis) + tl.load(factors + AXES + axis)
+        tl.store(x + axis * total + at, scaled.to(tl.float32), mask=inside)
+    tl.store(where + at, flat, mask=inside)
+
+
+@triton.jit(do_not_specialize=["leaves", "n", "total", "voxels", "size"])
+def fit_tiles(
+    p, table, x, where, targets, weights, shares, partial, losses,
+    leaves, n, total, voxels, size,
+    WEIGHTED: tl.constexpr, AXES: tl.constexpr,
+    BLOCKS: tl.constexpr, AT: tl.constexpr, FIRST: tl.constexpr,
+    BLOCK: tl.constexpr, DOT: tl.constexpr, FAST: tl.constexpr,
+):  # fmt: skip
+    """Run a tile of a leaf's sample forward and backward, program (leaf of all chunks, tile).
+
+    The loss goes to ``losses[leaf, tile]``, the gradient of the path to ``partial[leaf, tile]``:
+    sums do not depend on which program runs first. The derivatives that go through the layers are
+    those by the tile's output divided by its largest: what float16 can hold.
+    """
+    sines: tl.constexpr = len(FIRST) - 1
+    path = tl.program_id(0)
+    leaf, chunk = path % leaves, path // leaves
+    j = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = j < n
+    at = leaf * n + tl.where(inside, j, 0)
+    coordinates = ()
+    for axis in tl.static_range(AXES):
+        coordinates = coordinates + (tl.load(x + axis * total + at),)
+    zs = (_first_sums(p, table, path, coordinates, BLOCKS, AT, FIRST),)
+    for layer in tl.static_range(1, sines):
+        xs = _sines(zs[layer - 1], FAST)
+        w = _weights(p, table, layer, path, BLOCKS, AT, FIRST, DOT)
+        zs = zs + (_sums(p, table, layer, path, xs, w, BLOCKS, AT, FIRST, DOT),)
+    xs = _sines(zs[sines - 1], FAST)
+    voxel = chunk.to(tl.int64) * voxels + tl.load(where + at)
+    error = _output(p, table, path, xs, BLOCKS, AT, FIRST) - tl.load(targets + voxel)
+    dy = tl.where(inside, error, 0.0)
+    if WEIGHTED:
+        dy = dy * tl.load(weights + voxel)
+    row, share = path.to(tl.int64) * tl.num_programs(1) + tl.program_id(1), tl.load(shares + leaf)
+    tl.store(losses + row, share * tl.sum(dy * error, axis=0))
+    largest = tl.max(tl.abs(dy), axis=0)
+    largest = tl.where(largest > 0, largest, 1.0)
+    dy, scale, out = dy / largest, 2 * share * largest, partial + row * size
+    dx = _output_gradients(p, table, path, out, xs, dy, scale, BLOCKS, AT, FIRST, DOT)
+    ones = _beside_ones(coordinates, BLOCK)
+    for turn in tl.static_range(1, sines):
+        dz = _through_sines(zs[sines - turn], dx, FAST)
+        xs = _sines(zs[sines - turn - 1], FAST)
+        dx = _gradients(
+            p, table, sines - turn, path, out, xs, ones, dz, scale, BLOCKS, AT, FIRST, DOT
+        )
+    dz = _through_sines(zs[0], dx, FAST)
+    _first_gradients(table, out, ones, dz, scale, AXES, BLOCKS, AT, FIRST, DOT)
+
+
+@triton.jit
+def _beside_ones(columns, BLOCK: tl.constexpr):
+    """Return a matrix of 16 columns: ones, the given ones, and zeros."""
+    number = tl.arange(0, 16)[None, :]
+    matrix = tl.where(number == 0, 1.0, tl.zeros((BLOCK, 16), tl.float32))
+    for k in tl.static_range(len(columns)):
+        matrix = tl.where(number == k + 1, columns[k][:, None], matrix)
+    return matrix
+
+
+@triton.jit
+def _through_sines(zs, dx, FAST: tl.constexpr):
+    """Return the loss's derivatives by sums from those by their sines."""
+    dz = ()
+    for b in tl.static_range(len(zs)):
+        dz = dz + (dx[b] * _cosine(zs[b], FAST),)
+    return dz
+
+
+@triton.jit
+def _output_gradients(
+    p, table, path, out, xs, dy, scale,
+    BLOCKS: tl.constexpr, AT: tl.constexpr, FIRST: tl.constexpr, DOT: tl.constexpr,
+):  # fmt: skip
+    """Store the output layer's gradients, dy being the loss's by it; return those by its inputs."""
+    sines: tl.constexpr = len(FIRST) - 1
+    before: tl.constexpr = FIRST[sines - 1]
+    n_in = _width(BLOCKS, AT, FIRST, sines - 1)
+    weights, at = _node(table, sines, path, 0, n_in), _item(table, sines, 3)
+    tl.store(out + at + n_in, scale * tl.sum(dy, axis=0))
+    first = tl.arange(0, 16)[:, None] == 0
+    dys = tl.where(first, dy[None, :], 0.0)
+    dx = ()
+    for b in tl.static_range(len(xs)):
+        i = _features(BLOCKS, AT, before + b)
+        product = tl.zeros((16, i.shape[0]), tl.float32)
+        product = _product(_halves(dys, DOT), _halves(xs[b], DOT), product, DOT)
+        places = tl.broadcast_to(i[None, :], product.shape)
+        tl.store(out + at + places, scale * product, mask=first)
+        dx = dx + (dy[:, None] * tl.load(p + weights + i)[None, :],)
+    return dx
+
+
+@triton.jit
+def _gradients(
+    p, table, layer: tl.constexpr, path, out, xs, ones, dz, scale,
+    BLOCKS: tl.constexpr, AT: tl.constexpr, FIRST: tl.constexpr, DOT: tl.constexpr,
+):  # fmt: skip
+    """Store a sine layer's gradients, dz being the loss's by its sums; return those by its inputs.
+
+    ``xs`` are its inputs, ``ones`` a matrix whose first column are ones.
+    """
+    begin: tl.constexpr = FIRST[layer]
+    before: tl.constexpr = FIRST[layer - 1]
+    n_in, n_out = _width(BLOCKS, AT, FIRST, layer - 1), _width(BLOCKS, AT, FIRST, layer)
+    weights = _node(table, layer, path, 0, n_out * n_in)
+    at = tl.multiple_of(_item(table, layer, 3), 16)
+    first = tl.arange(0, 16)[None, :] == 0
+    for b in tl.static_range(len(dz)):
+        o = _features(BLOCKS, AT, begin + b)
+        product = tl.zeros((o.shape[0], 16), tl.float32)
+        product = _product(_halves(tl.trans(dz[b]), DOT), _halves(ones, DOT), product, DOT)
+        places = tl.broadcast_to(n_out * n_in + o[:, None], product.shape)
+        tl.store(out + at + places, scale * product, mask=first)
+    dx = ()
+    for a in tl.static_range(len(xs)):
+        i = _features(BLOCKS, AT, before + a)
+        total = tl.zeros(xs[a].shape, tl.float32)
+        for b in tl.static_range(len(dz)):
+            o = _features(BLOCKS, AT, begin + b)
+            places = o[:, None] * n_in + i[None, :]
+            product = tl.zeros((o.shape[0], i.shape[0]), tl.float32)
+            product = _product(_halves(tl.trans(dz[b]), DOT), _halves(xs[a], DOT), product, DOT)
+            tl.store(out + at + places, scale * product)
+            w = tl.load(p + weights + places)
+            total = _product(_halves(dz[b], DOT), _halves(w, DOT), total, DOT)
+        dx = dx + (total,)
+    return dx
+
+
+@triton.jit
+def _first_gradients(
+    table, out, ones, dz, scale,
+    AXES: tl.constexpr, BLOCKS: tl.constexpr, AT: tl.constexpr, FIRST: tl.constexpr,
+    DOT: tl.constexpr,
+):  # fmt: skip
+    """Store the first layer's gradients, dz being the loss's by its sums.
+
+    Beside the first column of ``ones`` are the coordinates.
+    """
+    n_out = _width(BLOCKS, AT, FIRST, 0)
+    at, column = tl.multiple_of(_item(table, 0, 3), 16), tl.arange(0, 16)[None, :]
+    for b in tl.static_range(len(dz)):
+        o = _features(BLOCKS, AT, b)[:, None]
+        product = tl.zeros((o.shape[0], 16), tl.float32)
+        product = _product(_halves(tl.trans(dz[b]), DOT), _halves(ones, DOT), product, DOT)
+        places = tl.where(column == 0, n_out * AXES + o, o * AXES + column - 1)
+        tl.store(out + at + places, scale * product, mask=column <= AXES)
+
+
+@triton.jit(do_not_specialize=["size"])
+def add_up(partial, jobs, out, size, ITEMS: tl.constexpr, ROWS: tl.constexpr):
+    """Add up some columns of the rows of partial gradients that belong to a node.
+
+    A row of ``jobs`` holds for a program: where its items begin in the stacked gradient, how many
+    they are, their first column, and the first row and the number of rows.
+    """
+    job = jobs + tl.program_id(0) * 5
+    items = tl.arange(0, ITEMS)
+    inside = items < tl.load(job + 1)
+    at = partial + tl.load(job + 3) * size + tl.load(job + 2) + items
+    rows, total = tl.load(job + 4), tl.zeros((ITEMS,), tl.float32)
+    for first in range(0, rows, ROWS):
+        row = first + tl.arange(0, ROWS)
+        there = (row < rows)[:, None] & inside[None, :]
+        found = tl.load(at[None, :] + row[:, None].to(tl.int64) * size, mask=there, other=0.0)
+        total += tl.sum(found, axis=0)
+    tl.store(out + tl.load(job) + items, total, mask=inside)

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from tinc_codec.engines.gpu import products
+from tinc_codec.engines.gpu import fused, products
 from tinc_codec.engines.gpu.device import current_device, exact_products
 from tinc_codec.engines.gpu.loop import Loop, Update
 from tinc_codec.engines.gpu.memory import LANES, leaf_samples
-from tinc_codec.engines.gpu.stacks import Stacks
-from tinc_codec.tree.network import Tree, layout
+from tinc_codec.tree.network import Tree
 
 if TYPE_CHECKING:
     import torch
@@ -68,7 +67,7 @@ class Problem:
 
         self._seed = seed
         self._device = device
-        self._stacks = Stacks(layout(tree), len(targets), device)
+        self._stacks, paths = fused.stacks_of(tree, len(targets), device)
         self._targets = torch.tensor(targets.reshape(len(targets), -1), device=device)
         self._weights = (
             None
@@ -77,10 +76,15 @@ class Problem:
         )
         leaves = tree.geometry.node_counts[-1]
         tiles = leaf_samples(leaves, samples) // LANES
-        self._gradient = products.Gradient(self._stacks, tree, tiles, device)
+        self._gradient = products.Gradient(self._stacks, tree, paths, tiles, device)
         with exact_products(device):
             self._gradient.check(self._targets, self._weights, self._keys(0, 1))
         self._loop: Loop | None = None
+
+    @property
+    def has_kernels(self) -> bool:
+        """Whether Triton's kernels give the gradients."""
+        return self._gradient.has_kernels
 
     def _keys(self, first: int, steps: int) -> torch.Tensor:
         import torch

@@ -30,13 +30,22 @@ class Gradient:
         Of the chunks.
     tree : Tree
         Their structure.
+    paths : Paths or None
+        Of the stacks, for Triton's kernels.
     tiles : int
         Tiles of ``LANES`` voxels drawn from each leaf.
     device : torch.device
         Where everything lies.
     """
 
-    def __init__(self, stacks: Stacks, tree: Tree, tiles: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        stacks: Stacks,
+        tree: Tree,
+        paths: fused.Paths | None,
+        tiles: int,
+        device: torch.device,
+    ) -> None:
         import torch
 
         start, stop = boxes(tree.geometry)[-1]
@@ -57,7 +66,22 @@ class Gradient:
         )
         self._strides = torch.tensor(strides.copy(), device=device)
         self._share = torch.tensor(share.astype(np.float32), device=device)[:, None]
-        self._paths = fused.Paths(stacks, device) if fused.wanted(stacks.layers, device) else None
+        self._paths = paths
+        if paths is not None:
+            affine = np.stack(leaf_affine(tree.geometry), axis=1)
+            self._draws = fused.Draws(
+                corners=torch.tensor(np.hstack([first, start, sides]), device=device),
+                affine=torch.tensor(affine.reshape(leaves, -1), device=device),
+                strides=self._strides,
+                shares=self._share[:, 0].contiguous(),
+                count=n,
+            )
+            self._jobs = paths.jobs(fused.parts_of(self._draws))
+
+    @property
+    def has_kernels(self) -> bool:
+        """Whether Triton's kernels do the work."""
+        return self._paths is not None
 
     def sample(self, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Draw the voxels of a step, with replacement, the same number in each leaf.
@@ -111,10 +135,9 @@ class Gradient:
         losses : (chunks,) float32 tensor
         gradient : (stacked size,) float32 tensor
         """
-        sample = self.sample(key)
         if self._paths is not None and not squared:
-            return self._fused(self._paths, parameters, sample, targets, weights)
-        return self._products(parameters, sample, targets, weights, squared=squared)
+            return self._fused(self._paths, parameters, key, targets, weights)
+        return self._products(parameters, key, targets, weights, squared=squared)
 
     def check(self, targets: torch.Tensor, weights: torch.Tensor | None, key: torch.Tensor) -> None:
         """Go on without Triton's kernels if they do not agree here; waits for the device."""
@@ -123,9 +146,9 @@ class Gradient:
             return
 
         def compare() -> tuple[torch.Tensor, torch.Tensor]:
-            sample, parameters = self.sample(key), fused.probe(self._stacks, targets.device)
-            found = self._fused(paths, parameters, sample, targets, weights)[1]
-            return found, self._products(parameters, sample, targets, weights, squared=False)[1]
+            parameters = fused.probe(self._stacks, targets.device)
+            found = self._fused(paths, parameters, key, targets, weights)[1]
+            return found, self._products(parameters, key, targets, weights, squared=False)[1]
 
         kind = "fit" if weights is None else "weighted fit"
         if not fused.agreed(kind, paths, targets.device, compare):
@@ -135,18 +158,17 @@ class Gradient:
         self,
         paths: fused.Paths,
         parameters: torch.Tensor,
-        sample: tuple[torch.Tensor, torch.Tensor],
+        key: torch.Tensor,
         targets: torch.Tensor,
         weights: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return losses and gradients by Triton's kernels."""
-        views, shares = self._stacks.views, self._share[:, 0]
-        return fused.gradient(paths, parameters, sample, targets, weights, shares, views)
+        return fused.gradient(paths, parameters, self._draws, self._jobs, key, targets, weights)
 
     def _products(
         self,
         parameters: torch.Tensor,
-        sample: tuple[torch.Tensor, torch.Tensor],
+        key: torch.Tensor,
         targets: torch.Tensor,
         weights: torch.Tensor | None,
         *,
@@ -155,7 +177,7 @@ class Gradient:
         """Return losses and gradients, or mean squares, by torch's products."""
         import torch
 
-        x, where = sample
+        x, where = self.sample(key)
         size = (len(targets), *where.shape)
         target, factor = targets.index_select(1, where.view(-1)).view(size), self._share
         if weights is not None:

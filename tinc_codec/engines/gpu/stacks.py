@@ -9,6 +9,7 @@ their own gradients are zero, so that an optimiser may step the stacks as they a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -50,8 +51,15 @@ class LayerStack:
         return self.bias_start + self.nodes * self.n_out
 
 
-def layer_stacks(table: Layout) -> tuple[tuple[LayerStack, ...], IntArray]:
+def layer_stacks(table: Layout, multiple: int = 1) -> tuple[tuple[LayerStack, ...], IntArray]:
     """Return the layers in order, and the parameter that each stacked item takes.
+
+    Parameters
+    ----------
+    table : Layout
+        The tree as flat tables.
+    multiple : int
+        Of which the widths of sine layers are to be.
 
     Returns
     -------
@@ -66,8 +74,12 @@ def layer_stacks(table: Layout) -> tuple[tuple[LayerStack, ...], IntArray]:
     for column in table.paths.T:
         numbers = np.unique(column)
         n_out, n_in = table.n_out[numbers], table.n_in[numbers]
+        is_first, is_output = not layers, len(layers) == table.paths.shape[1] - 1
         layer = LayerStack(
-            nodes=len(numbers), n_out=int(n_out.max()), n_in=int(n_in.max()), start=at
+            nodes=len(numbers),
+            n_out=_padded(n_out, 1 if is_output else multiple),
+            n_in=_padded(n_in, 1 if is_first else multiple),
+            start=at,
         )
         o, i = np.arange(layer.n_out)[:, None], np.arange(layer.n_in)
         rows, columns = n_out[:, None, None], n_in[:, None, None]
@@ -78,6 +90,10 @@ def layer_stacks(table: Layout) -> tuple[tuple[LayerStack, ...], IntArray]:
         layers.append(layer)
         at = layer.stop
     return tuple(layers), np.concatenate(source)
+
+
+def _padded(widths: IntArray, multiple: int) -> int:
+    return -(-int(widths.max()) // multiple) * multiple
 
 
 class Stacks:
@@ -94,6 +110,8 @@ class Stacks:
         How many.
     device : torch.device
         Where tensors are made.
+    multiple : int
+        Of which the widths of sine layers are to be.
 
     Attributes
     ----------
@@ -103,20 +121,27 @@ class Stacks:
         How many chunks; parameters of each, without padding.
     """
 
-    def __init__(self, table: Layout, chunks: int, device: torch.device) -> None:
+    def __init__(self, table: Layout, chunks: int, device: torch.device, multiple: int = 1) -> None:
         import torch
 
-        self.layers, source = layer_stacks(table)
+        self.layers, source = layer_stacks(table, multiple)
         self.chunks, self.parameters = chunks, table.size
         first = np.arange(chunks)[:, None] * (table.size + 1)
         parts = [
             part for s in self.layers for part in ((s.start, s.bias_start), (s.bias_start, s.stop))
         ]
         sources = np.concatenate([(first + source[a:b]).ravel() for a, b in parts])
-        place = np.empty(chunks * (table.size + 1), np.int64)
-        place[sources] = np.arange(len(sources))
         self._source = torch.tensor(sources, device=device)
-        self._place = torch.tensor(place.reshape(chunks, -1)[:, :-1], device=device)
+
+    @cached_property
+    def _place(self) -> torch.Tensor:
+        """Where each chunk's parameters are in a stacked vector, (chunks, size)."""
+        import torch
+
+        number = torch.arange(self.size, device=self._source.device)
+        place = torch.empty(self.chunks * (self.parameters + 1), dtype=torch.int64).to(number)
+        place[self._source] = number
+        return place.view(self.chunks, -1)[:, :-1]
 
     @property
     def size(self) -> int:
