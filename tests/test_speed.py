@@ -176,12 +176,15 @@ def test_gpu_tables_on_the_cpu(speed: Path) -> None:
     options = Options(volumes=(), out=speed, quick=True)
     told = tables(options, "torch")
     assert tables(options, "torch") == told
-    batch, decoding = table(speed, "gpu")
-    assert batch["chunks"] == "8"
-    assert float(batch["many_over_one"]) > 0
-    assert float(decoding["gvoxels"]) > 0
-    assert float(decoding["peak_gmacs"]) > 0
-    assert {row["way"] for row in table(speed, "gpu_fit")} == {"paper", "loop", "default"}
+    rows = {row["what"]: row for row in table(speed, "gpu")}
+    assert set(rows) == {"tree", "batch", "decode"}
+    assert rows["batch"]["chunks"] == "8"
+    assert float(rows["batch"]["many_over_one"]) > 0
+    assert float(rows["decode"]["many_gvoxels"]) > 0
+    assert float(rows["decode"]["peak_gmacs"]) > 0
+    times = [float(rows["tree"][name]) for name in ("descent_s", "fit_s", "encode_s")]
+    assert 0 < times[0] < times[1] < times[2]
+    assert {row["way"] for row in table(speed, "gpu_loop")} == {"paper", "loop"}
 
 
 def test_no_gpu_is_one_line(

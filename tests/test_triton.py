@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from trees import output_size, parameters_of, tree_of, trees
 
 from tinc_codec import InvalidSetting, runtime
 from tinc_codec.engines import current_engine, reference
+from tinc_codec.fit import optimiser
 from tinc_codec.tree.geometry import Geometry
 from tinc_codec.tree.network import Tree
 
@@ -50,6 +50,7 @@ TREES = {
     "uneven": tree_of((9, 7, 5), ((0,), (2,)), (1, 2, 1), 12),
     "blocks": tree_of((9, 8, 5), ((0,),), (1, 2), 17, "block"),
     "4-D": tree_of((5, 4, 6, 3), ((3,),), (1, 1), 6),
+    "wide": tree_of((12, 10), ((1,),), (2, 2), 80),
 }
 
 
@@ -198,27 +199,60 @@ def test_kernels_that_fail_or_disagree_are_not_used(monkeypatch: pytest.MonkeyPa
 def test_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
     from tinc_codec.engines.gpu import fused
 
-    layers = [SimpleNamespace(n_out=8), SimpleNamespace(n_out=1)]
-
-    def wanted(device: str, **chosen: Any) -> bool:
+    def wanted(device: str, widths: Any = (16,), **chosen: Any) -> bool:
         with runtime(**chosen):
-            return fused.wanted(layers, torch.device(device))
+            return fused._wanted(widths, torch.device(device))
 
     monkeypatch.delenv("TINC_TRITON", raising=False)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(fused, "_capable", lambda device: True)
     assert not wanted("cpu")
     assert wanted("cpu", triton=True)
-    monkeypatch.setattr(fused, "_capable", lambda device: True)
-    assert not wanted("cuda")
-    monkeypatch.setenv("TINC_TRITON", "1")
     assert wanted("cuda")
     assert not wanted("cuda", triton=False)
+    for most, more in (((128,) * 5, (128,) * 6), ((64, 256), (80, 256)), ((16,) * 8, (16,) * 9)):
+        assert wanted("cuda", most)
+        assert not wanted("cuda", more)
+    monkeypatch.setattr(fused, "_capable", lambda device: False)
+    assert not wanted("cuda")
+    monkeypatch.setattr(fused, "_capable", lambda device: True)
+    monkeypatch.setenv("TINC_TRITON", "0")
+    assert not wanted("cuda")
+    assert wanted("cuda", triton=True)
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     with pytest.raises(InvalidSetting, match=r"CUDA device, not cpu: .*TRITON_INTERPRET=1"):
         wanted("cpu", triton=True)
     monkeypatch.setattr(fused.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InvalidSetting, match="triton, which is not installed: pip install triton"):
         wanted("cuda", triton=True)
+    monkeypatch.delenv("TINC_TRITON")
+    assert not wanted("cuda")
+
+
+@pytest.mark.parametrize("name", ["adam", "adamax"])
+def test_an_optimisers_step_in_one_launch(name: str) -> None:
+    rng = np.random.default_rng(0)
+    values = [rng.standard_normal(700).astype(np.float32) for _ in range(5)]
+    device = torch.device("cuda" if ON_GPU else "cpu")
+    sizes = torch.tensor([[0.01, 0.7], [0.02, 0.9]], device=device)
+    found = []
+    for updates in (optimiser.IN_ONE_LAUNCH, optimiser.ON_TENSORS):
+        p, g, scale, m, v = (torch.tensor(a, device=device) for a in values)
+        v.abs_()
+        for size in sizes:
+            updates[name](p, g[None], scale, m, v, *size.unbind())
+        found.append((p, m, v))
+    assert (found[0][0] - torch.tensor(values[0], device=device)).abs().max() > 0.01
+    for value, expected in zip(*found, strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_large_parameters_are_not_multiplied_as_float16() -> None:
+    from tinc_codec.engines.gpu import fused
+
+    assert fused.are_small(np.array([-32767, 3], np.float32))
+    for large in (32768, -32768, np.inf, np.nan):
+        assert not fused.are_small(np.array([0, large, 1], np.float32))
 
 
 _COMPILE = """
@@ -227,14 +261,14 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from tinc_codec.engines.gpu import kernels
 
-POINTERS = dict.fromkeys(("table", "where", "tile_leaf", "tile_first", "counts", "sides",
-                          "firsts", "places", "strides"), "*i64")
-INTEGERS = dict.fromkeys(("leaves", "n", "voxels", "tiles", "size"), "i32")
-CONSTANTS = {"AXES": 3, "WIDTHS": (16, 16), "BLOCK": 16, "WEIGHTED": True, "POINTS": False}
+INTEGERS = dict.fromkeys(("leaves", "n", "total", "voxels", "parts", "rounds", "size"), "i32")
+KINDS = INTEGERS | dict.fromkeys(("table", "where", "firsts", "places", "strides"), "*i64")
+KINDS |= dict.fromkeys(("counts", "sides"), "*i32")
+CONSTANTS = {"AXES": 3, "BLOCKS": (16, 32, 16), "AT": (0, 0, 32), "FIRST": (0, 1, 3), "BLOCK": 64,
+             "WEIGHTED": True, "POINTS": False, "DOT": "float16", "FAST": True}
 for kernel, capability in ((kernels.decode_tiles, 80), (kernels.fit_tiles, 90)):
     names = kernel.arg_names
-    kinds = {name: "*fp32" for name in names} | POINTERS | INTEGERS
-    kinds |= dict.fromkeys(CONSTANTS, "constexpr")
+    kinds = {name: "*fp32" for name in names} | KINDS | dict.fromkeys(CONSTANTS, "constexpr")
     source = ASTSource(
         kernel,
         signature={name: kinds[name] for name in names},

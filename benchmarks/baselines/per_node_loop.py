@@ -45,8 +45,6 @@ _RATE, _DROP = 1e-3, 0.2
 _INTENSITY = 100.0
 _PARTS = 8
 
-_PARTS = 8
-
 # Step to voxel indices (leaves, n, axes) of the volume.
 Draw = Callable[[int], torch.Tensor]
 

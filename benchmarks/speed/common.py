@@ -42,10 +42,10 @@ class Options:
     out: Path
     quick: bool
 
-    def store(self, table: str) -> Store:
-        """Return the rows of a table."""
+    def store(self, table: str, more: Mapping[str, str] | None = None) -> Store:
+        """Return the rows of a table, which say on what they were measured, and more."""
         quick = "_quick" if self.quick else ""
-        constants = asdict(describe()) | {"libraries": _libraries()}
+        constants = asdict(describe()) | {"libraries": _libraries()} | dict(more or {})
         return Store(self.out / f"speed_{table}{quick}.csv", constants)
 
 

@@ -195,30 +195,40 @@ def _same_result(like: Row) -> dict[str, Any]:
     return {name: like[name] for name in names}
 
 
+def loops(subject: Subject) -> list[Row]:
+    """Return the rows of the per-node loop on trees of the paper's recipe."""
+
+    def whole(case: Case) -> dict[str, Any]:
+        return measure_whole(subject, case)
+
+    found: list[Row] = []
+    for levels in ("auto", str(_RELEASED_LEVELS)):
+        paper = subject.row("paper", whole, levels=levels)
+        if found and paper["tree_levels"] == found[0]["tree_levels"]:
+            break
+        found.append(
+            subject.row("loop", lambda case, p=paper: measure_loop(subject, case, p), levels=levels)
+        )
+        if levels == "auto" and current_runtime().device in ("auto", "cpu"):
+            subject.row("paper, torch", lambda case, p=paper: measure_torch(subject, case, p))
+    return found
+
+
 def measure(subject: Subject) -> list[Row]:
     """Return the rows of a block at a ratio: (loop, levels), and the default by effort."""
 
     def whole(case: Case) -> dict[str, Any]:
         return measure_whole(subject, case)
 
-    loops = []
-    for levels in ("auto", str(_RELEASED_LEVELS)):
-        paper = subject.row("paper", whole, levels=levels)
-        if loops and paper["tree_levels"] == loops[0]["tree_levels"]:
-            break
-        loops.append(
-            subject.row("loop", lambda case, p=paper: measure_loop(subject, case, p), levels=levels)
-        )
-        if levels == "auto" and current_runtime().device in ("auto", "cpu"):
-            subject.row("paper, torch", lambda case, p=paper: measure_torch(subject, case, p))
-    wanted = max(float(loop["psnr_db"]) for loop in loops)
+    against = loops(subject)
+    wanted = max(float(loop["psnr_db"]) for loop in against)
     efforts = []
     for effort in range(1, _LAST_EFFORT + 1):
         efforts.append(subject.row("default", whole, effort=effort))
         if float(efforts[-1]["psnr_db"]) >= wanted:
             break
     shown = subject.row("default", whole, effort=_SHOWN_EFFORT)
-    return [*loops, *efforts, *([] if shown in efforts else [shown])]
+    return [*against, *efforts, *([] if shown in efforts else [shown])]
 
 
 # The table.
@@ -231,10 +241,10 @@ COLUMNS = (
 
 def lines(rows: list[Row]) -> list[list[str]]:
     """Return the lines of a block at a ratio, one for each tree of the loop."""
-    loops = [row for row in rows if row["way"] == "loop"]
+    against = [row for row in rows if row["way"] == "loop"]
     efforts = sorted((row for row in rows if row["way"] == "default"), key=lambda r: r["effort"])
     (shown,) = (row for row in efforts if row["effort"] == str(_SHOWN_EFFORT))
-    return [_line(loop, efforts, shown) for loop in loops]
+    return [_line(loop, efforts, shown) for loop in against]
 
 
 def _line(loop: Row, efforts: list[Row], shown: Row) -> list[str]:

@@ -205,16 +205,20 @@ def _structure(
     """Choose levels, depths and widths for the bytes at hand; None where no tree fits."""
     paper = settings.preset == "paper"
     expected = room * 8 / (32 if paper else _BITS)
+    ratio = settings.level_ratio
+    if ratio == "auto":
+        middle = _SMALL_RATIO if expected < _SMALL_TREE else _LARGE_RATIO
+        ratio = rule_level_ratio(unit, 1.0 if paper else middle)
     if settings.levels != "auto":
         for levels in range(settings.levels, 0, -1):
-            tree = _tree_of_levels(unit, weight, settings, room, levels, expected)
+            tree = _tree_of_levels(unit, weight, settings, room, levels, ratio)
             if tree is not None:
                 return tree
         return None
     single = expected < (_PAPER_TREE_FROM if paper else _TREE_FROM)
     best = None
     for levels in range(1 if single else 2, MAX_LEVELS + 1):
-        tree = _tree_of_levels(unit, weight, settings, room, levels, expected)
+        tree = _tree_of_levels(unit, weight, settings, room, levels, ratio)
         if tree is None or (best is not None and tree.geometry == best.geometry):
             break
         leaves = tree.geometry.node_counts[-1]
@@ -228,16 +232,11 @@ def _structure(
 
 def _tree_of_levels(
     unit: Float32Array, weight: Float32Array | None, settings: Settings, room: int, levels: int,
-    expected: float,
+    ratio: float,
 ) -> Tree | None:  # fmt: skip
     """Return the largest tree of up to so many levels; None where none fits."""
-    paper = settings.preset == "paper"
     block = settings.coordinates == "block"
     geometry = geometry_of(unit.shape, levels, "block" if block else "global")
-    ratio = settings.level_ratio
-    if ratio == "auto":
-        middle = _SMALL_RATIO if expected < _SMALL_TREE else _LARGE_RATIO
-        ratio = rule_level_ratio(unit, 1.0 if paper else middle)
     allocation = settings.allocation
     if allocation == "auto":
         allocation = "even" if weight is None else "weight"
@@ -247,7 +246,7 @@ def _tree_of_levels(
         level_ratio=ratio,
         shares=importance(unit, geometry, allocation, weight),
     )
-    return _largest(structure, room, paper)
+    return _largest(structure, room, settings.preset == "paper")
 
 
 def _largest(structure: Structure, room: int, paper: bool) -> Tree | None:

@@ -169,20 +169,17 @@ def _weights(
 
 @triton.jit
 def _sums(
-    p, table, layer: tl.constexpr, path, xs, weights,
+    p, table, layer: tl.constexpr, path, halves, weights,
     BLOCKS: tl.constexpr, AT: tl.constexpr, FIRST: tl.constexpr, DOT: tl.constexpr,
 ):  # fmt: skip
     """Return a sine layer's sums (voxels, features), block by block, from the sines before it."""
     begin: tl.constexpr = FIRST[layer]
     biases = p + _node(table, layer, path, 1, _width(BLOCKS, AT, FIRST, layer))
-    halves = ()
-    for a in tl.static_range(len(xs)):
-        halves = halves + (_halves(xs[a], DOT),)
     zs = ()
     for b in tl.static_range(len(weights)):
         bias = tl.load(biases + _features(BLOCKS, AT, begin + b))[None, :]
-        z = tl.broadcast_to(bias, (xs[0].shape[0], bias.shape[1]))
-        for a in tl.static_range(len(xs)):
+        z = tl.broadcast_to(bias, (halves[0][0].shape[0], bias.shape[1]))
+        for a in tl.static_range(len(halves)):
             z = _product(halves[a], weights[b][a], z, DOT)
         zs = zs + (z,)
     return zs
@@ -194,6 +191,14 @@ def _sines(zs, FAST: tl.constexpr):
     for b in tl.static_range(len(zs)):
         xs = xs + (_sine(zs[b], FAST),)
     return xs
+
+
+@triton.jit
+def _all_halves(xs, DOT: tl.constexpr):
+    found = ()
+    for b in tl.static_range(len(xs)):
+        found = found + (_halves(xs[b], DOT),)
+    return found
 
 
 @triton.jit
@@ -248,6 +253,7 @@ def decode_tiles(
             xs = (tl.load(coordinates + at),) + xs
         xs = _sines(_first_sums(p, table, path, xs, BLOCKS, AT, FIRST), FAST)
         for layer in tl.static_range(1, sines):
+            xs = _all_halves(xs, DOT)
             zs = _sums(p, table, layer, path, xs, weights[layer - 1], BLOCKS, AT, FIRST, DOT)
             xs = _sines(zs, FAST)
         value = _output(p, table, path, xs, BLOCKS, AT, FIRST)
@@ -304,11 +310,12 @@ def fit_tiles(
     coordinates = ()
     for axis in tl.static_range(AXES):
         coordinates = coordinates + (tl.load(x + axis * total + at),)
-    zs = (_first_sums(p, table, path, coordinates, BLOCKS, AT, FIRST),)
+    zs, halves = (_first_sums(p, table, path, coordinates, BLOCKS, AT, FIRST),), ()
     for layer in tl.static_range(1, sines):
-        xs = _sines(zs[layer - 1], FAST)
+        halves = halves + (_all_halves(_sines(zs[layer - 1], FAST), DOT),)
         w = _weights(p, table, layer, path, BLOCKS, AT, FIRST, DOT)
-        zs = zs + (_sums(p, table, layer, path, xs, w, BLOCKS, AT, FIRST, DOT),)
+        sums = _sums(p, table, layer, path, halves[layer - 1], w, BLOCKS, AT, FIRST, DOT)
+        zs = zs + (sums,)
     xs = _sines(zs[sines - 1], FAST)
     voxel = chunk.to(tl.int64) * voxels + tl.load(where + at)
     error = _output(p, table, path, xs, BLOCKS, AT, FIRST) - tl.load(targets + voxel)
@@ -324,7 +331,7 @@ def fit_tiles(
     ones = _beside_ones(coordinates, BLOCK)
     for turn in tl.static_range(1, sines):
         dz = _through_sines(zs[sines - turn], dx, FAST)
-        xs = _sines(zs[sines - turn - 1], FAST)
+        xs = halves[sines - turn - 1]
         dx = _gradients(
             p, table, sines - turn, path, out, xs, ones, dz, scale, BLOCKS, AT, FIRST, DOT
         )
@@ -382,7 +389,7 @@ def _gradients(
 ):  # fmt: skip
     """Store a sine layer's gradients, dz being the loss's by its sums; return those by its inputs.
 
-    ``xs`` are its inputs, ``ones`` a matrix whose first column are ones.
+    ``xs`` are halves of its inputs, ``ones`` a matrix whose first column are ones.
     """
     begin: tl.constexpr = FIRST[layer]
     before: tl.constexpr = FIRST[layer - 1]
@@ -399,12 +406,12 @@ def _gradients(
     dx = ()
     for a in tl.static_range(len(xs)):
         i = _features(BLOCKS, AT, before + a)
-        total = tl.zeros(xs[a].shape, tl.float32)
+        total = tl.zeros(xs[a][0].shape, tl.float32)
         for b in tl.static_range(len(dz)):
             o = _features(BLOCKS, AT, begin + b)
             places = o[:, None] * n_in + i[None, :]
             product = tl.zeros((o.shape[0], i.shape[0]), tl.float32)
-            product = _product(_halves(tl.trans(dz[b]), DOT), _halves(xs[a], DOT), product, DOT)
+            product = _product(_halves(tl.trans(dz[b]), DOT), xs[a], product, DOT)
             tl.store(out + at + places, scale * product)
             w = tl.load(p + weights + places)
             total = _product(_halves(dz[b], DOT), _halves(w, DOT), total, DOT)
