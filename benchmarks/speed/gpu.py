@@ -1,7 +1,7 @@
 """The GPU: a fit against the per-node loop on the same device, many chunks at once, decoding.
 
 On the first of the volumes whose axes are all nearly 256 voxels long, or else on a phantom of 256³;
-with torch's kernels and with Triton's; everything in turns where times are compared.
+with torch's kernels and with Triton's (a batch with these alone); everything in turns where times are compared.
 
 - fit: the per-node loop of :mod:`benchmarks.baselines.per_node_loop` on the device, timed over some
   iterations and the rest extrapolated, its PSNR that of ``preset="paper"`` after 10,000; against
@@ -101,7 +101,7 @@ _FULL = Size(
     effort=5,
     most_iterations=8000,
     matrix=8192,
-    rounds=5,
+    rounds=3,
     many=1 << 26,
     fit=fit.Size(blocks=(256,), ratios=(512,), iterations=10_000, timed=200, timed_released=20),
 )
@@ -263,8 +263,9 @@ def tables(options: Options, device: str) -> str:
         given = {"volume": name, "triton": triton}
         with runtime(device=device, triton=triton):
             fitted += _trees(rows, size, volume, against, given)
-            case = Case(what="batch", side=size.part, ratio=size.ratio, **given)
-            batches.append(rows.row(case, lambda c=case: measure_batch(c, volume, size)))
+            if triton or device != "cuda":  # by torch's kernels minutes
+                case = Case(what="batch", side=size.part, ratio=size.ratio, **given)
+                batches.append(rows.row(case, lambda c=case: measure_batch(c, volume, size)))
             for side, ratio in size.decoded:
                 case = Case(what="decode", side=side, ratio=ratio, **given)
                 part = datasets.first_block(volume, side)
