@@ -166,13 +166,17 @@ def test_torch_gives_the_hosts_values_bit_for_bit(
     geometry: Geometry, smoothing: Smoothing, data: st.DataObject
 ) -> None:
     torch = pytest.importorskip("torch")
+    from tinc_codec.engines.gpu.faces import axes_of
     from tinc_codec.engines.gpu.faces import smooth as smooth_there
 
     axes = [data.draw(st.composite(some_axis)(n)) for n in geometry.shape]
     plans = faces.plans(geometry, smoothing, axes)
     values = noise(geometry.shape)[np.ix_(*(plan.index for plan in plans))]
-    found = smooth_there(torch.tensor(values), plans).numpy()
-    np.testing.assert_array_equal(found, smooth(values, plans), strict=True)
+    indices = tuple(axis.tobytes() for axis in axes)
+    there = axes_of(geometry, smoothing, indices, torch.device("cpu"))
+    found = smooth_there(torch.tensor(np.stack([values, 1 - values])), there).numpy()
+    for chunk, host in zip(found, (values, 1 - values), strict=True):
+        np.testing.assert_array_equal(chunk, smooth(host, plans), strict=True)
 
 
 # In payloads.

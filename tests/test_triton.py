@@ -247,6 +247,23 @@ def test_an_optimisers_step_in_one_launch(name: str) -> None:
         torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u2", "i4", "u4"])
+def test_integers_are_those_of_the_host(dtype: str) -> None:
+    from tinc_codec.engines.gpu import fused, values
+    from tinc_codec.stream import normalize
+
+    info = np.iinfo(dtype)
+    special = [np.nan, np.inf, -np.inf, -0.0, 0, 1, -0.1, 1.1, 0.5, 1e-30, 1 - 2**-24]
+    unit = np.concatenate([special, np.random.default_rng(0).random(3000)]).astype(np.float32)
+    there = torch.tensor(unit, device="cuda" if ON_GPU else "cpu")
+    for low, high in ((int(info.min), int(info.max)), (3, 17), (0, 5)):
+        with runtime(device=DEVICE, triton=True):
+            assert fused.are_asked_for(there.device)
+            found = values.denormalize(there, low, high, np.dtype(dtype))
+        expected = normalize.denormalize(unit, low, high, np.dtype(dtype))
+        np.testing.assert_array_equal(values.to_numpy(found, np.dtype(dtype)), expected)
+
+
 def test_large_parameters_are_not_multiplied_as_float16() -> None:
     from tinc_codec.engines.gpu import fused
 

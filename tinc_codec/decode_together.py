@@ -17,12 +17,13 @@ from tinc_codec.runtime import current_runtime
 from tinc_codec.selection import Selection, resolve
 from tinc_codec.threads import each
 from tinc_codec.tree import section
-from tinc_codec.tree.faces import Plan, plans
 from tinc_codec.tree.geometry import IntArray
 
 if TYPE_CHECKING:
     import torch
     from typing_extensions import Buffer
+
+    from tinc_codec.engines.gpu.faces import Axis
 
 
 def decode_chunks(
@@ -130,7 +131,7 @@ def decode_resident(
         first, selection = chunks[group[0]], chosen[group[0]]
         voxels = math.prod(selection.shape)
         if not selection.pointwise:  # with the stencils of faces
-            voxels = max(voxels, math.prod(len(plan.index) for plan in _plans(first, selection)))
+            voxels = max(voxels, math.prod(len(axis.index) for axis in _along(first, selection)))
         in_batches(run, group, most_decoded(voxels, first.info.dtype.itemsize))
     return found
 
@@ -142,11 +143,14 @@ def _stays(chunk: Chunk, selection: Selection) -> bool:
     return chunk.tree.smoothing is None or not selection.pointwise
 
 
-def _plans(chunk: Chunk, selection: Selection) -> list[Plan]:
+def _along(chunk: Chunk, selection: Selection) -> tuple[Axis, ...]:
     """Return what is evaluated along each axis of a tree, and corrected near faces."""
+    from tinc_codec.engines.gpu.device import current_device
+    from tinc_codec.engines.gpu.faces import axes_of
+
     assert chunk.tree is not None
-    kept = _kept(chunk, selection)
-    return plans(chunk.tree.geometry, chunk.tree.smoothing, kept)
+    indices = tuple(np.asarray(a, np.int64).tobytes() for a in _kept(chunk, selection))
+    return axes_of(chunk.tree.geometry, chunk.tree.smoothing, indices, current_device())
 
 
 def _kept(chunk: Chunk, selection: Selection) -> list[IntArray]:
@@ -170,14 +174,16 @@ def _decode_alike(chunks: Sequence[Chunk], selection: Selection) -> list[torch.T
     assert tree is not None
     axes, pointwise = selection.axes, selection.pointwise
     parameters = np.stack([chunk.parameters for chunk in chunks if chunk.parameters is not None])
-    along = None if pointwise else _plans(chunks[0], selection)
-    index = _kept(chunks[0], selection) if along is None else [plan.index for plan in along]
+    along = None if pointwise else _along(chunks[0], selection)
+    index = _kept(chunks[0], selection) if along is None else [axis.index for axis in along]
     units = evaluate(tree, parameters, index, pointwise=pointwise)
+    if along is not None:
+        units = smooth(units, along)
     spread = [len(a) if n > 1 else 1 for a, n in zip(axes, info.shape, strict=True)]
     out = []
     for chunk, unit in zip(chunks, units, strict=True):
         if along is not None:
-            unit = smooth(unit, along).view(spread).expand([len(a) for a in axes])
+            unit = unit.view(spread).expand([len(a) for a in axes])
         bits = values.denormalize(unit, chunk.info.low, chunk.info.high, chunk.info.dtype)
         if chunk.mask is not None:
             labels = chunk.mask.labels[tuple(axes) if pointwise else np.ix_(*axes)]

@@ -6,6 +6,7 @@ code per group, one entropy model per group, and the range-coded integers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,18 +60,17 @@ def pack_raw(parameters: Float32Array) -> bytes:
     return bytes([RAW]) + parameters.astype("<f4").tobytes()
 
 
-def pack_quantized(weights: QuantizedWeights) -> bytes:
-    """Return the section of quantised parameters."""
-    models = weights.models()
+def pack_quantized(weights: QuantizedWeights, models: Sequence[int] | None = None) -> bytes:
+    """Return the section of quantised parameters, under given models or the shortest ones."""
+    models = weights.models() if models is None else models
     head = bytes([QUANTIZED]) + np.array(weights.base, "<f4").tobytes()
     return head + bytes(weights.codes) + bytes(models) + entropy.encode(weights.groups, models)
 
 
-def quantized_size(weights: QuantizedWeights) -> int:
+def quantized_size(weights: QuantizedWeights, models: Sequence[int] | None = None) -> int:
     """Return the bytes of :func:`pack_quantized` within a few, without coding."""
-    lengths = (
-        entropy.code_length(v, m) for v, m in zip(weights.groups, weights.models(), strict=True)
-    )
+    models = weights.models() if models is None else models
+    lengths = (entropy.code_length(v, m) for v, m in zip(weights.groups, models, strict=True))
     return 5 + 2 * len(weights.groups) + int(np.ceil(sum(lengths) / 8))
 
 

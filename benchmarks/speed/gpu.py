@@ -1,7 +1,7 @@
 """The GPU: a fit against the per-node loop on the same device, many chunks at once, decoding.
 
 On the first of the volumes whose axes are all nearly 256 voxels long, or else on a phantom of 256³;
-with torch's kernels and with Triton's (a batch with these alone); everything in turns where times are compared.
+with torch's kernels and Triton's (a batch with these alone); in turns where times are compared.
 
 - fit: the per-node loop of :mod:`benchmarks.baselines.per_node_loop` on the device, timed over some
   iterations and the rest extrapolated, its PSNR that of ``preset="paper"`` after 10,000; against

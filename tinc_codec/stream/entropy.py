@@ -60,6 +60,7 @@ def _tail_table(shape: int) -> LongArray:
     return np.array([math.floor(v + 0.5) for v in values], np.int64)
 
 
+@cache
 def largest_symbol(scale: int) -> int:
     """Return the largest magnitude that a model of this scale code can hold."""
     grown = (10 * _GROW[scale % 4] << (scale // 4)) >> 18
@@ -102,20 +103,18 @@ def _bits(model: int) -> npt.NDArray[np.float64]:
     return PRECISION - np.log2(np.diff(cumulative(model)))
 
 
-def _histogram(values: IntArray) -> tuple[LongArray, LongArray]:
-    """Return the distinct integers and how often each occurs."""
+def _histogram(values: IntArray) -> tuple[LongArray, npt.NDArray[np.float64], int]:
+    """Return the distinct integers, how often each occurs, and the largest magnitude."""
     top = int(np.abs(values).max(initial=0))
     counts = np.bincount(values.astype(np.int64) + top, minlength=2 * top + 1)
     found = np.flatnonzero(counts)
-    return found - top, counts[found]
+    return found - top, counts[found].astype(np.float64), top
 
 
-def _length(symbols: LongArray, counts: LongArray, model: int) -> float:
+def _length(symbols: LongArray, counts: npt.NDArray[np.float64], largest: int, model: int) -> float:
     """Return the bits that integers of a histogram take; infinite where they do not fit."""
     top = largest_symbol(model % SCALES)
-    if len(symbols) and max(-symbols[0], symbols[-1]) > top:
-        return math.inf
-    return float(counts @ _bits(model)[symbols + top])
+    return math.inf if largest > top else float(counts @ _bits(model)[symbols + top])
 
 
 def code_length(values: IntArray, model: int) -> float:
@@ -129,8 +128,7 @@ def choose_model(values: IntArray) -> int:
     """Return the model with the shortest code for the values (magnitudes up to 32767)."""
     if not values.any():
         return ALL_ZERO
-    symbols, counts = _histogram(values)
-    largest = int(max(-symbols[0], symbols[-1]))
+    symbols, counts, largest = _histogram(values)
     spread = float(np.abs(values).mean())
     centre = round(4 * (math.log2(spread) + 2))
     lowest = max(0, min(centre - 5, SCALES - 1))
@@ -139,7 +137,7 @@ def choose_model(values: IntArray) -> int:
         lowest += 1
     scales = range(lowest, min(SCALES, lowest + 9))
     candidates = [shape * SCALES + scale for shape in range(len(SHAPES)) for scale in scales]
-    return min(candidates, key=lambda model: _length(symbols, counts, model))
+    return min(candidates, key=lambda model: _length(symbols, counts, largest, model))
 
 
 def _categorical(model: int) -> Any:

@@ -130,8 +130,8 @@ def _kernels_agree(
         expected = _evaluate(layers, voxels.counts, voxels.locate, stacks.chunks, device)
         return found, expected
 
-    kind = "points" if voxels.tables.points else "grid"
-    return not voxels.counts.any() or fused.agreed(kind, paths, device, compare)
+    what = voxels.tables.points, paths.widths, paths.axes
+    return not voxels.counts.any() or fused.agreed(("decode", *what), device, compare)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,41 +2,98 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from tinc_codec.tree.faces import Plan
+import numpy as np
+
+from tinc_codec.tree.faces import STENCIL, Smoothing, plans
+from tinc_codec.tree.geometry import Geometry, IntArray
 
 if TYPE_CHECKING:
     import torch
 
 
-def smooth(values: torch.Tensor, plans: Sequence[Plan]) -> torch.Tensor:
-    """Correct the values of an outer product, and return those asked for.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Axis:
+    """A plan of :mod:`tinc_codec.tree.faces` along an axis, its arrays on a device.
+
+    Attributes
+    ----------
+    index : int64 array
+        Voxels to evaluate.
+    stencils : tuple of (faces,) int64 tensors
+        Places in ``index`` of the faces' stencils.
+    rows, faces : (n,) int64 tensor
+        Places of the voxels to correct, and the faces they are corrected by.
+    factors : (n,) float32 tensor
+        Of the faces' excess, to be added.
+    asked : int64 tensor or None
+        Places of the voxels asked for; None where they are all in order.
+    """
+
+    index: IntArray
+    stencils: tuple[torch.Tensor, ...]
+    rows: torch.Tensor
+    faces: torch.Tensor
+    factors: torch.Tensor
+    asked: torch.Tensor | None
+
+
+@lru_cache(maxsize=8)
+def axes_of(
+    geometry: Geometry,
+    smoothing: Smoothing | None,
+    indices: tuple[bytes, ...],
+    device: torch.device,
+) -> tuple[Axis, ...]:
+    """Return the plan of every axis of an outer product of voxel indices, the last ones kept.
+
+    The indices are the bytes of an int64 array for each axis.
+    """
+    import torch
+
+    axes = []
+    for plan in plans(geometry, smoothing, [np.frombuffer(index, np.int64) for index in indices]):
+        in_order = np.array_equal(plan.asked, np.arange(len(plan.index)))
+        firsts, rows, faces, factors, asked = (
+            torch.tensor(part, device=device)
+            for part in (plan.firsts, plan.rows, plan.faces, plan.factors, plan.asked)
+        )
+        axes.append(
+            Axis(
+                index=plan.index,
+                stencils=tuple(firsts + k for k in range(len(STENCIL))),
+                rows=rows,
+                faces=faces,
+                factors=factors,
+                asked=None if in_order else asked,
+            )
+        )
+    return tuple(axes)
+
+
+def smooth(values: torch.Tensor, axes: tuple[Axis, ...]) -> torch.Tensor:
+    """Correct the values of an outer product in place, and return those asked for.
 
     Every operation is a call of its own, so that none are fused: the host's values bit for bit.
 
     Parameters
     ----------
-    values : float32 tensor
-        The tree at the product of the plans' ``index``.
-    plans : one for each axis
-        See :func:`tinc_codec.tree.faces.plans`.
+    values : (chunks, *axes) float32 tensor
+        The trees at the product of the axes' ``index``.
+    axes : tuple of Axis
+        Of :func:`axes_of`.
     """
-    import torch
-
-    for axis, plan in enumerate(plans):
-        if not len(plan.firsts):
-            continue
-        firsts, rows, faces, factors, asked = (
-            torch.from_numpy(part).to(values.device)
-            for part in (plan.firsts, plan.rows, plan.faces, plan.factors, plan.asked)
-        )
-        a, b, c, d = (values.index_select(axis, firsts + k) for k in range(4))
-        excess = (c - b) - ((b - a) + (d - c)) * 0.5
-        shape = [1] * values.ndim
-        shape[axis] = len(rows)
-        added = excess.index_select(axis, faces) * factors.view(shape)
-        values = values.index_copy(axis, rows, values.index_select(axis, rows) + added)
-        values = values.index_select(axis, asked)
+    for number, axis in enumerate(axes, start=1):
+        if len(axis.rows):
+            a, b, c, d = (values.index_select(number, places) for places in axis.stencils)
+            excess = (c - b) - ((b - a) + (d - c)) * 0.5
+            shape = [1] * values.ndim
+            shape[number] = len(axis.rows)
+            added = excess.index_select(number, axis.faces) * axis.factors.view(shape)
+            values.index_add_(number, axis.rows, added)
+        if axis.asked is not None:
+            values = values.index_select(number, axis.asked)
     return values

@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -42,6 +42,8 @@ DECODE_BLOCK, _DECODE_WARPS, _DECODE_FEATURES = 128, 4, 128
 _DECODE_PROGRAMS, _MOST_ROUNDS = 1024, 16
 # Voxels that a program draws.
 _DRAWN = 256
+# Voxels that a program maps to integers.
+_MAPPED = 1024
 # Gradients that a program adds up, and how many rows of them at once.
 _ITEMS, _ROWS = 128, 16
 # Products of float16 are for parameters below this.
@@ -115,6 +117,19 @@ _kept_stacks = lru_cache(maxsize=8)(_stacks)
 
 def _wanted(widths: Sequence[int], device: torch.device) -> bool:
     """Tell whether the kernels are to be tried for paths of sine layers of these widths."""
+    fits = len(widths) < MOST_LAYERS and sum(widths) <= MOST_FEATURES
+    fits = fits and all(a + b <= MOST_OF_TWO for a, b in pairwise([0, *widths]))
+    return are_asked_for(device) and fits
+
+
+def are_asked_for(device: torch.device) -> bool:
+    """Tell whether kernels are to be tried on a device.
+
+    Raises
+    ------
+    InvalidSetting
+        If the run-time settings ask for Triton where it cannot run.
+    """
     asked = current_runtime().triton
     if asked is False:
         return False
@@ -128,9 +143,7 @@ def _wanted(widths: Sequence[int], device: torch.device) -> bool:
             f"triton=True needs a CUDA device, not {device}: use device='cuda', triton=False, or "
             "set TRITON_INTERPRET=1 to try the kernels slowly on the CPU"
         )
-    fits = len(widths) < MOST_LAYERS and sum(widths) <= MOST_FEATURES
-    fits = fits and all(a + b <= MOST_OF_TWO for a, b in pairwise([0, *widths]))
-    return fits and (asked or (there and device.type == "cuda")) and _capable(device)
+    return (asked or (there and device.type == "cuda")) and _capable(device)
 
 
 def _capable(device: torch.device) -> bool:
@@ -144,32 +157,35 @@ def _capable(device: torch.device) -> bool:
 
 
 def agreed(
-    kind: str, paths: Paths, device: torch.device, compare: Callable[[], tuple[Any, Any]]
+    what: tuple[Hashable, ...],
+    device: torch.device,
+    compare: Callable[[], tuple[torch.Tensor, torch.Tensor]],
+    most: float = _AGREEMENT,
 ) -> bool:
-    """Tell whether kernels agree with torch's products; compared once per process and widths.
+    """Tell whether a kernel agrees with torch; compared once per process and what it is made for.
 
     Parameters
     ----------
-    kind : str
-        Which kernel.
-    paths : Paths
-        What it is compiled for.
+    what : tuple
+        Which kernel, and what it is compiled for.
     device : torch.device
         Where.
     compare : callable
-        Gives the kernel's values and those expected, tensors, at :func:`probe`'s parameters.
+        Gives the kernel's values and those expected.
+    most : float
+        By how much they may differ, as a part of the largest one.
     """
-    key = (kind, paths.widths, paths.axes, device)
+    key = (*what, device)
     if key not in _agreed:
         import torch
 
         try:
-            found, expected = compare()
-            far = float((found - expected).abs().max() / expected.abs().max())
-            problem = "" if far < _AGREEMENT else f"off by {far:.2g} from torch's products"
+            found, expected = (values.double() for values in compare())
+            far = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-300))
+            problem = "" if far <= most else f"off by {far:.2g} from torch's"
         except torch.cuda.OutOfMemoryError:
             raise
-        # Compilers and drivers raise what they like; torch's products do the same work.
+        # Compilers and drivers raise what they like; torch does the same work.
         except Exception as error:
             problem = f"{type(error).__name__}: {error}"
         if problem:
@@ -401,6 +417,20 @@ def gradient(
         )  # fmt: skip
         kernels.add_up[(len(jobs),)](partial, jobs, result, paths.size, ITEMS=_ITEMS, ROWS=_ROWS)
     return losses.view(paths.chunks, -1).sum(dim=1), result
+
+
+def to_integers(unit: torch.Tensor, low: int, high: int, bits: torch.dtype) -> torch.Tensor:
+    """Map [0, 1] to integers in one launch; see :mod:`tinc_codec.engines.gpu.values`."""
+    import torch
+
+    from tinc_codec.engines.gpu import kernels
+
+    out = torch.empty(unit.shape, dtype=bits, device=unit.device)
+    with _on(unit.device):
+        kernels.to_integers[(-(-unit.numel() // _MAPPED),)](
+            unit, out, low, high, unit.numel(), BLOCK=_MAPPED, enable_fp_fusion=False
+        )
+    return out
 
 
 def are_small(parameters: npt.NDArray[np.float32]) -> bool:

@@ -457,3 +457,19 @@ def add_up(partial, jobs, out, size, ITEMS: tl.constexpr, ROWS: tl.constexpr):
         found = tl.load(at[None, :] + row[:, None].to(tl.int64) * size, mask=there, other=0.0)
         total += tl.sum(found, axis=0)
     tl.store(out + tl.load(job) + items, total, mask=inside)
+
+
+@triton.jit(do_not_specialize=["low", "high", "size"])
+def to_integers(unit, out, low, high, size, BLOCK: tl.constexpr):
+    """Map [0, 1] to integers of up to 32 bits, as :mod:`tinc_codec.engines.gpu.values` does.
+
+    In float64, each operation rounded (fusion is off where this is launched).
+    """
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    u = tl.load(unit + at, mask=at < size, other=0.0).to(tl.float64)
+    u = tl.minimum(tl.maximum(tl.where(u == u, u, 0.0), 0.0), 1.0)
+    low, high = low.to(tl.float64), high.to(tl.float64)
+    value = (1.0 - u) * low + u * high
+    value = (value + 6755399441055744.0) - 6755399441055744.0  # 1.5 * 2**52: rounds to even
+    value = tl.minimum(tl.maximum(value, low), high)
+    tl.store(out + at, value.to(tl.int64).to(out.dtype.element_ty), mask=at < size)

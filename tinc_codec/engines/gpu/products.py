@@ -150,8 +150,8 @@ class Gradient:
             found = self._fused(paths, parameters, key, targets, weights)[1]
             return found, self._products(parameters, key, targets, weights, squared=False)[1]
 
-        kind = "fit" if weights is None else "weighted fit"
-        if not fused.agreed(kind, paths, targets.device, compare):
+        what = "fit", weights is not None, paths.widths, paths.axes
+        if not fused.agreed(what, targets.device, compare):
             self._paths = None
 
     def _fused(

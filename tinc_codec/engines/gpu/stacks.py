@@ -126,12 +126,11 @@ class Stacks:
 
         self.layers, source = layer_stacks(table, multiple)
         self.chunks, self.parameters = chunks, table.size
-        first = np.arange(chunks)[:, None] * (table.size + 1)
-        parts = [
-            part for s in self.layers for part in ((s.start, s.bias_start), (s.bias_start, s.stop))
-        ]
-        sources = np.concatenate([(first + source[a:b]).ravel() for a, b in parts])
-        self._source = torch.tensor(sources, device=device)
+        first = torch.arange(chunks, device=device)[:, None] * (table.size + 1)
+        there = torch.tensor(source, device=device)
+        parts = [(s.start, s.bias_start, s.stop) for s in self.layers]
+        cuts = [cut for a, b, c in parts for cut in ((a, b), (b, c))]
+        self._source = torch.cat([(first + there[a:b]).view(-1) for a, b in cuts])
 
     @cached_property
     def _place(self) -> torch.Tensor:

@@ -12,8 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from tinc_codec.engines.gpu import fused
+
 if TYPE_CHECKING:
     import torch
+
+# Voxels at which a kernel is compared with torch.
+_COMPARED = 1 << 20
 
 
 def denormalize(unit: torch.Tensor, low: float, high: float, dtype: np.dtype[Any]) -> torch.Tensor:
@@ -35,6 +40,20 @@ def denormalize(unit: torch.Tensor, low: float, high: float, dtype: np.dtype[Any
     tensor of signed integers of the dtype's size
         Same shape: the bits, in native order.
     """
+    if dtype.kind != "f" and dtype.itemsize <= 4 and fused.are_asked_for(unit.device):
+        bits, limits = _bits(dtype), (int(low), int(high))
+
+        def compare() -> tuple[torch.Tensor, torch.Tensor]:
+            some = unit.reshape(-1)[:_COMPARED].contiguous()
+            return fused.to_integers(some, *limits, bits), _in_steps(some, low, high, dtype)
+
+        if not unit.numel() or fused.agreed(("integers", bits), unit.device, compare, 0.0):
+            return fused.to_integers(unit.contiguous(), *limits, bits)
+    return _in_steps(unit, low, high, dtype)
+
+
+def _in_steps(unit: torch.Tensor, low: float, high: float, dtype: np.dtype[Any]) -> torch.Tensor:
+    """Map [0, 1] to values by torch, step by step."""
     import torch
 
     u = unit.double()
