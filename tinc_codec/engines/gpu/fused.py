@@ -13,7 +13,7 @@ import os
 import warnings
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -133,7 +133,7 @@ def are_asked_for(device: torch.device) -> bool:
     asked = current_runtime().triton
     if asked is False:
         return False
-    there = importlib.util.find_spec("triton") is not None
+    there = _has_triton()
     if asked and not there:
         raise InvalidSetting("triton=True needs triton, which is not installed: pip install "
                              "triton, or use triton=False")  # fmt: skip
@@ -144,6 +144,11 @@ def are_asked_for(device: torch.device) -> bool:
             "set TRITON_INTERPRET=1 to try the kernels slowly on the CPU"
         )
     return (asked or (there and device.type == "cuda")) and _capable(device)
+
+
+@cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
 
 
 def _capable(device: torch.device) -> bool:
