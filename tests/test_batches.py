@@ -269,6 +269,9 @@ def test_the_batch_size_comes_from_free_memory(
     step = 4 * 256 * (8 * 21 + 20 * 10 + 32)
     size = volume + step + 56 * (30 + 220 + 22)
     assert memory.bytes_per_chunk(tree, 1000, weighted=weighted) == size
+    # Features 16 + 16 + 1; parameters 48 + 2 * 272 + 2 * 17.
+    padded = volume + 4 * 256 * (8 * 33 + 20 * 16 + 32) + 56 * (48 + 544 + 34)
+    assert memory.bytes_per_chunk(tree, 1000, weighted=weighted, multiple=16) == padded
     for free, chunks in ((0, 1), (size - 1, 1), (7 * size, 7), (8 * size - 1, 7)):
         monkeypatch.setattr(memory, "available", lambda device, free=free: free)
         with runtime(device="torch"):

@@ -98,18 +98,22 @@ def stacks_of(tree: Tree, chunks: int, device: torch.device) -> tuple[Stacks, Pa
     InvalidSetting
         If the run-time settings ask for Triton where it cannot run.
     """
-    widths = layout(tree).n_out[layout(tree).paths[:, :-1]].max(axis=0)
-    given = tree, chunks, device, _wanted((-(-widths // MULTIPLE) * MULTIPLE).tolist(), device)
+    given = tree, chunks, device, multiple_of(tree, device)
     return _kept_stacks(*given) if chunks == 1 else _stacks(*given)
 
 
+def multiple_of(tree: Tree, device: torch.device) -> int:
+    """Return of what the stacks' widths are multiples: of 1 where no kernels are to be tried."""
+    widths = layout(tree).n_out[layout(tree).paths[:, :-1]].max(axis=0)
+    padded = -(-widths // MULTIPLE) * MULTIPLE
+    return MULTIPLE if _wanted(padded.tolist(), device) else 1
+
+
 def _stacks(
-    tree: Tree, chunks: int, device: torch.device, with_paths: bool
+    tree: Tree, chunks: int, device: torch.device, multiple: int
 ) -> tuple[Stacks, Paths | None]:
-    if not with_paths:
-        return Stacks(layout(tree), chunks, device), None
-    stacks = Stacks(layout(tree), chunks, device, MULTIPLE)
-    return stacks, Paths(stacks, device)
+    stacks = Stacks(layout(tree), chunks, device, multiple)
+    return stacks, None if multiple == 1 else Paths(stacks, device)
 
 
 _kept_stacks = lru_cache(maxsize=8)(_stacks)

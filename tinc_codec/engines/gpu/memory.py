@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from tinc_codec.engines.gpu import fused
 from tinc_codec.engines.gpu.device import current_device
 from tinc_codec.engines.gpu.stacks import layer_stacks
 from tinc_codec.tree.network import Tree, layout
@@ -33,12 +34,13 @@ def leaf_samples(leaves: int, samples: int) -> int:
     return LANES * max(1, round(samples / (LANES * leaves)))
 
 
-def bytes_per_chunk(tree: Tree, samples: int, *, weighted: bool) -> int:
+def bytes_per_chunk(tree: Tree, samples: int, *, weighted: bool, multiple: int = 1) -> int:
     """Return the bytes on the device that one chunk of a batch takes while it is fitted.
 
     4 bytes per voxel of the chunk, and 4 more with weights; per voxel of a step 8 bytes per
     feature on its path (each sine's argument and value), 20 per feature of the widest layer and
-    32 more; 56 bytes per parameter, padding included.
+    32 more; 56 bytes per parameter, padding included. Triton's kernels take less, but are compared
+    with what takes that.
 
     Parameters
     ----------
@@ -48,9 +50,11 @@ def bytes_per_chunk(tree: Tree, samples: int, *, weighted: bool) -> int:
         Voxels drawn at each step, about.
     weighted : bool
         Whether voxels have weights.
+    multiple : int
+        To which widths are padded.
     """
     leaves = tree.geometry.node_counts[-1]
-    layers, source = layer_stacks(layout(tree))
+    layers, source = layer_stacks(layout(tree), multiple)
     features = sum(layer.n_out for layer in layers)
     widest = max(layer.n_out for layer in layers)
     per_voxel = 2 * features + _WIDEST_COPIES * widest + _VOXEL_COPIES
@@ -72,8 +76,10 @@ def most_chunks(tree: Tree, samples: int, *, weighted: bool) -> int:
     InvalidSetting
         If torch or the device of the run-time settings is not there.
     """
-    most = available(current_device()) // bytes_per_chunk(tree, samples, weighted=weighted)
-    return max(1, most)
+    device = current_device()
+    multiple = fused.multiple_of(tree, device)
+    each = bytes_per_chunk(tree, samples, weighted=weighted, multiple=multiple)
+    return max(1, available(device) // each)
 
 
 def most_decoded(voxels: int, itemsize: int) -> int:
