@@ -210,7 +210,7 @@ def test_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert wanted("cpu", triton=True)
     assert wanted("cuda")
     assert not wanted("cuda", triton=False)
-    for most, more in (((128,) * 5, (128,) * 6), ((64, 256), (80, 256)), ((16,) * 8, (16,) * 9)):
+    for most, more in (((64,) * 5, (80,) * 5), ((96, 96), (96, 112)), ((16,) * 8, (16,) * 9)):
         assert wanted("cuda", most)
         assert not wanted("cuda", more)
     monkeypatch.setattr(fused, "_capable", lambda device: False)
@@ -265,11 +265,23 @@ def test_integers_are_those_of_the_host(dtype: str) -> None:
 
 
 def test_large_parameters_are_not_multiplied_as_float16() -> None:
+    """A chunk that has some goes through the products, whichever chunks it comes with."""
     from tinc_codec.engines.gpu import fused
+    from tinc_codec.engines.gpu.engine import evaluate
 
-    assert fused.are_small(np.array([-32767, 3], np.float32))
-    for large in (32768, -32768, np.inf, np.nan):
-        assert not fused.are_small(np.array([0, large, 1], np.float32))
+    tree = TREES["line"]
+    small, large = parameters_of(tree), parameters_of(tree)
+    large[-1] = 40_000
+    for value in (40_000, -40_000, np.inf, np.nan):
+        assert fused.are_small(np.array([[1, -32767], [0, value]], np.float32)).tolist() == [1, 0]
+    with runtime(device=DEVICE, triton=False):
+        expected = evaluate(tree, np.stack([small, large]), whole(tree), pointwise=False)
+    with runtime(device=DEVICE, triton=True):
+        found = evaluate(tree, np.stack([small, large]), whole(tree), pointwise=False)
+        (alone,) = evaluate(tree, small[None], whole(tree), pointwise=False)
+    torch.testing.assert_close(found[1], expected[1], rtol=1e-6, atol=0)
+    torch.testing.assert_close(found[0], expected[0], rtol=0, atol=1e-4)
+    assert torch.equal(found[0], alone)
 
 
 _COMPILE = """

@@ -391,7 +391,7 @@ def test_what_zarr_wants_on_the_gpu_stays_there(
 ) -> None:
     """The CPU in the place of the GPU, numpy in that of cupy."""
     import tinc_codec.zarr_v3 as module
-    from tinc_codec.engines.gpu import engine, memory, values
+    from tinc_codec.engines.gpu import device, engine, memory, values
 
     class OnGPU(PROTOTYPE.nd_buffer):  # type: ignore[name-defined]
         pass
@@ -408,7 +408,7 @@ def test_what_zarr_wants_on_the_gpu_stays_there(
     monkeypatch.setattr(module.gpu, "NDBuffer", OnGPU)
     monkeypatch.setattr(values, "to_cupy", to_cupy)
     monkeypatch.setattr(values, "to_numpy", to_numpy)
-    for used in (engine, memory):
+    for used in (device, engine, memory):
         monkeypatch.setattr(used, "current_device", lambda: torch.device("cpu"))
     shape = (16, 16, 16)
     there = replace(spec(shape, "u2"), prototype=PROTOTYPE._replace(nd_buffer=OnGPU))

@@ -100,6 +100,10 @@ def evaluate(
     device = current_device()
     import torch
 
+    small = fused.are_small(parameters)
+    if small.any() and not small.all():  # kernels do not take all: each chunk as it is alone
+        parts = [evaluate(tree, chunk[None], axes, pointwise=pointwise) for chunk in parameters]
+        return torch.cat(parts)
     index = [np.asarray(a, np.int64) for a in axes]
     lengths = [len(index[0])] if pointwise else [len(a) for a in index]
     stacks, paths = fused.stacks_of(tree, len(parameters), device)
@@ -109,9 +113,8 @@ def evaluate(
             voxels = _points(tree.geometry, index, device)
         else:
             voxels = _grid(tree.geometry, tuple(a.tobytes() for a in index), device)
-        if paths is not None and _kernels_agree(paths, stacks, voxels, device):
-            small = fused.are_small(parameters)
-            out = fused.decode(paths, stacked, voxels.tables, voxels.counts, small=small)
+        if paths is not None and small[0] and _kernels_agree(paths, stacks, voxels, device):
+            out = fused.decode(paths, stacked, voxels.tables, voxels.counts)
             return out.view(len(parameters), *lengths)
         layers = stacks.views(stacked)
         out = _evaluate(layers, voxels.counts, voxels.locate, len(parameters), device)
@@ -125,7 +128,7 @@ def _kernels_agree(
 
     def compare() -> tuple[torch.Tensor, torch.Tensor]:
         stacked = fused.probe(stacks, device)
-        found = fused.decode(paths, stacked, voxels.tables, voxels.counts, small=True)
+        found = fused.decode(paths, stacked, voxels.tables, voxels.counts)
         layers = stacks.views(stacked)
         expected = _evaluate(layers, voxels.counts, voxels.locate, stacks.chunks, device)
         return found, expected

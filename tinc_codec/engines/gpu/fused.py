@@ -31,13 +31,14 @@ if TYPE_CHECKING:
 
 # Of which the widths of sine layers are: the least size of a product's factors.
 MULTIPLE = 16
-# Layers of a path, output included; outputs of all its sine layers, or of two in a row.
+# Layers of a path, output included; outputs of all its sine layers, or of two in a row. Beyond,
+# compiling takes minutes.
 MOST_LAYERS = 9
-MOST_FEATURES, MOST_OF_TWO = 640, 320
+MOST_FEATURES, MOST_OF_TWO = 320, 192
 # Voxels of a tile, the warps that work on it, and the most features of a block. With blocks of 64,
 # what Triton 3.6 makes of the gradients goes beyond its memory.
 FIT_BLOCK, _FIT_WARPS, _FIT_FEATURES = 64, 4, 32
-DECODE_BLOCK, _DECODE_WARPS, _DECODE_FEATURES = 128, 4, 128
+DECODE_BLOCK, _DECODE_WARPS, _DECODE_FEATURES = 128, 4, 64
 # Programs that decode, at least, where there are so many tiles; tiles that one decodes at most.
 _DECODE_PROGRAMS, _MOST_ROUNDS = 1024, 16
 # Voxels that a program draws.
@@ -320,7 +321,7 @@ def _jobs(start: int, size: int, column: int, nodes: int, rows: int) -> IntArray
 
 
 def decode(
-    paths: Paths, parameters: torch.Tensor, tables: DecodeTables, counts: IntArray, *, small: bool
+    paths: Paths, parameters: torch.Tensor, tables: DecodeTables, counts: IntArray
 ) -> torch.Tensor:
     """Evaluate the voxels of the tables in every chunk.
 
@@ -329,13 +330,11 @@ def decode(
     paths : Paths
         Of the chunks.
     parameters : (stacked size,) float32 tensor
-        Weights and biases.
+        Weights and biases, that :func:`are_small`.
     tables : DecodeTables
         Which voxels.
     counts : (leaves,) int64 array
         Voxels in each leaf.
-    small : bool
-        Whether all parameters are small enough for products of float16.
 
     Returns
     -------
@@ -358,9 +357,8 @@ def decode(
         kernels.decode_tiles[(programs * parts,)](
             parameters, paths.table, tables.counts, tables.sides, tables.firsts, tables.places,
             tables.coordinates, tables.strides, out, paths.leaves, voxels, parts, rounds,
-            POINTS=tables.points, BLOCK=DECODE_BLOCK, DOT="float16" if small else "tf32x3",
-            FAST=_is_compiled(device), num_warps=_DECODE_WARPS, num_stages=1,
-            **paths.to_decode,
+            POINTS=tables.points, BLOCK=DECODE_BLOCK, num_warps=_DECODE_WARPS, num_stages=1,
+            **_arithmetic(device), **paths.to_decode,
         )  # fmt: skip
     return out
 
@@ -411,7 +409,6 @@ def gradient(
     partial = torch.empty((programs, parts, paths.size), device=device)
     losses = torch.empty((programs, parts), device=device)
     result = torch.empty_like(parameters)
-    compiled = _is_compiled(device)
     with _on(device):
         kernels.draw[(leaves, -(-draws.count // _DRAWN))](
             draws.corners, draws.affine, draws.strides, key, x, where, draws.count, total,
@@ -421,8 +418,8 @@ def gradient(
             parameters, paths.table, x, where, targets, targets if weights is None else weights,
             draws.shares, partial, losses,
             leaves, draws.count, total, targets.shape[1], paths.size,
-            WEIGHTED=weights is not None, BLOCK=FIT_BLOCK, DOT="float16" if compiled else "ieee",
-            FAST=compiled, num_warps=_FIT_WARPS, **paths.to_fit,
+            WEIGHTED=weights is not None, BLOCK=FIT_BLOCK, num_warps=_FIT_WARPS,
+            **_arithmetic(device), **paths.to_fit,
         )  # fmt: skip
         kernels.add_up[(len(jobs),)](partial, jobs, result, paths.size, ITEMS=_ITEMS, ROWS=_ROWS)
     return losses.view(paths.chunks, -1).sum(dim=1), result
@@ -442,9 +439,11 @@ def to_integers(unit: torch.Tensor, low: int, high: int, bits: torch.dtype) -> t
     return out
 
 
-def are_small(parameters: npt.NDArray[np.float32]) -> bool:
-    """Tell whether all parameters are small enough for products of float16."""
-    return bool(max(parameters.max(), -parameters.min()) < _SMALL)  # not if one is NaN
+def are_small(parameters: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """Tell of each chunk whether its parameters are small enough for products of float16."""
+    largest = np.abs(parameters).max(axis=1)
+    small: npt.NDArray[np.bool_] = largest < _SMALL  # nor where one is NaN
+    return small
 
 
 def parts_of(draws: Draws) -> int:
@@ -452,9 +451,10 @@ def parts_of(draws: Draws) -> int:
     return -(-draws.count // FIT_BLOCK)
 
 
-def _is_compiled(device: torch.device) -> bool:
-    """Tell whether kernels run on a GPU, not in Triton's interpreter."""
-    return device.type == "cuda"
+def _arithmetic(device: torch.device) -> dict[str, Any]:
+    """Return how kernels multiply and take sines: on a GPU by its units, else as they are read."""
+    on_gpu = device.type == "cuda"
+    return {"DOT": "float16" if on_gpu else "ieee", "FAST": on_gpu}
 
 
 def _on(device: torch.device) -> Any:
