@@ -206,6 +206,7 @@ def test_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TINC_TRITON", raising=False)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     monkeypatch.setattr(fused, "_capable", lambda device: True)
+    monkeypatch.setattr(fused, "_has_tried_triton", lambda: True)
     assert not wanted("cpu")
     assert wanted("cpu", triton=True)
     assert wanted("cuda")
@@ -226,7 +227,23 @@ def test_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InvalidSetting, match="triton, which is not installed: pip install triton"):
         wanted("cuda", triton=True)
     monkeypatch.delenv("TINC_TRITON")
+    monkeypatch.setattr(fused, "_has_tried_triton", lambda: False)
     assert not wanted("cuda")
+
+
+def test_only_versions_that_have_run_on_a_gpu_are_used_unasked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from tinc_codec.engines.gpu import fused
+
+    def tried(version: str) -> bool:
+        monkeypatch.setattr(fused.importlib.metadata, "version", lambda name: version)
+        return fused._has_tried_triton.__wrapped__()
+
+    assert tried("3.6.0")
+    assert tried("3.6.1")
+    assert not tried("3.9.0")
+    assert not tried("3.60.0")
 
 
 @pytest.mark.parametrize("name", ["adam", "adamax"])

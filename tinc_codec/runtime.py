@@ -30,8 +30,9 @@ class Runtime:
     threads : int
         Threads that one chunk may use; 0 means as many as the process may run on.
     triton : bool or None
-        Whether torch on a GPU hands trees to Triton's kernels; None: where they can run. A tree
-        with paths too long or too wide for them always goes through torch's products.
+        Whether torch on a GPU hands trees to Triton's kernels; None: with the versions of triton
+        whose kernels have run on a GPU. A tree with paths too long or too wide for them always
+        goes through torch's products.
     cache_bytes: int
         Decoded chunks and regions that a process keeps for further reads of zarr v3 arrays, in
         bytes; 0 keeps none.

@@ -1,13 +1,16 @@
 """The Triton kernels on the host's side: whether to use them, their tables, their launches.
 
-They are used on a GPU of compute capability 8.0 or more where triton is there and the paths are
-neither too long nor too wide, unless ``runtime(triton=False)`` or ``TINC_TRITON=0`` says otherwise.
-Each time a process meets paths of other widths they are compared with torch's products; if they
-fail or disagree, a warning says so and torch goes on.
+They are used on a GPU of compute capability 8.0 or more where the paths are neither too long nor
+too wide, with a version of triton that has made sound kernels before, or any if
+``runtime(triton=True)`` or ``TINC_TRITON=1`` asks for them. Each time a process meets paths of
+other widths they are compared with torch's products; if they fail or disagree, a warning says so
+and torch goes on. A kernel that leaves its memory ends all work on the GPU, though: hence the
+versions.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import warnings
@@ -29,6 +32,8 @@ from tinc_codec.tree.network import Tree, layout
 if TYPE_CHECKING:
     import torch
 
+# Versions of triton.
+_TRIED = ("3.6.",)
 # Of which the widths of sine layers are: the least size of a product's factors.
 MULTIPLE = 16
 # Layers of a path, output included; outputs of all its sine layers, or of two in a row. Beyond,
@@ -138,8 +143,7 @@ def are_asked_for(device: torch.device) -> bool:
     asked = current_runtime().triton
     if asked is False:
         return False
-    there = _has_triton()
-    if asked and not there:
+    if asked and not _has_triton():
         raise InvalidSetting("triton=True needs triton, which is not installed: pip install "
                              "triton, or use triton=False")  # fmt: skip
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
@@ -148,12 +152,21 @@ def are_asked_for(device: torch.device) -> bool:
             f"triton=True needs a CUDA device, not {device}: use device='cuda', triton=False, or "
             "set TRITON_INTERPRET=1 to try the kernels slowly on the CPU"
         )
-    return (asked or (there and device.type == "cuda")) and _capable(device)
+    return (asked or (device.type == "cuda" and _has_tried_triton())) and _capable(device)
 
 
 @cache
 def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
+
+
+@cache
+def _has_tried_triton() -> bool:
+    """Tell whether the version of triton is one whose kernels have run on a GPU (make test-gpu)."""
+    try:
+        return importlib.metadata.version("triton").startswith(_TRIED)
+    except importlib.metadata.PackageNotFoundError:
+        return False
 
 
 def _capable(device: torch.device) -> bool:

@@ -85,11 +85,12 @@ def most_chunks(tree: Tree, samples: int, *, weighted: bool) -> int:
 def most_decoded(voxels: int, itemsize: int) -> int:
     """Return how many chunks to decode at once: as many as the memory at hand holds.
 
-    Per voxel a chunk takes 4 bytes normalised and ``itemsize`` decoded; the chunk that is being
-    rescaled takes 40 more, in float64. To evaluate takes a fixed amount beside.
+    Per voxel a chunk takes 4 bytes normalised, 8 while faces are made smooth (what is added, and
+    what was asked for), and ``itemsize`` decoded; the chunk that is being rescaled takes 40 more,
+    in float64. To evaluate takes a fixed amount beside.
     """
     left = available(current_device()) - 40 * voxels
-    return max(1, left // max(1, (4 + itemsize) * voxels))
+    return max(1, left // max(1, (12 + itemsize) * voxels))
 
 
 def available(device: torch.device) -> int:
