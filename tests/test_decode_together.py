@@ -154,8 +154,8 @@ def test_equal_trees_are_one_evaluation(
         assert sizes == [3, 2, 1, 1, 1]
         assert all(bits is not None for bits in halved)
         voxels = int(np.prod(SHAPE))
-        # 40 bytes for one chunk's rescaling, then 4 + 2 each.
-        monkeypatch.setattr(memory, "available", lambda device: (40 + 2 * 6) * voxels)
+        # 40 bytes for one chunk's rescaling, then 4 + 8 + 2 each.
+        monkeypatch.setattr(memory, "available", lambda device: (40 + 2 * 14) * voxels)
         most, sizes[:] = 3, []
         decode_resident(payloads[:3], [None, ..., np.s_[:]])
         assert sizes == [2, 1]
