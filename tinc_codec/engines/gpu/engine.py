@@ -6,7 +6,8 @@ in any leaves, so nothing is evaluated but the voxels asked for, up to the end o
 run along the fastest axis, where every lane of a product goes through the same vector code (not
 so along the other axis): a voxel's value does not depend on its place in a tile.
 
-The trees of many chunks are to a slab the branches of one.
+The trees of many chunks are to a slab the branches of one. On a GPU, Triton's kernels do the same
+where :mod:`tinc_codec.engines.gpu.fused` says so.
 
 Memory on the device: 4 bytes per voxel of the output, and per voxel of a slab (131072 on a GPU)
 12 bytes per feature of the widest layer and about 100 more for indices and coordinates.
@@ -26,7 +27,7 @@ from tinc_codec.engines.gpu import fused
 from tinc_codec.engines.gpu.device import current_device, exact_products
 from tinc_codec.engines.gpu.memory import LANES
 from tinc_codec.engines.gpu.problem import Problem
-from tinc_codec.engines.gpu.stacks import Stacked, Stacks
+from tinc_codec.engines.gpu.stacks import Stacked
 from tinc_codec.tree.geometry import Geometry, IntArray, boxes, leaf_affine, leaf_of
 from tinc_codec.tree.network import Tree
 
@@ -113,7 +114,7 @@ def evaluate(
             voxels = _points(tree.geometry, index, device)
         else:
             voxels = _grid(tree.geometry, tuple(a.tobytes() for a in index), device)
-        if paths is not None and small[0] and _kernels_agree(paths, stacks, voxels, device):
+        if paths is not None and small[0] and _kernels_agree(tree, voxels, device):
             out = fused.decode(paths, stacked, voxels.tables, voxels.counts)
             return out.view(len(parameters), *lengths)
         layers = stacks.views(stacked)
@@ -121,20 +122,20 @@ def evaluate(
     return out.view(len(parameters), *lengths)
 
 
-def _kernels_agree(
-    paths: fused.Paths, stacks: Stacks, voxels: Voxels, device: torch.device
-) -> bool:
+def _kernels_agree(tree: Tree, voxels: Voxels, device: torch.device) -> bool:
     """Tell whether Triton's kernel gives what the products give, at the first voxels it meets."""
+    stacks, paths = fused.stacks_of(tree, 1, device)
+    if paths is None or not voxels.counts.any():
+        return paths is not None
 
     def compare() -> tuple[torch.Tensor, torch.Tensor]:
         stacked = fused.probe(stacks, device)
         found = fused.decode(paths, stacked, voxels.tables, voxels.counts)
         layers = stacks.views(stacked)
-        expected = _evaluate(layers, voxels.counts, voxels.locate, stacks.chunks, device)
-        return found, expected
+        return found, _evaluate(layers, voxels.counts, voxels.locate, 1, device)
 
     what = voxels.tables.points, paths.widths, paths.axes
-    return not voxels.counts.any() or fused.agreed(("decode", *what), device, compare)
+    return fused.agreed(("decode", *what), device, compare)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -137,9 +137,10 @@ class Stacks:
         """Where each chunk's parameters are in a stacked vector, (chunks, size)."""
         import torch
 
-        number = torch.arange(self.size, device=self._source.device)
-        place = torch.empty(self.chunks * (self.parameters + 1), dtype=torch.int64).to(number)
-        place[self._source] = number
+        device = self._source.device
+        items = self.chunks * (self.parameters + 1)
+        place = torch.empty(items, dtype=torch.int64, device=device)
+        place[self._source] = torch.arange(self.size, device=device)
         return place.view(self.chunks, -1)[:, :-1]
 
     @property
