@@ -496,6 +496,18 @@ def test_chunks_whose_fit_fails_are_stored_losslessly(
     assert np.array_equal(decoded[:16, 16:32, :16], np.load(npy)[:16, 16:32, :16])
 
 
+def test_a_device_that_is_not_there_is_refused_before_any_work(npy: Path, dst: Path) -> None:
+    """Not taken for fits that fail, of which all chunks would be stored losslessly."""
+    pytest.importorskip("torch")
+    made = plan(npy, dst, SETTINGS, **SMALL)
+    with tinc_codec.runtime(device="cuda:99"), pytest.raises(InvalidSetting, match="cuda"):
+        run(made)
+    assert not list(dst.parent.glob("a.zarr*"))
+    job = work.Job(plan=made, scratch=str(dst.parent), device="cuda:99")
+    with pytest.raises(InvalidSetting, match="cuda"):
+        work.convert_task(job, 0)
+
+
 def test_a_chunk_that_can_be_stored_neither_way_fails_its_shard_alone(
     npy: Path, dst: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

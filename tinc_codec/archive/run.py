@@ -32,6 +32,7 @@ from tinc_codec.archive.work import (
     convert_task,
     slab_folder,
 )
+from tinc_codec.engines.gpu.device import check_device
 from tinc_codec.errors import InvalidSetting, TincError
 from tinc_codec.metrics import Errors
 from tinc_codec.runtime import current_runtime
@@ -153,7 +154,8 @@ def run(
     FileExistsError
         If the destination exists and is not to be, or cannot be, overwritten.
     InvalidSetting
-        If it was begun with another source or settings, or the workers have too little memory.
+        If it was begun with another source or settings, the workers have too little memory, or
+        this process is to work on a device that is not there.
     BlockingIOError
         If another process is converting to it.
     ShardsFailed
@@ -169,6 +171,8 @@ def run(
     if is_complete(plan, overwrite):
         return replace(_complete(plan, target), seconds=time.perf_counter() - started)
     check_target(plan, overwrite)
+    if client is None:
+        check_device()
     plan.check_memory(worker_memory(client))
     with open_manifest(plan, target, overwrite=overwrite, partition=partition) as manifest:
         outcome = _told(manifest, on_shard)

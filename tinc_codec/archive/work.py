@@ -31,6 +31,7 @@ from tinc_codec.archive.sources import Source, Staging, open_source
 from tinc_codec.archive.target import Target, with_retries
 from tinc_codec.decode import decode_chunk, inspect
 from tinc_codec.encode import encode_chunk
+from tinc_codec.engines.gpu.device import check_device
 from tinc_codec.errors import InvalidSetting, TincError
 from tinc_codec.metrics import Errors, errors
 from tinc_codec.runtime import current_runtime, runtime
@@ -174,11 +175,12 @@ def convert_task(job: Job, index: int) -> ShardRecord:
     OSError
         If the source cannot be read or the target not be written, after some attempts.
     TincError
-        If a chunk can be stored neither way.
+        If a chunk can be stored neither way, or the device is not there.
     """
     plan, task = job.plan, job.plan[index]
     threads = job.threads or current_runtime().threads
     with _TURN, runtime(device=job.device, threads=threads, cache_bytes=0), _zarr_settings():
+        check_device()  # else no chunk could be fitted, and all would be stored losslessly
         seconds: dict[str, float] = {}
         lap = _laps()
         shard = _read(plan, task)

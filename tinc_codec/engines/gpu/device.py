@@ -47,6 +47,20 @@ def current_device() -> torch.device:
     return torch.device(name)
 
 
+def check_device() -> None:
+    """Refuse run-time settings that ask for a device, or for kernels, that are not there.
+
+    Raises
+    ------
+    InvalidSetting
+        As :func:`current_device`, and where Triton cannot run.
+    """
+    from tinc_codec.engines.gpu import fused
+
+    if current_runtime().uses_torch:
+        fused.are_asked_for(current_device())
+
+
 @contextmanager
 def exact_products(device: torch.device) -> Iterator[None]:
     """Multiply in full float32 whatever the caller's program allows (TF32, bfloat16, autocast).
