@@ -58,6 +58,7 @@ _CAPABILITY = (8, 0)
 # Of the largest value: rounding alone leaves some 1e-6.
 _AGREEMENT = 1e-4
 
+# Its multiples, modulo 1, are spread evenly.
 _GOLDEN = 0.6180339887498949
 
 _agreed: dict[tuple[Any, ...], bool] = {}
@@ -222,7 +223,7 @@ def probe(stacks: Stacks, device: torch.device) -> torch.Tensor:
     import torch
 
     numbers = torch.arange(stacks.chunks * stacks.parameters, device=device)
-    values = numbers * _GOLDEN % 1 * 2 - 1
+    values = (numbers.double() * _GOLDEN % 1 * 2 - 1).float()
     stacked = stacks.stack(values.view(stacks.chunks, stacks.parameters))
     for weight, _ in stacks.views(stacked):
         weight.mul_((6 / weight.shape[2]) ** 0.5)
