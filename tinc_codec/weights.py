@@ -6,8 +6,8 @@ code per group, one entropy model per group, and the range-coded integers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ IntArray = npt.NDArray[np.int32]
 RAW, QUANTIZED = 0, 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class QuantizedWeights:
     """Parameters as integers.
 
@@ -43,6 +43,10 @@ class QuantizedWeights:
 
     def models(self) -> tuple[int, ...]:
         """Return the entropy model with the shortest code for each group."""
+        return self._models
+
+    @cached_property
+    def _models(self) -> tuple[int, ...]:
         return tuple(entropy.choose_model(values) for values in self.groups)
 
     def values(self) -> Float32Array:
@@ -60,17 +64,18 @@ def pack_raw(parameters: Float32Array) -> bytes:
     return bytes([RAW]) + parameters.astype("<f4").tobytes()
 
 
-def pack_quantized(weights: QuantizedWeights, models: Sequence[int] | None = None) -> bytes:
-    """Return the section of quantised parameters, under given models or the shortest ones."""
-    models = weights.models() if models is None else models
+def pack_quantized(weights: QuantizedWeights) -> bytes:
+    """Return the section of quantised parameters."""
+    models = weights.models()
     head = bytes([QUANTIZED]) + np.array(weights.base, "<f4").tobytes()
     return head + bytes(weights.codes) + bytes(models) + entropy.encode(weights.groups, models)
 
 
-def quantized_size(weights: QuantizedWeights, models: Sequence[int] | None = None) -> int:
+def quantized_size(weights: QuantizedWeights) -> int:
     """Return the bytes of :func:`pack_quantized` within a few, without coding."""
-    models = weights.models() if models is None else models
-    lengths = (entropy.code_length(v, m) for v, m in zip(weights.groups, models, strict=True))
+    lengths = (
+        entropy.code_length(v, m) for v, m in zip(weights.groups, weights.models(), strict=True)
+    )
     return 5 + 2 * len(weights.groups) + int(np.ceil(sum(lengths) / 8))
 
 

@@ -33,8 +33,7 @@ from benchmarks.speed import fit
 from benchmarks.speed.common import Options, interleaved, timed
 from tinc_codec import Settings, decode, runtime
 from tinc_codec.encode import encode_chunk, encode_chunks
-from tinc_codec.fit import chunk as fit_of_chunks
-from tinc_codec.fit import gradual, train
+from tinc_codec.fit import chunk, gradual, train
 from tinc_codec.metrics import psnr
 from tinc_codec.opened import open_chunk
 from tinc_codec.phantom import phantom
@@ -120,21 +119,23 @@ _QUICK = Size(
 
 
 @contextmanager
-def _descents() -> Iterator[list[float]]:
-    """Give a list of the seconds of each descent from here on."""
+def _seconds_of(name: str, *modules: Any) -> Iterator[list[float]]:
+    """Give a list of the seconds of each call, from here on, of a function that modules share."""
     seconds: list[float] = []
-    plain = train.descend
+    plain = getattr(modules[0], name)
 
-    def descend(*args: Any) -> Any:
+    def called(*args: Any) -> Any:
         found, spent = timed(lambda: plain(*args))
         seconds.append(spent)
         return found
 
-    train.descend = gradual.descend = descend
+    for module in modules:
+        setattr(module, name, called)
     try:
         yield seconds
     finally:
-        train.descend = gradual.descend = plain
+        for module in modules:
+            setattr(module, name, plain)
 
 
 def measure_tree(case: Case, volume: Array) -> dict[str, Any]:
@@ -142,23 +143,14 @@ def measure_tree(case: Case, volume: Array) -> dict[str, Any]:
     iterations: Any = case.iterations
     settings = Settings(ratio=case.ratio, form="tree", iterations=iterations)
     encode_chunk(volume, settings)
-    plain, fits = fit_of_chunks.fit_trees, [0.0]
-
-    def fit_trees(*args: Any) -> Any:
-        found, fits[0] = timed(lambda: plain(*args))
-        return found
-
-    fit_of_chunks.fit_trees = fit_trees
-    try:
-        with _descents() as descents:
-            payload, seconds = timed(lambda: encode_chunk(volume, settings))
-    finally:
-        fit_of_chunks.fit_trees = plain
+    descents, fits = _seconds_of("descend", train, gradual), _seconds_of("fit_trees", chunk)
+    with descents as of_descents, fits as of_fits:
+        payload, seconds = timed(lambda: encode_chunk(volume, settings))
     return {
         "payload_bytes": len(payload),
         "psnr_db": f"{psnr(volume, decode(payload)):.3f}",
-        "descent_s": f"{sum(descents):.4f}",
-        "fit_s": f"{fits[0]:.4f}",
+        "descent_s": f"{sum(of_descents):.4f}",
+        "fit_s": f"{sum(of_fits):.4f}",
         "encode_s": f"{seconds:.4f}",
     }
 
@@ -173,7 +165,7 @@ def measure_batch(case: Case, volume: Array, size: Size) -> dict[str, Any]:
     descents: dict[int, list[float]] = {1: [], len(parts): []}
 
     def encoded(count: int) -> None:
-        with _descents() as seconds:
+        with _seconds_of("descend", train, gradual) as seconds:
             encode_chunks(parts[:count], settings)
         descents[count].append(sum(seconds))
 

@@ -7,6 +7,7 @@ A step's two sizes, of the rate and of the root, hold what depends on its number
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -94,19 +95,10 @@ def _added(parts: Any) -> Any:
     return parts[0] if len(parts) == 1 else parts.sum(0)
 
 
-def adam_triton(p: Any, parts: Any, scale: Any, m: Any, v: Any, rate: Any, root: Any) -> None:
-    """Do one Adam step in place in one launch; as :func:`adam_torch`."""
-    _launch(p, parts, scale, m, v, rate, root, is_adamax=False)
-
-
-def adamax_triton(p: Any, parts: Any, scale: Any, m: Any, v: Any, rate: Any, root: Any) -> None:
-    """Do one Adamax step in place in one launch; as :func:`adamax_torch`."""
-    _launch(p, parts, scale, m, v, rate, root, is_adamax=True)
-
-
-def _launch(
+def _in_one_launch(
     p: Any, parts: Any, scale: Any, m: Any, v: Any, rate: Any, root: Any, *, is_adamax: bool
 ) -> None:
+    """Do one step in place on tensors by a kernel of Triton's; parameters as in :func:`adam`."""
     from tinc_codec.fit import kernels
 
     kernels.step[(-(-len(p) // _BLOCK),)](
@@ -117,4 +109,6 @@ def _launch(
 
 ON_ARRAYS = {"adam": adam, "adamax": adamax}
 ON_TENSORS = {"adam": adam_torch, "adamax": adamax_torch}
-IN_ONE_LAUNCH = {"adam": adam_triton, "adamax": adamax_triton}
+IN_ONE_LAUNCH = {
+    name: partial(_in_one_launch, is_adamax=name == "adamax") for name in ("adam", "adamax")
+}

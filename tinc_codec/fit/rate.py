@@ -62,12 +62,11 @@ def quantize_to_size(
     for _ in range(_SEARCH_STEPS):
         middle = (low + high) / 2
         candidate = at_base(table, parameters, codes, float(np.float32(2.0**middle)))
-        models = () if candidate is None else candidate.models()
         # The estimate is within a word of the truth; only the last turns need the truth.
-        if candidate is None or weights.quantized_size(candidate, models) > size + 8:
+        if candidate is None or weights.quantized_size(candidate) > size + 8:
             low = middle
         else:
-            coded = weights.pack_quantized(candidate, models)
+            coded = weights.pack_quantized(candidate)
             if len(coded) <= size:
                 high = middle
                 if best is None or len(coded) >= len(best):

@@ -114,7 +114,7 @@ def evaluate(
             voxels = _points(tree.geometry, index, device)
         else:
             voxels = _grid(tree.geometry, tuple(a.tobytes() for a in index), device)
-        if paths is not None and small[0] and _kernels_agree(tree, voxels, device):
+        if paths is not None and small[0] and _kernels_agree(paths, tree, voxels, device):
             out = fused.decode(paths, stacked, voxels.tables, voxels.counts)
             return out.view(len(parameters), *lengths)
         layers = stacks.views(stacked)
@@ -122,20 +122,22 @@ def evaluate(
     return out.view(len(parameters), *lengths)
 
 
-def _kernels_agree(tree: Tree, voxels: Voxels, device: torch.device) -> bool:
-    """Tell whether Triton's kernel gives what the products give, at the first voxels it meets."""
-    stacks, paths = fused.stacks_of(tree, 1, device)
-    if paths is None or not voxels.counts.any():
-        return paths is not None
+def _kernels_agree(paths: fused.Paths, tree: Tree, voxels: Voxels, device: torch.device) -> bool:
+    """Tell whether Triton's kernel gives what the products give, at the first voxels it meets.
+
+    They are compared on one chunk, however many have these paths.
+    """
 
     def compare() -> tuple[torch.Tensor, torch.Tensor]:
+        stacks, alone = fused.stacks_of(tree, 1, device)
+        assert alone is not None
         stacked = fused.probe(stacks, device)
-        found = fused.decode(paths, stacked, voxels.tables, voxels.counts)
+        found = fused.decode(alone, stacked, voxels.tables, voxels.counts)
         layers = stacks.views(stacked)
         return found, _evaluate(layers, voxels.counts, voxels.locate, 1, device)
 
-    what = voxels.tables.points, paths.widths, paths.axes
-    return fused.agreed(("decode", *what), device, compare)
+    what = "decode", voxels.tables.points, paths.widths, paths.axes
+    return not voxels.counts.any() or fused.agreed(what, device, compare)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

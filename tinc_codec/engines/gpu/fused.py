@@ -111,7 +111,8 @@ def stacks_of(tree: Tree, chunks: int, device: torch.device) -> tuple[Stacks, Pa
 
 def multiple_of(tree: Tree, device: torch.device) -> int:
     """Return of what the stacks' widths are multiples: of 1 where no kernels are to be tried."""
-    widths = layout(tree).n_out[layout(tree).paths[:, :-1]].max(axis=0)
+    table = layout(tree)
+    widths = table.n_out[table.paths[:, :-1]].max(axis=0)
     padded = -(-widths // MULTIPLE) * MULTIPLE
     return MULTIPLE if _wanted(padded.tolist(), device) else 1
 

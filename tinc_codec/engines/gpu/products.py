@@ -60,18 +60,17 @@ class Gradient:
         share = volume / volume.mean() / (leaves * n)
         self._stacks = stacks
         self._numbers = torch.tensor(numbers * 0x9E3779B9 & _BITS_32, device=device)
+        affine = leaf_affine(tree.geometry)
         self._start, self._side, self._scale, self._offset = (
-            torch.tensor(table, device=device)[:, None]
-            for table in (start, sides, *leaf_affine(tree.geometry))
+            torch.tensor(table, device=device)[:, None] for table in (start, sides, *affine)
         )
         self._strides = torch.tensor(strides.copy(), device=device)
         self._share = torch.tensor(share.astype(np.float32), device=device)[:, None]
         self._paths = paths
         if paths is not None:
-            affine = np.stack(leaf_affine(tree.geometry), axis=1)
             self._draws = fused.Draws(
                 corners=torch.tensor(np.hstack([first, start, sides]), device=device),
-                affine=torch.tensor(affine.reshape(leaves, -1), device=device),
+                affine=torch.tensor(np.hstack(affine), device=device),
                 strides=self._strides,
                 shares=self._share[:, 0].contiguous(),
                 count=n,
