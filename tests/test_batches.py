@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,6 +21,7 @@ from tinc_codec.engines import reference
 from tinc_codec.engines.gpu.memory import in_batches
 from tinc_codec.fit import chunk, optimiser, train
 from tinc_codec.fit.recipe import Recipe
+from tinc_codec.phantom import phantom
 from tinc_codec.runtime import runtime
 from tinc_codec.settings import Settings
 from tinc_codec.tree import section
@@ -284,9 +286,57 @@ def test_free_memory_is_what_the_gpu_has_and_torch_does_not_use(
     from tinc_codec.engines.gpu import memory
 
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 9000))
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 700)
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 500)
+    held = {"reserved_bytes.all.current": 700, "allocated_bytes.all.current": 500}
+    monkeypatch.setattr(torch.cuda, "memory_stats", lambda device: held)
     assert memory.available(torch.device("cuda")) == 960
+    held.clear()  # before torch has used the GPU
+    assert memory.available(torch.device("cuda")) == 800
+
+
+@pytest.mark.gpu
+def test_a_gpu_that_is_full_gets_smaller_batches(
+    torch: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real errors of its allocator, in fits and in decoding; the same payloads and values."""
+    from tinc_codec.decode_together import decode_resident
+    from tinc_codec.engines.gpu import engine, memory
+
+    arrays = [phantom((96, 96, 96), seed=seed) for seed in range(16)]
+    settings = Settings(ratio=256, form="tree", iterations=30)
+    whole = [None] * len(arrays)
+    sizes: dict[str, list[int]] = {"fit": [], "decode": []}
+
+    def noted(kind: str, module: Any, name: str, at: int) -> None:
+        plain = getattr(module, name)
+
+        def called(*args: Any, **kwargs: Any) -> Any:
+            sizes[kind].append(len(args[at]))
+            return plain(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, called)
+
+    with runtime(device="cuda"):
+        payloads = encode_chunks(arrays, settings)
+        values = [bits.cpu() for bits in decode_resident(payloads, whole) if bits is not None]
+        assert len(values) == len(arrays)
+        noted("fit", chunk, "_fit_alike", 1)
+        monkeypatch.setattr(memory, "available", lambda device: 1 << 50)
+        gc.collect()
+        torch.cuda.empty_cache()
+        most = torch.cuda.mem_get_info()[1]
+        torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 6e7) / most)
+        try:
+            assert encode_chunks(arrays, settings) == payloads
+            noted("decode", engine, "evaluate", 1)
+            again = decode_resident(payloads, whole)
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0)
+    for bits, expected in zip(again, values, strict=True):
+        assert bits is not None
+        assert torch.equal(bits.cpu(), expected)
+    for found in sizes.values():
+        assert found[0] == len(arrays)
+        assert min(found) < len(arrays)
 
 
 class LiveBytes:

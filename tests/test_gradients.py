@@ -56,7 +56,12 @@ def problem_of(
     device: str, tree: Tree, *volumes: Float32Array | None, samples: int = SAMPLES
 ) -> Any:
     target, weight = (None if volume is None else volume[None] for volume in volumes)
-    with runtime(device=device):
+    chosen: dict[str, Any] = {"device": device}
+    if device == "kernels":
+        chosen = {"device": "cuda"}
+    elif device == "cuda":
+        chosen["triton"] = False
+    with runtime(**chosen):
         if device == "cpu":
             return Problem(tree, target, weight, samples, seed=11)
         from tinc_codec.engines.gpu.engine import Problem as TorchProblem
@@ -119,10 +124,11 @@ def assert_close(values: Float32Array, expected: Float32Array, relative: float =
     np.testing.assert_allclose(values, expected, rtol=0, atol=atol)
 
 
-CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
+# The GPU by torch's products, and by Triton's kernels, whose derivatives have 11 bits.
+CUDA = [pytest.param(name, marks=pytest.mark.gpu) for name in ("cuda", "kernels")]
 
 
-@pytest.mark.parametrize("device", ["cpu", "torch", CUDA])
+@pytest.mark.parametrize("device", ["cpu", "torch", *CUDA])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_gradients_are_those_of_autograd(
     torch: ModuleType, tree: Tree, device: str, weighted: bool
@@ -136,7 +142,7 @@ def test_gradients_are_those_of_autograd(
     problem = problem_of(device, tree, *both)
     found_loss, found = gradient_of(problem, parameters, 3)
     assert found_loss == pytest.approx(loss, rel=1e-5)
-    assert_close(found, gradient)
+    assert_close(found, gradient, 5e-3 if device == "kernels" else 1e-5)
     _, found = gradient_of(problem, parameters, 3, squared=True)
     assert_close(found, squares)
     assert (found >= 0).all()
@@ -156,7 +162,7 @@ def test_the_gradient_is_the_slope_of_the_loss(tree: Tree) -> None:
     assert slope == pytest.approx(float(np.linalg.norm(gradient)), rel=2e-2)
 
 
-@pytest.mark.parametrize("device", ["cpu", "torch", CUDA])
+@pytest.mark.parametrize("device", ["cpu", "torch", *CUDA])
 def test_voxels_of_weight_zero_do_not_matter(
     request: pytest.FixtureRequest, tree: Tree, device: str
 ) -> None:
@@ -194,7 +200,7 @@ def test_samples_lie_in_their_leaves_and_reach_every_voxel(torch: ModuleType, tr
     np.testing.assert_array_equal(problem.sample(0)[1].numpy(), where)
 
 
-@pytest.mark.parametrize("device", ["cpu", "torch", CUDA])
+@pytest.mark.parametrize("device", ["cpu", "torch", *CUDA])
 def test_start_copies_and_finish_gives_back(request: pytest.FixtureRequest, device: str) -> None:
     if device != "cpu":
         request.getfixturevalue("torch")
@@ -255,22 +261,29 @@ def descended(
     return before, after, found
 
 
-@pytest.mark.parametrize("device", ["torch", CUDA])
+@pytest.mark.parametrize("device", ["torch", *CUDA])
 def test_a_fit_goes_the_same_way_on_every_engine(
     torch: ModuleType, tree: Tree, device: str
 ) -> None:
-    """The same voxels and arithmetic: parameters part by rounding alone, for some steps."""
+    """The same voxels and arithmetic: parameters part by rounding alone, for some steps.
+
+    Where gradients have 11 bits, those of parameters that hardly matter may turn.
+    """
     before, after, parameters = descended("cpu", tree, 40, 1e-2)
     assert after < 0.5 * before
     again, likewise, other = descended(device, tree, 40, 1e-2)
     assert again == pytest.approx(before, rel=1e-5)
-    assert likewise == pytest.approx(after, rel=1e-2)
+    rough = device == "kernels"
+    assert likewise == pytest.approx(after, rel=0.1 if rough else 1e-2)
+    if rough:
+        return
     np.testing.assert_allclose(other, parameters, rtol=0, atol=5e-4)
 
 
 @pytest.mark.gpu
-def test_a_long_fit_on_the_gpu_ends_as_on_the_cpu(torch: ModuleType) -> None:
+@pytest.mark.parametrize("device", ["cuda", "kernels"])
+def test_a_long_fit_on_the_gpu_ends_as_on_the_cpu(torch: ModuleType, device: str) -> None:
     before, after, _ = descended("torch", TREES["uneven"], 400, 1e-2)
-    _, on_gpu, _ = descended("cuda", TREES["uneven"], 400, 1e-2)
+    _, on_gpu, _ = descended(device, TREES["uneven"], 400, 1e-2)
     assert on_gpu < 0.05 * before
     assert on_gpu == pytest.approx(after, rel=0.5)

@@ -137,13 +137,13 @@ def _sum_of_forms(
     if chunk.tree is not None and chunk.parameters is not None:
         found = engine or current_engine()
         depth = chunk.tree.halvings
+        form = found.evaluate_points if pointwise and not depth else found.evaluate_grid
+        evaluate = partial(form, chunk.tree, chunk.parameters, steps=chunk.steps)
         if depth:
             assert chunk.wavelet is not None
             shape = chunk.wavelet.header.plan.shapes[depth]
-            below = depth, partial(low_pass_values, chunk.tree, chunk.parameters, found, shape)
+            below = depth, partial(low_pass_values, chunk.tree, evaluate, shape)
         else:
-            form = found.evaluate_points if pointwise else found.evaluate_grid
-            evaluate = partial(form, chunk.tree, chunk.parameters)
             values = tree_values(chunk.tree, axes, evaluate, pointwise=pointwise)
     if chunk.wavelet is not None:
         rest = wavelet_values(

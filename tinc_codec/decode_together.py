@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -113,7 +114,7 @@ def decode_resident(
     """
     chunks = each(open_chunk, payloads)
     chosen = [
-        resolve(... if selection is None else selection, chunk.info.shape)
+        _whole(chunk.info.shape) if selection is None else resolve(selection, chunk.info.shape)
         for chunk, selection in zip(chunks, selections, strict=True)
     ]
     alike: dict[Any, list[int]] = {}
@@ -128,12 +129,24 @@ def decode_resident(
             for k, bits in zip(some, decoded, strict=True):
                 found[k] = bits
 
-        first, selection = chunks[group[0]], chosen[group[0]]
-        voxels = math.prod(selection.shape)
-        if not selection.pointwise:  # with the stencils of faces
-            voxels = max(voxels, math.prod(len(axis.index) for axis in _along(first, selection)))
-        in_batches(run, group, most_decoded(voxels, first.info.dtype.itemsize))
+        in_batches(run, group, _at_once(chunks[group[0]], chosen[group[0]], len(group)))
     return found
+
+
+@lru_cache(maxsize=8)
+def _whole(shape: tuple[int, ...]) -> Selection:
+    """Return the selection of all voxels."""
+    return resolve(..., shape)
+
+
+def _at_once(chunk: Chunk, selection: Selection, count: int) -> int:
+    """Return how many of some chunks alike to decode together."""
+    if count == 1:  # to ask for the memory takes as long as to decode a small one
+        return 1
+    voxels = math.prod(selection.shape)
+    if not selection.pointwise:  # with the stencils of faces
+        voxels = max(voxels, math.prod(len(axis.index) for axis in _along(chunk, selection)))
+    return most_decoded(voxels, chunk.info.dtype.itemsize)
 
 
 def _stays(chunk: Chunk, selection: Selection) -> bool:
@@ -162,7 +175,11 @@ def _key(chunk: Chunk, selection: Selection) -> Any:
     """Return what chunks that are evaluated together have in common."""
     assert chunk.tree is not None
     axes = tuple(axis.tobytes() for axis in selection.axes)
-    return section.to_bytes(chunk.tree), chunk.info.shape, chunk.info.dtype, selection.shape, axes
+    return _structure(chunk.tree), chunk.info.shape, chunk.info.dtype, selection.shape, axes
+
+
+# Of the trees opened last: their sections.
+_structure = lru_cache(maxsize=256)(section.to_bytes)
 
 
 def _decode_alike(chunks: Sequence[Chunk], selection: Selection) -> list[torch.Tensor]:
@@ -174,9 +191,11 @@ def _decode_alike(chunks: Sequence[Chunk], selection: Selection) -> list[torch.T
     assert tree is not None
     axes, pointwise = selection.axes, selection.pointwise
     parameters = np.stack([chunk.parameters for chunk in chunks if chunk.parameters is not None])
+    steps = [chunk.steps for chunk in chunks if chunk.steps is not None]
+    counted = np.stack(steps) if len(steps) == len(chunks) else None
     along = None if pointwise else _along(chunks[0], selection)
     index = _kept(chunks[0], selection) if along is None else [axis.index for axis in along]
-    units = evaluate(tree, parameters, index, pointwise=pointwise)
+    units = evaluate(tree, parameters, index, counted, pointwise=pointwise)
     if along is not None:
         units = smooth(units, along)
     spread = [len(a) if n > 1 else 1 for a, n in zip(axes, info.shape, strict=True)]

@@ -302,11 +302,24 @@ def block_jump(reference: ArrayLike, test: ArrayLike, faces: Sequence[Sequence[i
     a, b = _pair(reference, test)
     if len(faces) != a.ndim:
         raise ValueError(f"faces of {len(faces)} axes were given for {a.ndim} axes")
-    jumps = [_jump(volume, faces) for volume in (a, b)]
-    return jumps[1] / jumps[0] if jumps[0] > 0 else math.nan
+    return relative_jump(jump_at(b, faces), jump_at(a, faces))
 
 
-def _jump(volume: NDArray[Any], faces: Sequence[Sequence[int]]) -> float:
+def relative_jump(test: float, reference: float) -> float:
+    """Return what :func:`jump_at` gives of a test over what it gives of the reference, or NaN."""
+    return test / reference if reference > 0 else math.nan
+
+
+def jump_at(volume: NDArray[Any], faces: Sequence[Sequence[int]]) -> float:
+    """Return how much a volume changes at faces, over how much it does beside them.
+
+    Parameters
+    ----------
+    volume : array
+        Real and finite.
+    faces
+        As in :func:`block_jump`, whose errors this raises too.
+    """
     at, near, planes = 0.0, 0.0, 0
     for axis, positions in enumerate(faces):
         for face in positions:

@@ -52,6 +52,8 @@ class Chunk:
         Structure, where the form is a tree.
     parameters : (size,) float32 or None
         Its weights and biases.
+    steps : (groups,) float32 or None
+        What those of each group are multiples of; None where they are not quantised.
     coefficients : float64 array or None
         Of the cosines, one axis per axis of the box, where the form is the low-order one.
     wavelet : Coefficients or None
@@ -69,6 +71,7 @@ class Chunk:
     mask: exceptions.Mask | None
     tree: network.Tree | None
     parameters: Float32Array | None
+    steps: Float32Array | None
     coefficients: npt.NDArray[np.float64] | None
     wavelet: Coefficients | None
     postfilter: PostFilter | None
@@ -163,7 +166,7 @@ def _parse(payload: bytes) -> Chunk:
     if SectionKind.ARRAY not in parts:
         raise CorruptPayload("payload: the ARRAY section is missing; restore it from its source")
     info = normalize.ArrayInfo.from_bytes(parts[SectionKind.ARRAY])
-    crop = mask = tree = parameters = coefficients = transformed = postfilter = None
+    crop = mask = tree = parameters = steps = coefficients = transformed = postfilter = None
     if SectionKind.CROP in parts:
         crop = exceptions.Crop.from_bytes(parts[SectionKind.CROP], info.dtype, info.shape)
     box_shape = crop.shape if crop else info.shape
@@ -184,6 +187,7 @@ def _parse(payload: bytes) -> Chunk:
         shape = long_axes(box_shape)
         tree = section.from_bytes(parts[SectionKind.TREE], shape, most, bands)
         parameters = weights.unpack(coded, network.layout(tree))
+        steps = weights.step_sizes(coded, network.layout(tree))
     if SectionKind.FILTER in parts:
         from tinc_codec.stream.residual import postfilter as filters
 
@@ -194,6 +198,7 @@ def _parse(payload: bytes) -> Chunk:
         mask=mask,
         tree=tree,
         parameters=parameters,
+        steps=steps,
         coefficients=coefficients,
         wavelet=transformed,
         postfilter=postfilter,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +14,6 @@ from tinc_codec.tree.geometry import Geometry, IntArray
 from tinc_codec.tree.network import Tree
 
 if TYPE_CHECKING:
-    from tinc_codec.engines import Engine
     from tinc_codec.stream.residual.wavelet import Shape, Window
 
 Float32Array = npt.NDArray[np.float32]
@@ -51,12 +49,21 @@ def tree_values(
     return smooth(evaluate([plan.index for plan in plans]), plans)
 
 
-def low_pass_values(
-    tree: Tree, parameters: Float32Array, engine: Engine, shape: Shape, window: Window
-) -> Float32Array:
-    """Return a window of the low-pass band, of a shape of three axes, that a tree is of."""
+def low_pass_values(tree: Tree, evaluate: Evaluate, shape: Shape, window: Window) -> Float32Array:
+    """Return a window of the low-pass band, of a shape of three axes, that a tree is of.
+
+    Parameters
+    ----------
+    tree : Tree
+        Structure and smoothing.
+    evaluate : callable
+        An engine's ``evaluate_grid``, of this tree.
+    shape : tuple of int
+        Of the band.
+    window : three (first, last)
+        Which part of it.
+    """
     axes = [np.arange(*span) for span, n in zip(window, shape, strict=True) if n > 1]
-    evaluate = partial(engine.evaluate_grid, tree, parameters)
     values = tree_values(tree, axes, evaluate, pointwise=False)
     return values.reshape([last - first for first, last in window])
 

@@ -6,6 +6,7 @@ code per group, one entropy model per group, and the range-coded integers.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -43,11 +44,16 @@ class QuantizedWeights:
 
     def models(self) -> tuple[int, ...]:
         """Return the entropy model with the shortest code for each group."""
-        return self._models
+        return tuple(model for model, _ in self._coded)
+
+    def bits(self) -> float:
+        """Return the length of the groups' code under these models."""
+        return sum(bits for _, bits in self._coded)
 
     @cached_property
-    def _models(self) -> tuple[int, ...]:
-        return tuple(entropy.choose_model(values) for values in self.groups)
+    def _coded(self) -> list[tuple[int, float]]:
+        """Model and bits of each group."""
+        return [entropy.choose_model(values) for values in self.groups]
 
     def values(self) -> Float32Array:
         """Return the parameters that a decoder gets."""
@@ -73,16 +79,22 @@ def pack_quantized(weights: QuantizedWeights) -> bytes:
 
 def quantized_size(weights: QuantizedWeights) -> int:
     """Return the bytes of :func:`pack_quantized` within a few, without coding."""
-    lengths = (
-        entropy.code_length(v, m) for v, m in zip(weights.groups, weights.models(), strict=True)
-    )
-    return 5 + 2 * len(weights.groups) + int(np.ceil(sum(lengths) / 8))
+    return 5 + 2 * len(weights.groups) + math.ceil(weights.bits() / 8)
 
 
 def steps_of(data: bytes, table: Layout) -> tuple[float, tuple[int, ...]]:
     """Return base step and step codes of a quantised section."""
     reader = Reader(data[1:], "WEIGHTS")
     return reader.f32(), tuple(reader.take(len(table.groups)))
+
+
+def step_sizes(data: bytes, table: Layout) -> Float32Array | None:
+    """Return the step of each group of a sound section; None where parameters are raw."""
+    if data[0] == RAW:
+        return None
+    base, codes = steps_of(data, table)
+    with np.errstate(over="ignore"):  # numbers that no encoder writes
+        return np.array([quantize.step_size(base, code) for code in codes], np.float32)
 
 
 def unpack(data: bytes, table: Layout) -> Float32Array:

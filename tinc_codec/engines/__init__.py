@@ -24,12 +24,20 @@ class Engine(Protocol):
     """What an engine's module offers; see :mod:`tinc_codec.engines.reference`."""
 
     def evaluate_grid(
-        self, tree: Tree, parameters: Float32Array, axes: Sequence[IntArray]
+        self,
+        tree: Tree,
+        parameters: Float32Array,
+        axes: Sequence[IntArray],
+        steps: Float32Array | None = None,
     ) -> Float32Array:
         """Evaluate the tree on the outer product of voxel indices."""
 
     def evaluate_points(
-        self, tree: Tree, parameters: Float32Array, points: Sequence[IntArray]
+        self,
+        tree: Tree,
+        parameters: Float32Array,
+        points: Sequence[IntArray],
+        steps: Float32Array | None = None,
     ) -> Float32Array:
         """Evaluate the tree at single voxels."""
 

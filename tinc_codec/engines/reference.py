@@ -28,7 +28,10 @@ def forward(table: Layout, path: IntArray, parameters: FloatArray, x: FloatArray
 
 
 def evaluate_points(
-    tree: Tree, parameters: Float32Array, points: Sequence[IntArray]
+    tree: Tree,
+    parameters: Float32Array,
+    points: Sequence[IntArray],
+    steps: Float32Array | None = None,
 ) -> Float32Array:
     """Evaluate the tree at single voxels.
 
@@ -40,6 +43,9 @@ def evaluate_points(
         Weights and biases.
     points : one (n,) int64 array per axis
         Voxel indices within the fitted box.
+    steps : (groups,) float32, optional
+        What the parameters of each group are multiples of, where they are; for engines that
+        multiply integers faster.
 
     Returns
     -------
@@ -60,7 +66,12 @@ def evaluate_points(
     return out
 
 
-def evaluate_grid(tree: Tree, parameters: Float32Array, axes: Sequence[IntArray]) -> Float32Array:
+def evaluate_grid(
+    tree: Tree,
+    parameters: Float32Array,
+    axes: Sequence[IntArray],
+    steps: Float32Array | None = None,
+) -> Float32Array:
     """Evaluate the tree on the outer product of voxel indices.
 
     Parameters
@@ -69,6 +80,8 @@ def evaluate_grid(tree: Tree, parameters: Float32Array, axes: Sequence[IntArray]
         As in :func:`evaluate_points`.
     axes : one (n_a,) int64 array per axis
         Voxel indices along each axis, any order, repeats allowed.
+    steps
+        As in :func:`evaluate_points`.
 
     Returns
     -------

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from tinc_codec import metrics
 from tinc_codec.engines.cpu.faces import smooth
+from tinc_codec.threads import each
 from tinc_codec.tree.faces import Smoothing, edges, plans
 from tinc_codec.tree.geometry import Geometry
 
@@ -41,7 +42,7 @@ def choose(
     if not geometry.splits:
         return None
     axes = [np.arange(n) for n in geometry.shape]
-    levels = _faces_of_levels(geometry)
+    levels = [(faces, metrics.jump_at(unit, faces)) for faces in _faces_of_levels(geometry)]
 
     def tried(smoothing: Smoothing | None) -> tuple[float, bool, Smoothing | None]:
         values = said.copy()
@@ -49,13 +50,15 @@ def choose(
             values = smooth(values, plans(geometry, smoothing, axes))
         if weight is not None:
             values[weight == 0] = unit[weight == 0]
-        jump = max(metrics.block_jump(unit, values, faces) for faces in levels)
+        jump = max(
+            metrics.relative_jump(metrics.jump_at(values, faces), own) for faces, own in levels
+        )
         return _error(values, unit, weight), jump <= _UNSEEN, smoothing
 
     trials = [tried(None)]
     least = trials[0][0]
     for reach in _REACHES:
-        some = [tried(Smoothing(reach=reach, strength=strength)) for strength in _STRENGTHS]
+        some = each(tried, [Smoothing(reach=reach, strength=strength) for strength in _STRENGTHS])
         trials += some
         lowest = min(error for error, _, _ in some)
         if lowest > _MORE_FOR_REACH * least:

@@ -123,6 +123,6 @@ def _losses(
     """Return each chunk's loss, summed over a few steps' samples."""
     current = problem.start(np.stack([weights.unpack(section, table) for section in sections]))
     steps = range(first_step, first_step + _COMPARED_STEPS)
-    losses = [[float(loss) for loss in problem.gradient(current, step)[0]] for step in steps]
+    losses = [problem.gradient(current, step)[0].tolist() for step in steps]
     summed: npt.NDArray[np.float64] = np.array(losses).sum(axis=0)
     return summed

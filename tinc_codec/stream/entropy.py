@@ -33,6 +33,9 @@ ALL_ZERO = 0xFF
 SCALES = 64
 MAX_MAGNITUDE = 32767
 
+# The bits of integers up to this are kept for all models that may be the best, together.
+_LARGEST_KEPT = 511
+
 _TABLE_STEP = 32
 _TABLE_END = 10
 # 2**(r/4) in 16 and 2**(-r/4) in 30 fractional bits.
@@ -103,6 +106,16 @@ def _bits(model: int) -> npt.NDArray[np.float64]:
     return PRECISION - np.log2(np.diff(cumulative(model)))
 
 
+@cache
+def _bits_of(models: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    """Return the bits (models, 2 T + 1) of the integers -T to T that all of some models hold."""
+    tops = [largest_symbol(model % SCALES) for model in models]
+    least = min(*tops, _LARGEST_KEPT)
+    return np.stack(
+        [_bits(m)[t - least : t + least + 1] for m, t in zip(models, tops, strict=True)]
+    )
+
+
 def _histogram(values: IntArray) -> tuple[LongArray, npt.NDArray[np.float64], int]:
     """Return the distinct integers, how often each occurs, and the largest magnitude."""
     top = int(np.abs(values).max(initial=0))
@@ -117,17 +130,13 @@ def _length(symbols: LongArray, counts: npt.NDArray[np.float64], largest: int, m
     return math.inf if largest > top else float(counts @ _bits(model)[symbols + top])
 
 
-def code_length(values: IntArray, model: int) -> float:
-    """Return the bits that the values take under a model; infinite where they do not fit."""
-    if model == ALL_ZERO:
-        return 0.0 if not values.any() else math.inf
-    return _length(*_histogram(values), model)
+def choose_model(values: IntArray) -> tuple[int, float]:
+    """Return the model with the shortest code for integers up to 32767, and the bits that it takes.
 
-
-def choose_model(values: IntArray) -> int:
-    """Return the model with the shortest code for the values (magnitudes up to 32767)."""
+    The bits are infinite where no model holds the values.
+    """
     if not values.any():
-        return ALL_ZERO
+        return ALL_ZERO, 0.0
     symbols, counts, largest = _histogram(values)
     spread = float(np.abs(values).mean())
     centre = round(4 * (math.log2(spread) + 2))
@@ -135,9 +144,20 @@ def choose_model(values: IntArray) -> int:
     # A few far outliers may need a wider model than the spread suggests.
     while lowest + 8 < SCALES - 1 and largest_symbol(lowest + 8) < largest:
         lowest += 1
-    scales = range(lowest, min(SCALES, lowest + 9))
-    candidates = [shape * SCALES + scale for shape in range(len(SHAPES)) for scale in scales]
-    return min(candidates, key=lambda model: _length(symbols, counts, largest, model))
+    near = [scale for scale in range(lowest, SCALES)[:9] if largest <= largest_symbol(scale)]
+    models = _models(tuple(near) or (lowest,))
+    if largest > _LARGEST_KEPT:
+        lengths = np.array([_length(symbols, counts, largest, model) for model in models])
+    else:
+        bits = _bits_of(models)
+        lengths = bits[:, symbols + bits.shape[1] // 2] @ counts
+    best = int(lengths.argmin())
+    return models[best], float(lengths[best])
+
+
+@cache
+def _models(scales: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(shape * SCALES + scale for shape in range(len(SHAPES)) for scale in scales)
 
 
 def _categorical(model: int) -> Any:

@@ -109,7 +109,10 @@ def _coordinates(geometry: Geometry) -> tuple[IntArray, FloatArray, FloatArray]:
 
 
 def evaluate_points(
-    tree: Tree, parameters: Float32Array, points: Sequence[IntArray]
+    tree: Tree,
+    parameters: Float32Array,
+    points: Sequence[IntArray],
+    steps: Float32Array | None = None,
 ) -> Float32Array:
     """Evaluate the tree at single voxels; as :func:`tinc_codec.engines.reference`'s."""
     table = layout(tree)
@@ -223,7 +226,12 @@ def _increasing(index: IntArray) -> bool:
     return bool((np.diff(index) > 0).all())
 
 
-def evaluate_grid(tree: Tree, parameters: Float32Array, axes: Sequence[IntArray]) -> Float32Array:
+def evaluate_grid(
+    tree: Tree,
+    parameters: Float32Array,
+    axes: Sequence[IntArray],
+    steps: Float32Array | None = None,
+) -> Float32Array:
     """Evaluate the tree on an outer product; as :func:`tinc_codec.engines.reference`'s."""
     axes = [np.asarray(a, np.int64) for a in axes]
     if all(_increasing(a) for a in axes):

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import repeat
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -29,7 +30,7 @@ from tinc_codec.engines.gpu.memory import LANES
 from tinc_codec.engines.gpu.problem import Problem
 from tinc_codec.engines.gpu.stacks import Stacked
 from tinc_codec.tree.geometry import Geometry, IntArray, boxes, leaf_affine, leaf_of
-from tinc_codec.tree.network import Tree
+from tinc_codec.tree.network import Tree, layout
 
 if TYPE_CHECKING:
     import torch
@@ -44,10 +45,15 @@ Locate: TypeAlias = "Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, 
 # A slab's activations should fit the CPU's cache; a GPU wants many voxels at once.
 CPU_SLAB_TILES = 64
 CUDA_SLAB_TILES = 512
+# Step of the weights on which kernels are compared.
+_PROBED_STEP = 0.01
 
 
 def evaluate_points(
-    tree: Tree, parameters: Float32Array, points: Sequence[IntArray]
+    tree: Tree,
+    parameters: Float32Array,
+    points: Sequence[IntArray],
+    steps: Float32Array | None = None,
 ) -> Float32Array:
     """Evaluate the tree at single voxels; as :func:`tinc_codec.engines.reference`'s.
 
@@ -56,11 +62,15 @@ def evaluate_points(
     InvalidSetting
         If torch or the device of the run-time settings is not there.
     """
-    values: Float32Array = evaluate(tree, parameters[None], points, pointwise=True)[0].cpu().numpy()
-    return values
+    return _alone(tree, parameters, points, steps, pointwise=True)
 
 
-def evaluate_grid(tree: Tree, parameters: Float32Array, axes: Sequence[IntArray]) -> Float32Array:
+def evaluate_grid(
+    tree: Tree,
+    parameters: Float32Array,
+    axes: Sequence[IntArray],
+    steps: Float32Array | None = None,
+) -> Float32Array:
     """Evaluate the tree on an outer product; as :func:`tinc_codec.engines.reference`'s.
 
     Raises
@@ -68,12 +78,31 @@ def evaluate_grid(tree: Tree, parameters: Float32Array, axes: Sequence[IntArray]
     InvalidSetting
         If torch or the device of the run-time settings is not there.
     """
-    values: Float32Array = evaluate(tree, parameters[None], axes, pointwise=False)[0].cpu().numpy()
+    return _alone(tree, parameters, axes, steps, pointwise=False)
+
+
+def _alone(
+    tree: Tree,
+    parameters: Float32Array,
+    axes: Sequence[IntArray],
+    steps: Float32Array | None,
+    *,
+    pointwise: bool,
+) -> Float32Array:
+    """Evaluate one chunk's tree, and return its values on the host."""
+    given = None if steps is None else steps[None]
+    found = evaluate(tree, parameters[None], axes, given, pointwise=pointwise)
+    values: Float32Array = found[0].cpu().numpy()
     return values
 
 
 def evaluate(
-    tree: Tree, parameters: Float32Array, axes: Sequence[IntArray], *, pointwise: bool
+    tree: Tree,
+    parameters: Float32Array,
+    axes: Sequence[IntArray],
+    steps: Float32Array | None = None,
+    *,
+    pointwise: bool,
 ) -> torch.Tensor:
     """Evaluate many chunks' trees, all of one structure, at the same voxels.
 
@@ -85,6 +114,8 @@ def evaluate(
         Weights and biases of each.
     axes : sequence of int arrays
         Voxel indices, one array per axis of the tree.
+    steps : (chunks, groups) float32, optional
+        What the parameters of each group are multiples of, where they are.
     pointwise : bool
         Whether they are parallel lists; else their outer product is meant.
 
@@ -102,9 +133,15 @@ def evaluate(
     import torch
 
     small = fused.are_small(parameters)
-    if small.any() and not small.all():  # kernels do not take all: each chunk as it is alone
-        parts = [evaluate(tree, chunk[None], axes, pointwise=pointwise) for chunk in parameters]
+    whole = fused.are_whole(layout(tree), parameters, steps)
+    if len(np.unique(2 * small + whole)) > 1:  # other kernels, or none: each chunk as it is alone
+        given = repeat(None) if steps is None else steps[:, None]
+        parts = [
+            evaluate(tree, chunk[None], axes, its, pointwise=pointwise)
+            for chunk, its in zip(parameters, given, strict=False)
+        ]
         return torch.cat(parts)
+    of_weights = steps[:, ::2] if steps is not None and whole.all() else None
     index = [np.asarray(a, np.int64) for a in axes]
     lengths = [len(index[0])] if pointwise else [len(a) for a in index]
     stacks, paths = fused.stacks_of(tree, len(parameters), device)
@@ -114,29 +151,43 @@ def evaluate(
             voxels = _points(tree.geometry, index, device)
         else:
             voxels = _grid(tree.geometry, tuple(a.tobytes() for a in index), device)
-        if paths is not None and small[0] and _kernels_agree(paths, tree, voxels, device):
-            out = fused.decode(paths, stacked, voxels.tables, voxels.counts)
+        if (
+            paths is not None
+            and small.all()
+            and _kernels_agree(paths, tree, voxels, device, counted=of_weights is not None)
+        ):
+            counted = None if of_weights is None else torch.tensor(of_weights, device=device)
+            out = fused.decode(paths, stacked, counted, voxels.tables, voxels.counts)
             return out.view(len(parameters), *lengths)
         layers = stacks.views(stacked)
         out = _evaluate(layers, voxels.counts, voxels.locate, len(parameters), device)
     return out.view(len(parameters), *lengths)
 
 
-def _kernels_agree(paths: fused.Paths, tree: Tree, voxels: Voxels, device: torch.device) -> bool:
+def _kernels_agree(
+    paths: fused.Paths, tree: Tree, voxels: Voxels, device: torch.device, *, counted: bool
+) -> bool:
     """Tell whether Triton's kernel gives what the products give, at the first voxels it meets.
 
-    They are compared on one chunk, however many have these paths.
+    They are compared on one chunk, however many have these paths; of weights that are integers
+    times steps, if these are ``counted``.
     """
 
     def compare() -> tuple[torch.Tensor, torch.Tensor]:
         stacks, alone = fused.stacks_of(tree, 1, device)
         assert alone is not None
         stacked = fused.probe(stacks, device)
-        found = fused.decode(alone, stacked, voxels.tables, voxels.counts)
-        layers = stacks.views(stacked)
+        layers, steps = stacks.views(stacked), None
+        if counted:
+            steps = torch.full((1, len(layers)), _PROBED_STEP, device=device)
+            for weight, _ in layers:
+                weight.div_(_PROBED_STEP).round_().mul_(_PROBED_STEP)
+        found = fused.decode(alone, stacked, steps, voxels.tables, voxels.counts)
         return found, _evaluate(layers, voxels.counts, voxels.locate, 1, device)
 
-    what = "decode", voxels.tables.points, paths.widths, paths.axes
+    import torch
+
+    what = "decode", voxels.tables.points, counted, paths.widths, paths.axes
     return not voxels.counts.any() or fused.agreed(what, device, compare)
 
 

@@ -27,7 +27,7 @@ from tinc_codec.engines.gpu.stacks import Stacks
 from tinc_codec.errors import InvalidSetting
 from tinc_codec.runtime import current_runtime
 from tinc_codec.tree.geometry import IntArray
-from tinc_codec.tree.network import Tree, layout
+from tinc_codec.tree.network import Layout, Tree, layout
 
 if TYPE_CHECKING:
     import torch
@@ -44,6 +44,11 @@ MOST_FEATURES, MOST_OF_TWO = 320, 192
 # what Triton 3.6 makes of the gradients goes beyond its memory.
 FIT_BLOCK, _FIT_WARPS, _FIT_FEATURES = 64, 4, 32
 DECODE_BLOCK, _DECODE_WARPS, _DECODE_FEATURES = 128, 4, 64
+# Tiles twice as large are fitted faster where a path has at most so many features, and a layer.
+_NARROW, _NARROW_LAYER = 128, 32
+# Registers of a thread: with fewer than a kernel would take, more programs run at once. That pays
+# where hardly anything has to be kept elsewhere: where a layer has at most so many features.
+_REGISTERS, _FEW_TO_FIT, _FEW_TO_DECODE = 168, 16, 64
 # Programs that decode, at least, where there are so many tiles; tiles that one decodes at most.
 _DECODE_PROGRAMS, _MOST_ROUNDS = 1024, 16
 # Voxels that a program draws.
@@ -52,11 +57,13 @@ _DRAWN = 256
 _MAPPED = 1024
 # Gradients that a program adds up, and how many rows of them at once.
 _ITEMS, _ROWS = 128, 16
-# Products of float16 are for parameters below this.
-_SMALL = 2.0**15
+# Products of float16 are for parameters below this; integers up to this are float16 themselves, if
+# the steps that they count are no tiny ones.
+_SMALL, _WHOLE, _TINY_STEP = 2.0**15, 2.0**11, 2.0**-100
 _CAPABILITY = (8, 0)
-# Of the largest value: rounding alone leaves some 1e-6.
-_AGREEMENT = 1e-4
+# Of the largest value: rounding alone leaves some 1e-6. On a GPU derivatives have 11 bits, which
+# leaves 4e-4.
+_AGREEMENT, ROUGH_AGREEMENT = 1e-4, 5e-3
 
 # Its multiples, modulo 1, are spread evenly.
 _GOLDEN = 0.6180339887498949
@@ -278,9 +285,14 @@ class Paths:
         self.leaves, self.chunks = layers[-1].nodes, n
         self.widths = tuple(layer.n_out for layer in layers[:-1])
         self.to_decode, self.to_fit = (
-            _constants(self.widths, most) | {"AXES": self.axes}
-            for most in (_DECODE_FEATURES, _FIT_FEATURES)
+            _constants(self.widths, most) | {"AXES": self.axes, **_registers(self.widths, few)}
+            for most, few in (
+                (_DECODE_FEATURES, _FEW_TO_DECODE),
+                (_FIT_FEATURES, _FEW_TO_FIT),
+            )
         )
+        narrow = sum(self.widths) <= _NARROW and max(self.widths) <= _NARROW_LAYER
+        self.fit_block = 2 * FIT_BLOCK if narrow else FIT_BLOCK
         rows = [
             (n * s.start, n * s.bias_start, self.leaves // s.nodes, int(column))
             for s, column in zip(layers, first[:-1], strict=True)
@@ -288,14 +300,18 @@ class Paths:
         self.table = torch.tensor(rows, dtype=torch.int64, device=device)
         self._layers, self._rows, self._device = layers, rows, device
 
-    def jobs(self, parts: int) -> torch.Tensor:
+    def parts(self, draws: Draws) -> int:
+        """Return how many tiles are drawn in each leaf."""
+        return -(-draws.count // self.fit_block)
+
+    def jobs(self, draws: Draws) -> torch.Tensor:
         """Return what :func:`tinc_codec.engines.gpu.kernels.add_up`'s programs do.
 
-        ``parts`` rows of partial gradients belong to each leaf.
+        A row of partial gradients belongs to each tile.
         """
         import torch
 
-        found = []
+        found, parts = [], self.parts(draws)
         for s, (weights, biases, below, column) in zip(self._layers, self._rows, strict=True):
             rows = below * parts
             given = (self.chunks * s.nodes, rows)
@@ -323,6 +339,11 @@ def _constants(widths: Sequence[int], most: int) -> dict[str, Any]:
     return {"BLOCKS": tuple(sizes), "AT": tuple(at), "FIRST": tuple(first)}
 
 
+def _registers(widths: Sequence[int], few: int) -> dict[str, int]:
+    """Return how many registers a kernel is to do with, if it should."""
+    return {"maxnreg": _REGISTERS} if max(widths) <= few else {}
+
+
 def _jobs(start: int, size: int, column: int, nodes: int, rows: int) -> IntArray:
     """Return the jobs (programs, 5) of a layer's weights, or biases: ``size`` of each node."""
     pieces = -(-size // _ITEMS)
@@ -336,7 +357,11 @@ def _jobs(start: int, size: int, column: int, nodes: int, rows: int) -> IntArray
 
 
 def decode(
-    paths: Paths, parameters: torch.Tensor, tables: DecodeTables, counts: IntArray
+    paths: Paths,
+    parameters: torch.Tensor,
+    steps: torch.Tensor | None,
+    tables: DecodeTables,
+    counts: IntArray,
 ) -> torch.Tensor:
     """Evaluate the voxels of the tables in every chunk.
 
@@ -346,6 +371,8 @@ def decode(
         Of the chunks.
     parameters : (stacked size,) float32 tensor
         Weights and biases, that :func:`are_small`.
+    steps : (chunks, layers) float32 tensor or None
+        What weights that :func:`are_whole` are multiples of: two products do for each, not three.
     tables : DecodeTables
         Which voxels.
     counts : (leaves,) int64 array
@@ -368,12 +395,16 @@ def decode(
     tiles = -(-int(counts.max()) // DECODE_BLOCK)
     rounds = min(max(1, programs * tiles // _DECODE_PROGRAMS), _MOST_ROUNDS)
     parts = -(-tiles // rounds)
+    is_whole = steps is not None
+    if steps is None:
+        steps = torch.ones((paths.chunks, len(paths.widths) + 1), device=device)
     with _on(device):
         kernels.decode_tiles[(programs * parts,)](
-            parameters, paths.table, tables.counts, tables.sides, tables.firsts, tables.places,
-            tables.coordinates, tables.strides, out, paths.leaves, voxels, parts, rounds,
-            POINTS=tables.points, BLOCK=DECODE_BLOCK, num_warps=_DECODE_WARPS, num_stages=1,
-            **_arithmetic(device), **paths.to_decode,
+            parameters, paths.table, steps, tables.counts, tables.sides, tables.firsts,
+            tables.places, tables.coordinates, tables.strides, out, paths.leaves, voxels, parts,
+            rounds,
+            POINTS=tables.points, BLOCK=DECODE_BLOCK, WHOLE=is_whole, num_warps=_DECODE_WARPS,
+            num_stages=1, **_arithmetic(device), **paths.to_decode,
         )  # fmt: skip
     return out
 
@@ -401,7 +432,7 @@ def gradient(
     draws : Draws
         How voxels are drawn.
     jobs : int64 tensor
-        The paths' for :func:`parts_of` the draws.
+        The paths' for the draws.
     key : (1,) int64 tensor
         The step's.
     targets, weights : (chunks, voxels) float32 tensors, or None
@@ -417,7 +448,7 @@ def gradient(
     from tinc_codec.engines.gpu import kernels
 
     device = parameters.device
-    programs, parts, leaves = paths.chunks * paths.leaves, parts_of(draws), paths.leaves
+    programs, parts, leaves = paths.chunks * paths.leaves, paths.parts(draws), paths.leaves
     total = leaves * draws.count
     x = torch.empty((paths.axes, total), device=device)
     where = torch.empty(total, dtype=torch.int64, device=device)
@@ -433,7 +464,7 @@ def gradient(
             parameters, paths.table, x, where, targets, targets if weights is None else weights,
             draws.shares, partial, losses,
             leaves, draws.count, total, targets.shape[1], paths.size,
-            WEIGHTED=weights is not None, BLOCK=FIT_BLOCK, num_warps=_FIT_WARPS,
+            WEIGHTED=weights is not None, BLOCK=paths.fit_block, num_warps=_FIT_WARPS,
             **_arithmetic(device), **paths.to_fit,
         )  # fmt: skip
         kernels.add_up[(len(jobs),)](partial, jobs, result, paths.size, ITEMS=_ITEMS, ROWS=_ROWS)
@@ -461,9 +492,28 @@ def are_small(parameters: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
     return small
 
 
-def parts_of(draws: Draws) -> int:
-    """Return how many tiles are drawn in each leaf."""
-    return -(-draws.count // FIT_BLOCK)
+def are_whole(
+    table: Layout, parameters: npt.NDArray[np.float32], steps: npt.NDArray[np.float32] | None
+) -> npt.NDArray[np.bool_]:
+    """Tell of each chunk whether its weights are steps times integers that a float16 holds.
+
+    Parameters
+    ----------
+    table : Layout
+        The chunks' tree.
+    parameters : (chunks, size) float32
+        Weights and biases.
+    steps : (chunks, groups) float32, or None
+        What those of each group are multiples of, if they are.
+    """
+    if steps is None:
+        return np.zeros(len(parameters), np.bool_)
+    starts = [group.start for group in table.groups]
+    largest = np.maximum.reduceat(np.abs(parameters), starts, axis=1)
+    fit = (largest / np.float32(_WHOLE) <= steps) & (steps > _TINY_STEP) & (steps < np.inf)
+    # Biases come after weights; the first layer and the last are not multiplied as float16.
+    found: npt.NDArray[np.bool_] = np.all(fit[:, 2:-2:2], axis=1)
+    return found
 
 
 def _arithmetic(device: torch.device) -> dict[str, Any]:

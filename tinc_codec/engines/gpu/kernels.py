@@ -29,25 +29,37 @@ def _sine(z, FAST: tl.constexpr):
     And ``abs(z)`` * 1e-8. z less its nearest multiple of pi (of 2 pi), pi in parts whose products
     with the multiple are exact (Cody and Waite); then a polynomial, or the GPU's.
     """
-    if FAST:  # said to have effects: else the compiler does it several times
-        return tl.inline_asm_elementwise(
-            "sin.approx.ftz.f32 $0, $1;", "=f,f", [_less_turns(z)], tl.float32, False, 1
-        )
+    if FAST:
+        return _sine_near_0(_less_turns(z))
     else:
         near = z * 0.31830988618379067 + 12582912.0  # 1.5 * 2**23: rounds; the last bit is its own
         return _odd_sine(z, near, near - 12582912.0)
 
 
 @triton.jit
-def _cosine(z, FAST: tl.constexpr):
-    """Return the cosine of z; as :func:`_sine`, of z less an odd multiple of pi / 2."""
+def _sine_and_cosine(z, FAST: tl.constexpr):
+    """Return sine and cosine of z; as :func:`_sine`, the cosine's of z less odd halves of pi."""
     if FAST:
-        return tl.inline_asm_elementwise(
-            "cos.approx.ftz.f32 $0, $1;", "=f,f", [_less_turns(z)], tl.float32, False, 1
-        )
+        r = _less_turns(z)
+        return _sine_near_0(r), _cosine_near_0(r)
     else:
         near = (z * 0.31830988618379067 - 0.5) + 12582912.0
-        return -_odd_sine(z, near, (near - 12582912.0) + 0.5)
+        return _sine(z, FAST), -_odd_sine(z, near, (near - 12582912.0) + 0.5)
+
+
+@triton.jit
+def _sine_near_0(r):
+    # Said to have effects: else the compiler does it several times.
+    return tl.inline_asm_elementwise(
+        "sin.approx.ftz.f32 $0, $1;", "=f,f", [r], tl.float32, False, 1
+    )
+
+
+@triton.jit
+def _cosine_near_0(r):
+    return tl.inline_asm_elementwise(
+        "cos.approx.ftz.f32 $0, $1;", "=f,f", [r], tl.float32, False, 1
+    )
 
 
 @triton.jit
@@ -134,25 +146,45 @@ def _halves(w, DOT: tl.constexpr):
 
 @triton.jit
 def _product(x, w, z, DOT: tl.constexpr):
-    """Return z + x w, of what :func:`_halves` gives.
+    """Return z + x w, of what :func:`_halves` gives; ``w`` may be a single float16.
 
     The product of the lesser float16 is left out: errors of 2**-22 where factors are below 2**15,
     and of 2**-25 where they are small.
     """
     if DOT == "float16":
         z = tl.dot(x[1], w[0], z)
-        z = tl.dot(x[0], w[1], z)
+        if len(w) == 2:
+            z = tl.dot(x[0], w[1], z)
         return tl.dot(x[0], w[0], z)
     else:
         return tl.dot(x[0], w[0], z, input_precision=DOT)
 
 
 @triton.jit
+def _rough(w, DOT: tl.constexpr):
+    """Return a factor of a product of which 11 bits are enough: that of derivatives."""
+    return w.to(tl.float16) if DOT == "float16" else w
+
+
+@triton.jit
+def _rough_product(x, w, z, DOT: tl.constexpr):
+    """Return z + x w, of what :func:`_rough` gives."""
+    if DOT == "float16":
+        return tl.dot(x, w, z)
+    else:
+        return tl.dot(x, w, z, input_precision=DOT)
+
+
+@triton.jit
 def _weights(
-    p, table, layer: tl.constexpr, path,
+    p, table, layer: tl.constexpr, path, scale,
     BLOCKS: tl.constexpr, AT: tl.constexpr, FIRST: tl.constexpr, DOT: tl.constexpr,
+    WHOLE: tl.constexpr,
 ):  # fmt: skip
-    """Return a sine layer's weights, (inputs, outputs) for each block of outputs and of inputs."""
+    """Return a sine layer's weights, (inputs, outputs) for each block of outputs and of inputs.
+
+    Times ``scale``; ``WHOLE`` where that makes them integers that a float16 holds.
+    """
     begin: tl.constexpr = FIRST[layer]
     end: tl.constexpr = FIRST[layer + 1]
     before: tl.constexpr = FIRST[layer - 1]
@@ -162,9 +194,24 @@ def _weights(
         row = ()
         for a in tl.static_range(before, begin):
             o, i = _features(BLOCKS, AT, b), _features(BLOCKS, AT, a)
-            row = row + (_halves(tl.load(at + o[None, :] * n_in + i[:, None]), DOT),)
+            w = tl.load(at + o[None, :] * n_in + i[:, None])
+            if WHOLE:
+                row = row + ((_rough(w * scale, DOT),),)
+            else:
+                row = row + (_halves(w, DOT),)
         found = found + (row,)
     return found
+
+
+@triton.jit
+def _biases(
+    p, table, layer: tl.constexpr, path, b: tl.constexpr,
+    BLOCKS: tl.constexpr, AT: tl.constexpr, FIRST: tl.constexpr,
+):  # fmt: skip
+    """Return the biases (1, features) of a sine layer's block."""
+    begin: tl.constexpr = FIRST[layer]
+    biases = p + _node(table, layer, path, 1, _width(BLOCKS, AT, FIRST, layer))
+    return tl.load(biases + _features(BLOCKS, AT, begin + b))[None, :]
 
 
 @triton.jit
@@ -173,15 +220,29 @@ def _sums(
     BLOCKS: tl.constexpr, AT: tl.constexpr, FIRST: tl.constexpr, DOT: tl.constexpr,
 ):  # fmt: skip
     """Return a sine layer's sums (voxels, features), block by block, from the sines before it."""
-    begin: tl.constexpr = FIRST[layer]
-    biases = p + _node(table, layer, path, 1, _width(BLOCKS, AT, FIRST, layer))
     zs = ()
     for b in tl.static_range(len(weights)):
-        bias = tl.load(biases + _features(BLOCKS, AT, begin + b))[None, :]
+        bias = _biases(p, table, layer, path, b, BLOCKS, AT, FIRST)
         z = tl.broadcast_to(bias, (halves[0][0].shape[0], bias.shape[1]))
         for a in tl.static_range(len(halves)):
             z = _product(halves[a], weights[b][a], z, DOT)
         zs = zs + (z,)
+    return zs
+
+
+@triton.jit
+def _scaled_sums(
+    p, table, layer: tl.constexpr, path, halves, weights, step,
+    BLOCKS: tl.constexpr, AT: tl.constexpr, FIRST: tl.constexpr, DOT: tl.constexpr,
+):  # fmt: skip
+    """Return a sine layer's sums as :func:`_sums`, of weights that are ``step`` times these."""
+    zs = ()
+    for b in tl.static_range(len(weights)):
+        bias = _biases(p, table, layer, path, b, BLOCKS, AT, FIRST)
+        z = tl.zeros((halves[0][0].shape[0], bias.shape[1]), tl.float32)
+        for a in tl.static_range(len(halves)):
+            z = _product(halves[a], weights[b][a], z, DOT)
+        zs = zs + (z * step + bias,)
     return zs
 
 
@@ -191,6 +252,16 @@ def _sines(zs, FAST: tl.constexpr):
     for b in tl.static_range(len(zs)):
         xs = xs + (_sine(zs[b], FAST),)
     return xs
+
+
+@triton.jit
+def _sines_and_cosines(zs, DOT: tl.constexpr, FAST: tl.constexpr):
+    """Return the sines of blocks, and their cosines as :func:`_rough` factors."""
+    xs, cosines = (), ()
+    for b in tl.static_range(len(zs)):
+        x, cosine = _sine_and_cosine(zs[b], FAST)
+        xs, cosines = xs + (x,), cosines + (_rough(cosine, DOT),)
+    return xs, cosines
 
 
 @triton.jit
@@ -219,24 +290,28 @@ def _output(
 
 @triton.jit(do_not_specialize=["leaves", "voxels", "parts", "rounds"])
 def decode_tiles(
-    p, table, counts, sides, firsts, places, coordinates, strides, out,
+    p, table, steps, counts, sides, firsts, places, coordinates, strides, out,
     leaves, voxels, parts, rounds,
     POINTS: tl.constexpr, AXES: tl.constexpr,
     BLOCKS: tl.constexpr, AT: tl.constexpr, FIRST: tl.constexpr,
-    BLOCK: tl.constexpr, DOT: tl.constexpr, FAST: tl.constexpr,
+    BLOCK: tl.constexpr, DOT: tl.constexpr, FAST: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
     """Evaluate tiles of a leaf's voxels in one chunk, one in each round.
 
     Programs are parts of leaves of chunks. The tables are those of
-    :class:`tinc_codec.engines.gpu.fused.DecodeTables`.
+    :class:`tinc_codec.engines.gpu.fused.DecodeTables`; ``steps`` (chunks, layers) are what the
+    weights are multiples of, or ones, ``WHOLE`` where the multiples are integers of a float16.
     """
     sines: tl.constexpr = len(FIRST) - 1
     path = tl.program_id(0) // parts
     leaf, chunk = path % leaves, path // leaves
     first, count = tl.program_id(0) % parts * rounds * BLOCK, tl.load(counts + leaf)
+    steps += chunk * (sines + 1)
     weights = ()
     for layer in tl.static_range(1, sines):
-        weights = weights + (_weights(p, table, layer, path, BLOCKS, AT, FIRST, DOT),)
+        scale = 1 / tl.load(steps + layer)
+        found = _weights(p, table, layer, path, scale, BLOCKS, AT, FIRST, DOT, WHOLE)
+        weights = weights + (found,)
     for start in range(first, tl.minimum(first + rounds * BLOCK, count), BLOCK):
         inside = start + tl.arange(0, BLOCK) < count
         rest = tl.where(inside, start + tl.arange(0, BLOCK), 0)
@@ -253,8 +328,10 @@ def decode_tiles(
             xs = (tl.load(coordinates + at),) + xs
         xs = _sines(_first_sums(p, table, path, xs, BLOCKS, AT, FIRST), FAST)
         for layer in tl.static_range(1, sines):
-            xs = _all_halves(xs, DOT)
-            zs = _sums(p, table, layer, path, xs, weights[layer - 1], BLOCKS, AT, FIRST, DOT)
+            xs, step = _all_halves(xs, DOT), tl.load(steps + layer)
+            zs = _scaled_sums(
+                p, table, layer, path, xs, weights[layer - 1], step, BLOCKS, AT, FIRST, DOT
+            )
             xs = _sines(zs, FAST)
         value = _output(p, table, path, xs, BLOCKS, AT, FIRST)
         tl.store(out + chunk.to(tl.int64) * voxels + place, value, mask=inside)
@@ -299,7 +376,8 @@ def fit_tiles(
 
     The loss goes to ``losses[leaf, tile]``, the gradient of the path to ``partial[leaf, tile]``:
     sums do not depend on which program runs first. The derivatives that go through the layers are
-    those by the tile's output divided by its largest: what float16 can hold.
+    those by the tile's output divided by its largest: what float16 can hold. Products of
+    derivatives are of single float16; their errors are far below those of sampling.
     """
     sines: tl.constexpr = len(FIRST) - 1
     path = tl.program_id(0)
@@ -310,13 +388,15 @@ def fit_tiles(
     coordinates = ()
     for axis in tl.static_range(AXES):
         coordinates = coordinates + (tl.load(x + axis * total + at),)
-    zs, halves = (_first_sums(p, table, path, coordinates, BLOCKS, AT, FIRST),), ()
+    zs = _first_sums(p, table, path, coordinates, BLOCKS, AT, FIRST)
+    xs, found = _sines_and_cosines(zs, DOT, FAST)
+    cosines, halves, ws = (found,), (), ()
     for layer in tl.static_range(1, sines):
-        halves = halves + (_all_halves(_sines(zs[layer - 1], FAST), DOT),)
-        w = _weights(p, table, layer, path, BLOCKS, AT, FIRST, DOT)
-        sums = _sums(p, table, layer, path, halves[layer - 1], w, BLOCKS, AT, FIRST, DOT)
-        zs = zs + (sums,)
-    xs = _sines(zs[sines - 1], FAST)
+        halves = halves + (_all_halves(xs, DOT),)
+        ws = ws + (_weights(p, table, layer, path, 1.0, BLOCKS, AT, FIRST, DOT, False),)
+        zs = _sums(p, table, layer, path, halves[layer - 1], ws[layer - 1], BLOCKS, AT, FIRST, DOT)
+        xs, found = _sines_and_cosines(zs, DOT, FAST)
+        cosines = cosines + (found,)
     voxel = chunk.to(tl.int64) * voxels + tl.load(where + at)
     error = _output(p, table, path, xs, BLOCKS, AT, FIRST) - tl.load(targets + voxel)
     dy = tl.where(inside, error, 0.0)
@@ -328,14 +408,12 @@ def fit_tiles(
     largest = tl.where(largest > 0, largest, 1.0)
     dy, scale, out = dy / largest, 2 * share * largest, partial + row * size
     dx = _output_gradients(p, table, path, out, xs, dy, scale, BLOCKS, AT, FIRST, DOT)
-    ones = _beside_ones(coordinates, BLOCK)
+    ones = _rough(_beside_ones(coordinates, BLOCK), DOT)
     for turn in tl.static_range(1, sines):
-        dz = _through_sines(zs[sines - turn], dx, FAST)
-        xs = halves[sines - turn - 1]
-        dx = _gradients(
-            p, table, sines - turn, path, out, xs, ones, dz, scale, BLOCKS, AT, FIRST, DOT
-        )
-    dz = _through_sines(zs[0], dx, FAST)
+        dz = _through_sines(cosines[sines - turn], dx, DOT)
+        xs, w = halves[sines - turn - 1], ws[sines - turn - 1]
+        dx = _gradients(table, sines - turn, out, xs, ones, dz, w, scale, BLOCKS, AT, FIRST, DOT)
+    dz = _through_sines(cosines[0], dx, DOT)
     _first_gradients(table, out, ones, dz, scale, AXES, BLOCKS, AT, FIRST, DOT)
 
 
@@ -350,11 +428,11 @@ def _beside_ones(columns, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _through_sines(zs, dx, FAST: tl.constexpr):
+def _through_sines(cosines, dx, DOT: tl.constexpr):
     """Return the loss's derivatives by sums from those by their sines."""
     dz = ()
-    for b in tl.static_range(len(zs)):
-        dz = dz + (dx[b] * _cosine(zs[b], FAST),)
+    for b in tl.static_range(len(cosines)):
+        dz = dz + (_rough(dx[b], DOT) * cosines[b],)
     return dz
 
 
@@ -370,12 +448,12 @@ def _output_gradients(
     weights, at = _node(table, sines, path, 0, n_in), _item(table, sines, 3)
     tl.store(out + at + n_in, scale * tl.sum(dy, axis=0))
     first = tl.arange(0, 16)[:, None] == 0
-    dys = tl.where(first, dy[None, :], 0.0)
+    dys = _rough(tl.where(first, dy[None, :], 0.0), DOT)
     dx = ()
     for b in tl.static_range(len(xs)):
         i = _features(BLOCKS, AT, before + b)
         product = tl.zeros((16, i.shape[0]), tl.float32)
-        product = _product(_halves(dys, DOT), _halves(xs[b], DOT), product, DOT)
+        product = _rough_product(dys, _rough(xs[b], DOT), product, DOT)
         places = tl.broadcast_to(i[None, :], product.shape)
         tl.store(out + at + places, scale * product, mask=first)
         dx = dx + (dy[:, None] * tl.load(p + weights + i)[None, :],)
@@ -384,23 +462,22 @@ def _output_gradients(
 
 @triton.jit
 def _gradients(
-    p, table, layer: tl.constexpr, path, out, xs, ones, dz, scale,
+    table, layer: tl.constexpr, out, xs, ones, dz, weights, scale,
     BLOCKS: tl.constexpr, AT: tl.constexpr, FIRST: tl.constexpr, DOT: tl.constexpr,
 ):  # fmt: skip
     """Store a sine layer's gradients, dz being the loss's by its sums; return those by its inputs.
 
-    ``xs`` are halves of its inputs, ``ones`` a matrix whose first column are ones.
+    ``xs`` and ``weights`` are halves, ``ones`` a matrix whose first column are ones.
     """
     begin: tl.constexpr = FIRST[layer]
     before: tl.constexpr = FIRST[layer - 1]
     n_in, n_out = _width(BLOCKS, AT, FIRST, layer - 1), _width(BLOCKS, AT, FIRST, layer)
-    weights = _node(table, layer, path, 0, n_out * n_in)
     at = tl.multiple_of(_item(table, layer, 3), 16)
     first = tl.arange(0, 16)[None, :] == 0
     for b in tl.static_range(len(dz)):
         o = _features(BLOCKS, AT, begin + b)
         product = tl.zeros((o.shape[0], 16), tl.float32)
-        product = _product(_halves(tl.trans(dz[b]), DOT), _halves(ones, DOT), product, DOT)
+        product = _rough_product(tl.trans(dz[b]), ones, product, DOT)
         places = tl.broadcast_to(n_out * n_in + o[:, None], product.shape)
         tl.store(out + at + places, scale * product, mask=first)
     dx = ()
@@ -409,12 +486,10 @@ def _gradients(
         total = tl.zeros(xs[a][0].shape, tl.float32)
         for b in tl.static_range(len(dz)):
             o = _features(BLOCKS, AT, begin + b)
-            places = o[:, None] * n_in + i[None, :]
             product = tl.zeros((o.shape[0], i.shape[0]), tl.float32)
-            product = _product(_halves(tl.trans(dz[b]), DOT), xs[a], product, DOT)
-            tl.store(out + at + places, scale * product)
-            w = tl.load(p + weights + places)
-            total = _product(_halves(dz[b], DOT), _halves(w, DOT), total, DOT)
+            product = _rough_product(tl.trans(dz[b]), xs[a][0], product, DOT)
+            tl.store(out + at + o[:, None] * n_in + i[None, :], scale * product)
+            total = _rough_product(dz[b], tl.trans(weights[b][a][0]), total, DOT)
         dx = dx + (total,)
     return dx
 
@@ -434,7 +509,7 @@ def _first_gradients(
     for b in tl.static_range(len(dz)):
         o = _features(BLOCKS, AT, b)[:, None]
         product = tl.zeros((o.shape[0], 16), tl.float32)
-        product = _product(_halves(tl.trans(dz[b]), DOT), _halves(ones, DOT), product, DOT)
+        product = _rough_product(tl.trans(dz[b]), ones, product, DOT)
         places = tl.where(column == 0, n_out * AXES + o, o * AXES + column - 1)
         tl.store(out + at + places, scale * product, mask=column <= AXES)
 

@@ -101,7 +101,8 @@ def available(device: torch.device) -> int:
 
     free, _ = torch.cuda.mem_get_info(device)
     # What torch holds without using it is free too.
-    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    held = torch.cuda.memory_stats(device)
+    kept = held.get("reserved_bytes.all.current", 0) - held.get("allocated_bytes.all.current", 0)
     return int(_SHARE * (free + kept))
 
 

@@ -75,7 +75,7 @@ class Gradient:
                 shares=self._share[:, 0].contiguous(),
                 count=n,
             )
-            self._jobs = paths.jobs(fused.parts_of(self._draws))
+            self._jobs = paths.jobs(self._draws)
 
     @property
     def has_kernels(self) -> bool:
@@ -150,7 +150,7 @@ class Gradient:
             return found, self._products(parameters, key, targets, weights, squared=False)[1]
 
         what = "fit", weights is not None, paths.widths, paths.axes
-        if not fused.agreed(what, targets.device, compare):
+        if not fused.agreed(what, targets.device, compare, fused.ROUGH_AGREEMENT):
             self._paths = None
 
     def _fused(
