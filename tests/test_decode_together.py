@@ -17,9 +17,10 @@ from volumes import DTYPES, volume
 
 from tinc_codec import CorruptPayload, Settings, decode, runtime
 from tinc_codec.decode_together import decode_chunks, decode_resident
-from tinc_codec.encode import encode_chunks
+from tinc_codec.encode import _prepare, encode_chunks
 from tinc_codec.engines.gpu import values
-from tinc_codec.stream import normalize
+from tinc_codec.stream import container, normalize
+from tinc_codec.stream.container import SectionKind
 
 SHAPE = (16, 12, 10)
 DEVICES = ["torch", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -56,6 +57,61 @@ def test_values_are_mapped_as_on_the_host_bit_for_bit(device: str, dtype: str) -
         found = mapped(unit, low, high, dtype, device)
         assert found.dtype == expected.dtype
         assert found.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_values_are_normalised_as_on_the_host_bit_for_bit(device: str, dtype: str) -> None:
+    import torch
+
+    info = np.finfo(dtype) if np.dtype(dtype).kind == "f" else np.iinfo(dtype)
+    found = np.frombuffer(np.random.default_rng(0).bytes(8 * 4001), np.dtype(dtype))
+    given_there = torch.tensor(found.view(f"i{found.itemsize}")).to(
+        "cuda" if device == "cuda" else "cpu"
+    )
+    for low, high in [(info.min, info.max), (0, info.max), (3, 17), (info.min / 3, 2.25)]:
+        low, high = (np.array(v).astype(dtype).item() for v in (low, high))
+        expected = normalize.normalize(found, low, high)
+        with np.errstate(over="ignore"):
+            unit = values.normalize(given_there, low, high, np.dtype(dtype))
+        np.testing.assert_array_equal(unit.cpu().numpy(), expected, strict=True)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_trees_are_scored_on_the_device_as_on_the_host(
+    payloads: list[bytes], device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In batches that memory holds; padded and constant chunks are the host's."""
+    from tinc_codec.engines.gpu import scores
+    from tinc_codec.forms import candidate
+
+    scored: list[Any] = []
+    mean_square = scores.mean_square
+
+    def counted(*given: Any) -> float:
+        scored.append(given)
+        return mean_square(*given)
+
+    monkeypatch.setattr(scores, "mean_square", counted)
+    monkeypatch.setattr(scores, "most_scored", lambda voxels: 4)
+    volumes, sections = [], []
+    for array, payload in zip(arrays(), payloads, strict=True):
+        prepared, parts = _prepare(array, None, Settings(ratio=2)), container.unpack(payload)
+        if not isinstance(prepared, bytes) and SectionKind.TREE in parts:
+            volumes.append(prepared)
+            sections.append({k: parts[k] for k in (SectionKind.TREE, SectionKind.WEIGHTS)})
+    padded = [volume for volume in volumes if SectionKind.CROP in volume.exact]
+    assert len(volumes) > 6
+    assert padded
+    expected = candidate.forms_of(volumes, sections)
+    assert not scored
+    with runtime(device=device):
+        found = candidate.forms_of(volumes, sections)
+    assert len(scored) == len(volumes) - len(padded)
+    for form, right in zip(found, expected, strict=True):
+        assert form.payload == right.payload
+        assert form.psnr_db == pytest.approx(right.psnr_db, abs=1e-3)
+    assert candidate.forms_of([], []) == []
 
 
 @with_settings(max_examples=200, deadline=None)

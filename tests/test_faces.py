@@ -250,8 +250,8 @@ def test_a_memory_bound_counts_the_stencils(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(decode_together, "most_decoded", most_decoded)
     tree = smooth_tree(HALVED, Smoothing(reach=1, strength=16))
     with runtime(device="torch"):
-        decode_chunks([payload_of(tree)], [np.s_[4, :, 0]])
-        decode_chunks([payload_of(tree)], [np.s_[5, :, 0]])
+        for index in (4, 5):
+            decode_chunks([payload_of(tree)] * 2, [np.s_[index, :, 0]] * 2)
     assert asked == [4 * 12, 12]
 
 
@@ -299,6 +299,37 @@ def test_what_does_not_count_has_no_say() -> None:
     weight[4:20], weight[:, 4:20], weight[:, :, 4:20] = 0, 0, 0
     assert chosen(unit, said) is not None
     assert chosen(unit, said, weight) is None
+
+
+@pytest.mark.parametrize("device", ["torch", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_smoothings_are_tried_on_a_device_as_on_the_host(device: str, weighted: bool) -> None:
+    torch = pytest.importorskip("torch")
+    from tinc_codec.engines.gpu.faces import measure
+
+    geometry = replace(OCTANTS, splits=((0, 1, 2), (1,)))
+    levels = fit_faces._faces_of_levels(geometry)
+    assert levels == [[[12]] * 3, [[], [6, 18], []]]
+    unit, said = stepped(0.02, 0.001)
+    weight = np.where(noise(unit.shape) > 0, noise(unit.shape), 0) if weighted else None
+    given = geometry, said, unit, weight, levels
+    on_host = fit_faces._measure(*given)
+    tried = [None, *(Smoothing(reach=reach, strength=9) for reach in (1, 4, 8))]
+    with runtime(device=device):
+        there = torch.tensor(said, device="cuda" if device == "cuda" else "cpu")
+        for on_device in (measure(*given), measure(geometry, there, *given[2:])):
+            for smoothing in tried:
+                error, jumps = on_device(smoothing)
+                expected, expected_jumps = on_host(smoothing)
+                assert error == pytest.approx(expected, rel=1e-5)
+                assert jumps == pytest.approx(expected_jumps, rel=1e-5)
+        assert fit_faces.choose(OCTANTS, said, unit, weight) == chosen_on_host(said, unit, weight)
+    np.testing.assert_array_equal(there.cpu().numpy(), said)
+
+
+def chosen_on_host(said: Values, unit: Values, weight: Values | None) -> Smoothing | None:
+    with runtime(device="cpu"):
+        return fit_faces.choose(OCTANTS, said, unit, weight)
 
 
 def test_trees_are_written_with_smooth_faces_within_their_bytes(

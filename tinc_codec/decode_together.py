@@ -13,7 +13,7 @@ import numpy.typing as npt
 from tinc_codec.decode import decode_chunk
 from tinc_codec.engines.gpu import values
 from tinc_codec.engines.gpu.memory import in_batches, most_decoded
-from tinc_codec.opened import Chunk, open_chunk
+from tinc_codec.opened import Chunk, open_chunk, open_chunks
 from tinc_codec.runtime import current_runtime
 from tinc_codec.selection import Selection, resolve
 from tinc_codec.threads import each
@@ -112,7 +112,7 @@ def decode_resident(
     InvalidSetting
         If torch or the device is not there.
     """
-    chunks = each(open_chunk, payloads)
+    chunks = open_chunks(payloads)
     chosen = [
         _whole(chunk.info.shape) if selection is None else resolve(selection, chunk.info.shape)
         for chunk, selection in zip(chunks, selections, strict=True)

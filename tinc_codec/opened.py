@@ -17,6 +17,7 @@ from tinc_codec import weights
 from tinc_codec.errors import CorruptPayload
 from tinc_codec.stream import container, cosine, exceptions, normalize
 from tinc_codec.stream.container import SectionKind
+from tinc_codec.threads import each
 from tinc_codec.tree import network, section
 
 if TYPE_CHECKING:
@@ -159,6 +160,15 @@ def open_chunk(payload: Buffer) -> Chunk:
         chunk = _parse(data)
         _recent.put(data, chunk)
     return chunk
+
+
+def open_chunks(payloads: Sequence[Buffer]) -> list[Chunk]:
+    """Return what :func:`open_chunk` does of each, those to be parsed on several threads."""
+    found = [_recent.get(bytes(payload)) for payload in payloads]
+    missing = [k for k, chunk in enumerate(found) if chunk is None]
+    for k, chunk in zip(missing, each(lambda k: open_chunk(payloads[k]), missing), strict=True):
+        found[k] = chunk
+    return [chunk for chunk in found if chunk is not None]
 
 
 def _parse(payload: bytes) -> Chunk:

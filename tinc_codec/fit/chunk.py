@@ -143,12 +143,11 @@ def _fit_alike(
     lefts = [room - first - section_overhead(first) for room in rooms]
     sizes = [left - section_overhead(left) for left in lefts]
     # What training changes between two roundings may take a little more room.
-    plain = each(
-        lambda k: quantize_to_size(
-            table, parameters[k], sensitivity[k], sizes[k] - sizes[k] // _SPARE
-        ),
-        range(len(units)),
-    )
+    # One after the other: it is Python's own work for the most part, which threads only slow down.
+    plain = [
+        quantize_to_size(table, values, squares, size - size // _SPARE)
+        for values, squares, size in zip(parameters, sensitivity, sizes, strict=True)
+    ]
     # Chunks that could not be rounded to their bytes are left out of the gradual rounding.
     kept = [k for k, coded in enumerate(plain) if coded is not None]
     found: list[FittedTree | None] = [None] * len(units)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from tinc_codec import metrics
 from tinc_codec.engines.cpu.faces import smooth
+from tinc_codec.engines.gpu.faces import measure as on_torch
+from tinc_codec.runtime import current_runtime
 from tinc_codec.threads import each
 from tinc_codec.tree.faces import Smoothing, edges, plans
 from tinc_codec.tree.geometry import Geometry
+
+if TYPE_CHECKING:
+    import torch
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -23,7 +29,10 @@ _UNSEEN, _MORE_ERROR, _MORE_FOR_REACH = 1.05, 10**0.002, 10**0.001
 
 
 def choose(
-    geometry: Geometry, said: Float32Array, unit: Float32Array, weight: Float32Array | None
+    geometry: Geometry,
+    said: Float32Array | torch.Tensor,
+    unit: Float32Array,
+    weight: Float32Array | None,
 ) -> Smoothing | None:
     """Return the smoothing with the least error, or a wider one, whose faces are not seen.
 
@@ -35,30 +44,30 @@ def choose(
     geometry : Geometry
         Of the tree.
     said, unit : float32 arrays
-        What the tree says, not yet smooth, and what it should say.
+        What the tree says, not yet smooth, and what it should say. With torch's engine it is tried
+        on its device, where what is said may be already.
     weight : float32 array or None
         What each voxel's squared error weighs; None: 1.
     """
     if not geometry.splits:
         return None
-    axes = [np.arange(n) for n in geometry.shape]
-    levels = [(faces, metrics.jump_at(unit, faces)) for faces in _faces_of_levels(geometry)]
+    levels = _faces_of_levels(geometry)
+    own = [metrics.jump_at(unit, faces) for faces in levels]
+    on_device = current_runtime().uses_torch
+    if on_device:
+        measured = on_torch(geometry, said, unit, weight, levels)
+    else:
+        measured = _measure(geometry, np.asarray(said), unit, weight, levels)
 
     def tried(smoothing: Smoothing | None) -> tuple[float, bool, Smoothing | None]:
-        values = said.copy()
-        if smoothing is not None:
-            values = smooth(values, plans(geometry, smoothing, axes))
-        if weight is not None:
-            values[weight == 0] = unit[weight == 0]
-        jump = max(
-            metrics.relative_jump(metrics.jump_at(values, faces), own) for faces, own in levels
-        )
-        return _error(values, unit, weight), jump <= _UNSEEN, smoothing
+        error, jumps = measured(smoothing)
+        return error, max(map(metrics.relative_jump, jumps, own)) <= _UNSEEN, smoothing
 
     trials = [tried(None)]
     least = trials[0][0]
     for reach in _REACHES:
-        some = each(tried, [Smoothing(reach=reach, strength=strength) for strength in _STRENGTHS])
+        of_reach = [Smoothing(reach=reach, strength=strength) for strength in _STRENGTHS]
+        some = [tried(smoothing) for smoothing in of_reach] if on_device else each(tried, of_reach)
         trials += some
         lowest = min(error for error, _, _ in some)
         if lowest > _MORE_FOR_REACH * least:
@@ -66,6 +75,30 @@ def choose(
         least = min(least, lowest)
     unseen = [trial for trial in trials if trial[1] and trial[0] <= _MORE_ERROR * trials[0][0]]
     return _widest(unseen or trials)
+
+
+def _measure(
+    geometry: Geometry,
+    said: Float32Array,
+    unit: Float32Array,
+    weight: Float32Array | None,
+    levels: Sequence[Sequence[Sequence[int]]],
+) -> Callable[[Smoothing | None], tuple[float, list[float]]]:
+    """Return a function that tries a smoothing.
+
+    It gives the error that is left, and how values jump at the faces of each level.
+    """
+    axes = [np.arange(n) for n in geometry.shape]
+
+    def tried(smoothing: Smoothing | None) -> tuple[float, list[float]]:
+        values = said.copy()
+        if smoothing is not None:
+            values = smooth(values, plans(geometry, smoothing, axes))
+        if weight is not None:
+            values[weight == 0] = unit[weight == 0]
+        return _error(values, unit, weight), [metrics.jump_at(values, faces) for faces in levels]
+
+    return tried
 
 
 def _widest(trials: Sequence[tuple[float, bool, Smoothing | None]]) -> Smoothing | None:

@@ -6,20 +6,29 @@ Every score is of what a reader gets: of the decoded payload.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tinc_codec import metrics
 from tinc_codec.decode import box_values, unit_values
+from tinc_codec.decode_together import decode_resident
 from tinc_codec.engines import current_engine
+from tinc_codec.engines.gpu import scores
+from tinc_codec.engines.gpu.memory import in_batches
 from tinc_codec.opened import Chunk, open_chunk
+from tinc_codec.runtime import current_runtime
 from tinc_codec.stream import container, normalize
 from tinc_codec.stream.container import SectionKind
 from tinc_codec.stream.normalize import ArrayInfo
+from tinc_codec.threads import each
 from tinc_codec.tree.geometry import IntArray
+
+if TYPE_CHECKING:
+    import torch
 
 Float32Array = npt.NDArray[np.float32]
 Sections = dict[SectionKind, bytes]
@@ -111,6 +120,34 @@ def form_of(volume: Volume, sections: Sections, price: float | None = None) -> F
     return Form(sections=sections, payload=payload, psnr_db=_psnr(payload, volume), price=price)
 
 
+def forms_of(volumes: Sequence[Volume], sections: Sequence[Sections]) -> list[Form]:
+    """Return forms of trees alone, scored; with torch's engine on its device, as far as it goes."""
+    pairs = list(zip(volumes, sections, strict=True))
+    if not current_runtime().uses_torch:
+        return each(lambda pair: form_of(*pair), pairs)
+    payloads = [container.pack({**volume.exact, **said}) for volume, said in pairs]
+    squares: list[float | None] = [None] * len(pairs)
+
+    def run(some: Sequence[int]) -> None:
+        found = decode_resident([payloads[k] for k in some], [None] * len(some))
+        for k, bits in zip(some, found, strict=True):
+            if bits is not None:
+                volume = volumes[k]
+                squares[k] = scores.mean_square(bits, volume.info, volume.unit, volume.weight)
+
+    most = scores.most_scored(max((volume.unit.size for volume in volumes), default=1))
+    in_batches(run, range(len(pairs)), most)
+    return [
+        Form(
+            sections=said,
+            payload=payload,
+            psnr_db=_psnr(payload, volume) if square is None else _decibels(square),
+            price=None,
+        )
+        for (volume, said), payload, square in zip(pairs, payloads, squares, strict=True)
+    ]
+
+
 def recorded(volume: Volume, form: Form) -> bytes:
     """Return the payload of a form, its PSNR in it, for which all fitted voxels weigh the same."""
     psnr = form.psnr_db
@@ -133,6 +170,22 @@ def said(payload: bytes, volume: Volume) -> Float32Array:
     chunk = open_chunk(payload)
     axes = [np.arange(n) for n in chunk.box_shape]
     return unit_values(chunk, axes, pointwise=False).reshape(volume.unit.shape)
+
+
+def tree_says(chunk: Chunk, volume: Volume) -> Float32Array | torch.Tensor:
+    """Return what a tree alone says of the box, of the volume's shape, its faces not yet smooth.
+
+    With torch's engine it stays on its device.
+    """
+    assert chunk.tree is not None
+    assert chunk.parameters is not None
+    axes = [np.arange(n) for n in volume.unit.shape]
+    if not current_runtime().uses_torch:
+        return current_engine().evaluate_grid(chunk.tree, chunk.parameters, axes, chunk.steps)
+    from tinc_codec.engines.gpu.engine import evaluate
+
+    steps = None if chunk.steps is None else chunk.steps[None]
+    return evaluate(chunk.tree, chunk.parameters[None], axes, steps, pointwise=False)[0]
 
 
 def decoded(payload: bytes, volume: Volume) -> npt.NDArray[Any]:
@@ -162,8 +215,11 @@ def _psnr(payload: bytes, volume: Volume) -> float:
     """Return the PSNR in dB of a payload against high - low, voxels as they weigh."""
     error = _decoded_unit(payload, volume)
     error -= volume.unit
-    squares = float(np.average(error.astype(np.float64) ** 2, weights=volume.weight))
-    return -10 * math.log10(squares) if squares > 0 else math.inf
+    return _decibels(float(np.average(error.astype(np.float64) ** 2, weights=volume.weight)))
+
+
+def _decibels(square: float) -> float:
+    return -10 * math.log10(square) if square > 0 else math.inf
 
 
 def is_portable(payload: bytes, seed: int, *, raw: bool = False) -> bool:

@@ -181,15 +181,16 @@ def fitted(
     )
     raw = settings.preset == "paper"
 
-    def scored(pair: tuple[Volume, FittedTree | None]) -> Form | None:
+    def said(pair: tuple[Volume, FittedTree]) -> Sections:
         volume, tree = pair
-        if tree is None:
-            return None
         sections = {SectionKind.TREE: tree.tree, SectionKind.WEIGHTS: tree.weights}
-        form = candidate.form_of(volume, sections if raw else _smooth(volume, sections))
-        return form if candidate.is_portable(form.payload, settings.seed, raw=raw) else None
+        return sections if raw else _smooth(volume, sections)
 
-    return each(scored, list(zip(volumes, found, strict=True)))
+    pairs = [(volume, tree) for volume, tree in zip(volumes, found, strict=True) if tree]
+    forms = candidate.forms_of([volume for volume, _ in pairs], each(said, pairs))
+    sound = each(lambda form: candidate.is_portable(form.payload, settings.seed, raw=raw), forms)
+    made = iter(form if kept else None for form, kept in zip(forms, sound, strict=True))
+    return [next(made) if tree else None for tree in found]
 
 
 def _smooth(volume: Volume, sections: Sections) -> Sections:
@@ -201,7 +202,7 @@ def _smooth(volume: Volume, sections: Sections) -> Sections:
     assert chunk.tree is not None
     if not chunk.tree.geometry.splits:
         return sections
-    said = candidate.said(payload, volume)
+    said = candidate.tree_says(chunk, volume)
     smoothing = faces.choose(chunk.tree.geometry, said, volume.unit, volume.weight)
     tree = section.to_bytes(replace(chunk.tree, smoothing=smoothing))
     return {**sections, SectionKind.TREE: tree}

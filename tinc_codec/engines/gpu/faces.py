@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
+from tinc_codec.engines.gpu.device import current_device
 from tinc_codec.tree.faces import STENCIL, Smoothing, plans
 from tinc_codec.tree.geometry import Geometry, IntArray
 
 if TYPE_CHECKING:
     import torch
+
+Float32Array = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +78,54 @@ def axes_of(
             )
         )
     return tuple(axes)
+
+
+def measure(
+    geometry: Geometry,
+    said: Float32Array | torch.Tensor,
+    unit: Float32Array,
+    weight: Float32Array | None,
+    levels: Sequence[Sequence[Sequence[int]]],
+) -> Callable[[Smoothing | None], tuple[float, list[float]]]:
+    """Return a function that tries a smoothing on the device.
+
+    As the one of :mod:`tinc_codec.fit.faces` for the host; memory: up to 32 bytes per voxel.
+    """
+    import torch
+
+    device = current_device()
+    values, target = (torch.as_tensor(array, device=device) for array in (said, unit))
+    of_voxels = None if weight is None else torch.as_tensor(weight, device=device)
+    indices = tuple(np.arange(n).tobytes() for n in geometry.shape)
+    places = [[torch.tensor(p, device=device) for p in faces] for faces in levels]
+
+    def tried(smoothing: Smoothing | None) -> tuple[float, list[float]]:
+        made = smooth(values.clone()[None], axes_of(geometry, smoothing, indices, device))[0]
+        if of_voxels is not None:
+            made = torch.where(of_voxels == 0, target, made)
+        steps = [total for faces in places for total in _steps_at(made, faces)]
+        rest = made.clamp_(0, 1).sub_(target)
+        squares = rest * rest if of_voxels is None else rest * rest * of_voxels
+        error, *sums = torch.stack([squares.sum(dtype=torch.float64), *steps]).tolist()
+        pairs = zip(sums[::2], sums[1::2], strict=True)
+        return error, [at / near if near > 0 else math.nan for at, near in pairs]
+
+    return tried
+
+
+def _steps_at(
+    values: torch.Tensor, faces: Sequence[torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return how far values step at faces, all added up, and half of how far beside them."""
+    import torch
+
+    at, beside = torch.zeros((2,), dtype=torch.float64, device=values.device).unbind()
+    for axis, positions in enumerate(faces):
+        if len(positions):
+            a, b, c, d = (values.index_select(axis, positions + int(k)).double() for k in STENCIL)
+            at = at + (c - b).abs_().sum()
+            beside = beside + ((b - a).abs_().sum() + (d - c).abs_().sum()) / 2
+    return at, beside
 
 
 def smooth(values: torch.Tensor, axes: tuple[Axis, ...]) -> torch.Tensor:
