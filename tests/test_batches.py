@@ -302,7 +302,7 @@ def test_a_gpu_that_is_full_gets_smaller_batches(
     from tinc_codec.engines.gpu import engine, memory
 
     arrays = [phantom((96, 96, 96), seed=seed) for seed in range(16)]
-    settings = Settings(ratio=256, form="tree", iterations=30)
+    settings = Settings(ratio=256, form="tree", iterations=30, levels=2, level_ratio=0.3)
     whole = [None] * len(arrays)
     sizes: dict[str, list[int]] = {"fit": [], "decode": []}
 

@@ -96,8 +96,8 @@ def test_trees_are_scored_on_the_device_as_on_the_host(
     monkeypatch.setattr(scores, "most_scored", lambda voxels: 4)
     volumes, sections = [], []
     padded = np.pad(volume(SHAPE), ((0, 3), (0, 0), (0, 0)))
-    (payload,) = encode_chunks([padded], Settings(ratio=2, iterations=10, form="tree"))
-    for array, payload in zip([padded, *arrays()], [payload, *payloads], strict=True):
+    (first,) = encode_chunks([padded], Settings(ratio=2, iterations=10, form="tree"))
+    for array, payload in zip([padded, *arrays()], [first, *payloads], strict=True):
         prepared, parts = _prepare(array, None, Settings(ratio=2)), container.unpack(payload)
         if not isinstance(prepared, bytes) and SectionKind.TREE in parts:
             volumes.append(prepared)

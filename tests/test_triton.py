@@ -283,6 +283,31 @@ def test_integers_are_those_of_the_host(dtype: str) -> None:
         np.testing.assert_array_equal(values.to_numpy(found, np.dtype(dtype)), expected)
 
 
+@pytest.mark.parametrize("reach", [1, 3])
+def test_faces_are_corrected_as_on_the_host_bit_for_bit(reach: int) -> None:
+    from tinc_codec.engines.cpu import faces as on_host
+    from tinc_codec.engines.gpu import faces as there
+    from tinc_codec.engines.gpu import fused
+    from tinc_codec.tree.faces import Smoothing, plans
+
+    geometry = Geometry(shape=(9, 14, 12), splits=((0, 1, 2), (1,)), coordinates="global")
+    smoothing = Smoothing(reach=reach, strength=11)
+    device = torch.device("cuda" if ON_GPU else "cpu")
+    rng = np.random.default_rng(0)
+    all_of = [np.arange(n) for n in geometry.shape]
+    for asked in (all_of, [np.array([4, 5]), *all_of[1:]]):
+        wanted = plans(geometry, smoothing, asked)
+        values = rng.random((2, *(len(plan.index) for plan in wanted)), np.float32)
+        with runtime(device=DEVICE, triton=True):
+            axes = there.axes_of(geometry, smoothing, tuple(a.tobytes() for a in asked), device)
+            found = there.smooth(torch.tensor(values, device=device), axes).cpu().numpy()
+        assert fused._agreed[("faces", device)]
+        for chunk, own in zip(values, found, strict=True):
+            expected = on_host.smooth(chunk.copy(), wanted)
+            np.testing.assert_array_equal(own, expected, strict=True)
+            assert not np.array_equal(own, chunk)
+
+
 def test_large_parameters_are_not_multiplied_as_float16() -> None:
     """A chunk that has some goes through the products, whichever chunks it comes with."""
     from tinc_codec.engines.gpu import fused

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import math
 import os
 import warnings
 from collections.abc import Callable, Hashable, Sequence
@@ -31,6 +32,8 @@ from tinc_codec.tree.network import Layout, Tree, layout
 
 if TYPE_CHECKING:
     import torch
+
+    from tinc_codec.engines.gpu.faces import Axis
 
 # Versions of triton.
 _TRIED = ("3.6.",)
@@ -55,6 +58,8 @@ _DECODE_PROGRAMS, _MOST_ROUNDS = 1024, 16
 _DRAWN = 256
 # Voxels that a program maps to integers.
 _MAPPED = 1024
+# Lines along an axis, and faces or rows, of a program that corrects faces.
+_LINES, _AT_ONCE = 64, 8
 # Gradients that a program adds up, and how many rows of them at once.
 _ITEMS, _ROWS = 128, 16
 # Products of float16 are for parameters below this; integers up to this are float16 themselves, if
@@ -469,6 +474,39 @@ def gradient(
         )  # fmt: skip
         kernels.add_up[(len(jobs),)](partial, jobs, result, paths.size, ITEMS=_ITEMS, ROWS=_ROWS)
     return losses.view(paths.chunks, -1).sum(dim=1), result
+
+
+def correct_faces(values: torch.Tensor, number: int, axis: Axis) -> None:
+    """Correct values along an axis in place by what its faces jump by, in two launches.
+
+    Memory: 4 bytes for each voxel of a face.
+
+    Parameters
+    ----------
+    values : (chunks, *axes) float32 tensor
+        Contiguous, and not empty.
+    number : int
+        Of the axis.
+    axis : tinc_codec.engines.gpu.faces.Axis
+        What to correct along it.
+    """
+    import torch
+
+    from tinc_codec.engines.gpu import kernels
+
+    n, inner = values.shape[number], math.prod(values.shape[number + 1 :])
+    lines, faces, rows = values.numel() // n, len(axis.firsts), len(axis.rows)
+    excess = torch.empty((faces, lines), device=values.device)
+    pieces = -(-lines // _LINES)
+    with _on(values.device):
+        kernels.jumps[(pieces, -(-faces // _AT_ONCE))](
+            values, axis.firsts, excess, faces, n, inner, lines,
+            FACES=_AT_ONCE, BLOCK=_LINES, enable_fp_fusion=False,
+        )  # fmt: skip
+        kernels.correct[(pieces, -(-rows // _AT_ONCE))](
+            values, excess, axis.rows, axis.faces, axis.factors, rows, n, inner, lines,
+            ROWS=_AT_ONCE, BLOCK=_LINES, enable_fp_fusion=False,
+        )  # fmt: skip
 
 
 def to_integers(unit: torch.Tensor, low: int, high: int, bits: torch.dtype) -> torch.Tensor:
