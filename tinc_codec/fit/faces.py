@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,13 @@ if TYPE_CHECKING:
     import torch
 
 Float32Array = npt.NDArray[np.float32]
+
+# Gives, of a smoothing, the error that is left, and by how much more values jump at faces than they
+# should, at most.
+Measure: TypeAlias = Callable[[Smoothing | None], tuple[float, float]]
+
+# One chunk's values at a time: they take much of a device's memory.
+_device = threading.Lock()
 
 _REACHES = (1, 2, 4, 8)
 _STRENGTHS = (4, 6, 8, 10, 12, 14, 16)
@@ -52,22 +60,24 @@ def choose(
     if not geometry.splits:
         return None
     levels = _faces_of_levels(geometry)
-    own = [metrics.jump_at(unit, faces) for faces in levels]
-    on_device = current_runtime().uses_torch
-    if on_device:
+    if not current_runtime().uses_torch:
+        return _best(_measure(geometry, np.asarray(said), unit, weight, levels), each)
+    with _device:
         measured = on_torch(geometry, said, unit, weight, levels)
-    else:
-        measured = _measure(geometry, np.asarray(said), unit, weight, levels)
+        return _best(measured, lambda tried, smoothings: list(map(tried, smoothings)))
+
+
+def _best(measured: Measure, run: Any) -> Smoothing | None:
+    """Return the best smoothing by what is measured; run() tries those of a reach."""
 
     def tried(smoothing: Smoothing | None) -> tuple[float, bool, Smoothing | None]:
-        error, jumps = measured(smoothing)
-        return error, max(map(metrics.relative_jump, jumps, own)) <= _UNSEEN, smoothing
+        error, jump = measured(smoothing)
+        return error, jump <= _UNSEEN, smoothing
 
     trials = [tried(None)]
     least = trials[0][0]
     for reach in _REACHES:
-        of_reach = [Smoothing(reach=reach, strength=strength) for strength in _STRENGTHS]
-        some = [tried(smoothing) for smoothing in of_reach] if on_device else each(tried, of_reach)
+        some = run(tried, [Smoothing(reach=reach, strength=strength) for strength in _STRENGTHS])
         trials += some
         lowest = min(error for error, _, _ in some)
         if lowest > _MORE_FOR_REACH * least:
@@ -83,20 +93,19 @@ def _measure(
     unit: Float32Array,
     weight: Float32Array | None,
     levels: Sequence[Sequence[Sequence[int]]],
-) -> Callable[[Smoothing | None], tuple[float, list[float]]]:
-    """Return a function that tries a smoothing.
-
-    It gives the error that is left, and how values jump at the faces of each level.
-    """
+) -> Measure:
+    """Return a function that tries a smoothing."""
     axes = [np.arange(n) for n in geometry.shape]
+    own = [metrics.jump_at(unit, faces) for faces in levels]
 
-    def tried(smoothing: Smoothing | None) -> tuple[float, list[float]]:
+    def tried(smoothing: Smoothing | None) -> tuple[float, float]:
         values = said.copy()
         if smoothing is not None:
             values = smooth(values, plans(geometry, smoothing, axes))
         if weight is not None:
             values[weight == 0] = unit[weight == 0]
-        return _error(values, unit, weight), [metrics.jump_at(values, faces) for faces in levels]
+        jumps = [metrics.jump_at(values, faces) for faces in levels]
+        return _error(values, unit, weight), max(map(metrics.relative_jump, jumps, own))
 
     return tried
 

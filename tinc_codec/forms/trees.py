@@ -10,6 +10,7 @@ from tinc_codec.forms import band_trees, candidate
 from tinc_codec.forms.band_trees import BandTree
 from tinc_codec.forms.candidate import Form, Sections, Volume
 from tinc_codec.opened import open_chunk
+from tinc_codec.runtime import current_runtime
 from tinc_codec.settings import Settings
 from tinc_codec.stream import container
 from tinc_codec.stream.container import SectionKind
@@ -187,7 +188,9 @@ def fitted(
         return sections if raw else _smooth(volume, sections)
 
     pairs = [(volume, tree) for volume, tree in zip(volumes, found, strict=True) if tree]
-    forms = candidate.forms_of([volume for volume, _ in pairs], each(said, pairs))
+    # A GPU holds the values of one chunk at a time.
+    sections = [said(p) for p in pairs] if current_runtime().uses_torch else each(said, pairs)
+    forms = candidate.forms_of([volume for volume, _ in pairs], sections)
     sound = each(lambda form: candidate.is_portable(form.payload, settings.seed, raw=raw), forms)
     made = iter(form if kept else None for form, kept in zip(forms, sound, strict=True))
     return [next(made) if tree else None for tree in found]

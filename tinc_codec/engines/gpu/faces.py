@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from tinc_codec import metrics
 from tinc_codec.engines.gpu import fused
 from tinc_codec.engines.gpu.device import current_device
 from tinc_codec.tree.faces import STENCIL, Smoothing, plans
@@ -87,7 +88,7 @@ def measure(
     unit: Float32Array,
     weight: Float32Array | None,
     levels: Sequence[Sequence[Sequence[int]]],
-) -> Callable[[Smoothing | None], tuple[float, list[float]]]:
+) -> Callable[[Smoothing | None], tuple[float, float]]:
     """Return a function that tries a smoothing on the device.
 
     As the one of :mod:`tinc_codec.fit.faces` for the host; memory: up to 32 bytes per voxel.
@@ -100,16 +101,22 @@ def measure(
     indices = tuple(np.arange(n).tobytes() for n in geometry.shape)
     places = [[torch.tensor(p, device=device) for p in faces] for faces in levels]
 
-    def tried(smoothing: Smoothing | None) -> tuple[float, list[float]]:
+    def jumps_of(made: torch.Tensor, *more: torch.Tensor) -> tuple[list[float], list[float]]:
+        steps = [total for faces in places for total in _steps_at(made, faces)]
+        sums = torch.stack([*steps, *more]).tolist()
+        pairs = zip(sums[: len(steps) : 2], sums[1 : len(steps) : 2], strict=True)
+        return [at / near if near > 0 else math.nan for at, near in pairs], sums[len(steps) :]
+
+    own, _ = jumps_of(target)
+
+    def tried(smoothing: Smoothing | None) -> tuple[float, float]:
         made = smooth(values.clone()[None], axes_of(geometry, smoothing, indices, device))[0]
         if of_voxels is not None:
             made = torch.where(of_voxels == 0, target, made)
-        steps = [total for faces in places for total in _steps_at(made, faces)]
-        rest = made.clamp_(0, 1).sub_(target)
+        rest = made.clamp(0, 1).sub_(target)
         squares = rest * rest if of_voxels is None else rest * rest * of_voxels
-        error, *sums = torch.stack([squares.sum(dtype=torch.float64), *steps]).tolist()
-        pairs = zip(sums[::2], sums[1::2], strict=True)
-        return error, [at / near if near > 0 else math.nan for at, near in pairs]
+        jumps, (error,) = jumps_of(made, squares.sum(dtype=torch.float64))
+        return error, max(map(metrics.relative_jump, jumps, own))
 
     return tried
 

@@ -56,6 +56,8 @@ _REGISTERS, _FEW_TO_FIT, _FEW_TO_DECODE = 168, 16, 64
 _DECODE_PROGRAMS, _MOST_ROUNDS = 1024, 16
 # Voxels that a program draws.
 _DRAWN = 256
+# Stacks of more than one chunk are kept up to so many parameters, which take some 16 MiB.
+_KEPT_PARAMETERS = 1 << 20
 # Voxels that a program maps to integers.
 _MAPPED = 1024
 # Lines along an axis, and faces or rows, of a program that corrects faces.
@@ -110,7 +112,7 @@ class DecodeTables:
 def stacks_of(tree: Tree, chunks: int, device: torch.device) -> tuple[Stacks, Paths | None]:
     """Return the stacks of chunks' trees, and their paths where the kernels are to be tried.
 
-    Those of the last single chunks are kept.
+    The last ones are kept, unless they are large.
 
     Raises
     ------
@@ -118,7 +120,8 @@ def stacks_of(tree: Tree, chunks: int, device: torch.device) -> tuple[Stacks, Pa
         If the run-time settings ask for Triton where it cannot run.
     """
     given = tree, chunks, device, multiple_of(tree, device)
-    return _kept_stacks(*given) if chunks == 1 else _stacks(*given)
+    is_large = chunks > 1 and chunks * layout(tree).size > _KEPT_PARAMETERS
+    return _stacks(*given) if is_large else _kept_stacks(*given)
 
 
 def multiple_of(tree: Tree, device: torch.device) -> int:
