@@ -297,29 +297,28 @@ def test_free_memory_is_what_the_gpu_has_and_torch_does_not_use(
 def test_a_gpu_that_is_full_gets_smaller_batches(
     torch: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Real errors of its allocator, in fits and in decoding; the same payloads and values."""
+    """Real errors of its allocator; the same payloads and values."""
     from tinc_codec.decode_together import decode_resident
-    from tinc_codec.engines.gpu import engine, memory
+    from tinc_codec.engines.gpu import memory
 
-    arrays = [phantom((96, 96, 96), seed=seed) for seed in range(16)]
+    # As many that get the same tree: one volume in all its reflections, and these transposed.
+    turns = [np.s_[::a, ::b, ::c] for a in (1, -1) for b in (1, -1) for c in (1, -1)]
+    plain = phantom((96, 96, 96))
+    arrays = [np.ascontiguousarray(v[turn]) for v in (plain, plain.T) for turn in turns]
     settings = Settings(ratio=256, form="tree", iterations=30, levels=2, level_ratio=0.3)
     whole = [None] * len(arrays)
-    sizes: dict[str, list[int]] = {"fit": [], "decode": []}
+    sizes: list[int] = []
+    plainly = chunk._fit_alike
 
-    def noted(kind: str, module: Any, name: str, at: int) -> None:
-        plain = getattr(module, name)
-
-        def called(*args: Any, **kwargs: Any) -> Any:
-            sizes[kind].append(len(args[at]))
-            return plain(*args, **kwargs)
-
-        monkeypatch.setattr(module, name, called)
+    def noted(tree: Tree, units: Any, *rest: Any) -> Any:
+        sizes.append(len(units))
+        return plainly(tree, units, *rest)
 
     with runtime(device="cuda"):
         payloads = encode_chunks(arrays, settings)
         values = [bits.cpu() for bits in decode_resident(payloads, whole) if bits is not None]
         assert len(values) == len(arrays)
-        noted("fit", chunk, "_fit_alike", 1)
+        monkeypatch.setattr(chunk, "_fit_alike", noted)
         monkeypatch.setattr(memory, "available", lambda device: 1 << 50)
         gc.collect()
         torch.cuda.empty_cache()
@@ -327,16 +326,14 @@ def test_a_gpu_that_is_full_gets_smaller_batches(
         torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 6e7) / most)
         try:
             assert encode_chunks(arrays, settings) == payloads
-            noted("decode", engine, "evaluate", 1)
             again = decode_resident(payloads, whole)
         finally:
             torch.cuda.set_per_process_memory_fraction(1.0)
     for bits, expected in zip(again, values, strict=True):
         assert bits is not None
         assert torch.equal(bits.cpu(), expected)
-    for found in sizes.values():
-        assert found[0] == len(arrays)
-        assert min(found) < len(arrays)
+    assert sizes[0] > len(arrays) / 2
+    assert sum(sizes) > len(arrays)  # some were tried again
 
 
 class LiveBytes:

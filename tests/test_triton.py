@@ -300,8 +300,9 @@ def test_faces_are_corrected_as_on_the_host_bit_for_bit(reach: int) -> None:
         values = rng.random((2, *(len(plan.index) for plan in wanted)), np.float32)
         with runtime(device=DEVICE, triton=True):
             axes = there.axes_of(geometry, smoothing, tuple(a.tobytes() for a in asked), device)
-            found = there.smooth(torch.tensor(values, device=device), axes).cpu().numpy()
-        assert fused._agreed[("faces", device)]
+            on_device = torch.tensor(values, device=device)
+            found = there.smooth(on_device, axes).cpu().numpy()
+        assert fused._agreed[("faces", on_device.device)]
         for chunk, own in zip(values, found, strict=True):
             expected = on_host.smooth(chunk.copy(), wanted)
             np.testing.assert_array_equal(own, expected, strict=True)
