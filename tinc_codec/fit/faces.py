@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,6 @@ from tinc_codec import metrics
 from tinc_codec.engines.cpu.faces import smooth
 from tinc_codec.engines.gpu.faces import measure as on_torch
 from tinc_codec.runtime import current_runtime
-from tinc_codec.threads import each
 from tinc_codec.tree.faces import Smoothing, edges, plans
 from tinc_codec.tree.geometry import Geometry
 
@@ -26,7 +25,7 @@ Float32Array = npt.NDArray[np.float32]
 # should, at most.
 Measure: TypeAlias = Callable[[Smoothing | None], tuple[float, float]]
 
-# One chunk's values at a time: they take much of a device's memory.
+# On a device one chunk is tried at a time: its values take much of the memory.
 _device = threading.Lock()
 
 _REACHES = (1, 2, 4, 8)
@@ -61,14 +60,13 @@ def choose(
         return None
     levels = _faces_of_levels(geometry)
     if not current_runtime().uses_torch:
-        return _best(_measure(geometry, np.asarray(said), unit, weight, levels), each)
+        return _best(_measure(geometry, np.asarray(said), unit, weight, levels))
     with _device:
-        measured = on_torch(geometry, said, unit, weight, levels)
-        return _best(measured, lambda tried, smoothings: list(map(tried, smoothings)))
+        return _best(on_torch(geometry, said, unit, weight, levels))
 
 
-def _best(measured: Measure, run: Any) -> Smoothing | None:
-    """Return the best smoothing by what is measured; run() tries those of a reach."""
+def _best(measured: Measure) -> Smoothing | None:
+    """Return the best smoothing by what is measured."""
 
     def tried(smoothing: Smoothing | None) -> tuple[float, bool, Smoothing | None]:
         error, jump = measured(smoothing)
@@ -77,7 +75,8 @@ def _best(measured: Measure, run: Any) -> Smoothing | None:
     trials = [tried(None)]
     least = trials[0][0]
     for reach in _REACHES:
-        some = run(tried, [Smoothing(reach=reach, strength=strength) for strength in _STRENGTHS])
+        # One after the other: several at once take several times the memory.
+        some = [tried(Smoothing(reach=reach, strength=strength)) for strength in _STRENGTHS]
         trials += some
         lowest = min(error for error, _, _ in some)
         if lowest > _MORE_FOR_REACH * least:
