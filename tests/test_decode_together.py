@@ -81,7 +81,9 @@ def test_values_are_normalised_as_on_the_host_bit_for_bit(device: str, dtype: st
 def test_trees_are_scored_on_the_device_as_on_the_host(
     payloads: list[bytes], device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In batches that memory holds; padded and constant chunks are the host's."""
+    """In batches that memory holds; padded ones, and those too large for it, are the host's."""
+    import torch
+
     from tinc_codec.engines.gpu import scores
     from tinc_codec.forms import candidate
 
@@ -112,7 +114,14 @@ def test_trees_are_scored_on_the_device_as_on_the_host(
     for form, right in zip(found, expected, strict=True):
         assert form.payload == right.payload
         assert form.psnr_db == pytest.approx(right.psnr_db, abs=1e-3)
-    assert candidate.forms_of([], []) == []
+        assert candidate.forms_of([], []) == []
+
+        def full(*given: Any) -> float:
+            raise torch.cuda.OutOfMemoryError("no room")
+
+        monkeypatch.setattr(scores, "mean_square", full)
+        again = candidate.forms_of(volumes, sections)
+    assert [form.psnr_db for form in again] == pytest.approx([f.psnr_db for f in found], abs=1e-3)
 
 
 @with_settings(max_examples=200, deadline=None)

@@ -324,6 +324,21 @@ def test_smoothings_are_tried_on_a_device_as_on_the_host(device: str, weighted: 
     np.testing.assert_array_equal(there.cpu().numpy(), said)
 
 
+def test_the_host_goes_on_where_a_device_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+
+    def full(*given: Any) -> Any:
+        raise torch.cuda.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(fit_faces, "on_torch", full)
+    unit, said = stepped(0.02, 0.001)
+    expected = chosen_on_host(said, unit, None)
+    assert expected is not None
+    with runtime(device="torch"):
+        for values in (said, torch.tensor(said)):
+            assert fit_faces.choose(OCTANTS, values, unit, None) == expected
+
+
 def chosen_on_host(said: Values, unit: Values, weight: Values | None) -> Smoothing | None:
     with runtime(device="cpu"):
         return fit_faces.choose(OCTANTS, said, unit, weight)

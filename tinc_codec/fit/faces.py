@@ -12,6 +12,7 @@ import numpy.typing as npt
 from tinc_codec import metrics
 from tinc_codec.engines.cpu.faces import smooth
 from tinc_codec.engines.gpu.faces import measure as on_torch
+from tinc_codec.engines.gpu.memory import out_of_memory
 from tinc_codec.runtime import current_runtime
 from tinc_codec.tree.faces import Smoothing, edges, plans
 from tinc_codec.tree.geometry import Geometry
@@ -52,17 +53,21 @@ def choose(
         Of the tree.
     said, unit : float32 arrays
         What the tree says, not yet smooth, and what it should say. With torch's engine it is tried
-        on its device, where what is said may be already.
+        on its device, where what is said may be already, unless that is full.
     weight : float32 array or None
         What each voxel's squared error weighs; None: 1.
     """
     if not geometry.splits:
         return None
     levels = _faces_of_levels(geometry)
-    if not current_runtime().uses_torch:
-        return _best(_measure(geometry, np.asarray(said), unit, weight, levels))
-    with _device:
-        return _best(on_torch(geometry, said, unit, weight, levels))
+    if current_runtime().uses_torch:
+        try:
+            with _device:
+                return _best(on_torch(geometry, said, unit, weight, levels))
+        except out_of_memory():
+            pass  # the host has room
+    values = said if isinstance(said, np.ndarray) else said.cpu().numpy()
+    return _best(_measure(geometry, values, unit, weight, levels))
 
 
 def _best(measured: Measure) -> Smoothing | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from tinc_codec.decode import box_values, unit_values
 from tinc_codec.decode_together import decode_resident
 from tinc_codec.engines import current_engine
 from tinc_codec.engines.gpu import scores
-from tinc_codec.engines.gpu.memory import in_batches
+from tinc_codec.engines.gpu.memory import in_batches, out_of_memory
 from tinc_codec.opened import Chunk, open_chunk
 from tinc_codec.runtime import current_runtime
 from tinc_codec.stream import container, normalize
@@ -121,7 +122,10 @@ def form_of(volume: Volume, sections: Sections, price: float | None = None) -> F
 
 
 def forms_of(volumes: Sequence[Volume], sections: Sequence[Sections]) -> list[Form]:
-    """Return forms of trees alone, scored; with torch's engine on its device, as far as it goes."""
+    """Return forms of trees alone, scored.
+
+    With torch's engine on its device, unless that is full or there is more to a form than a tree.
+    """
     pairs = list(zip(volumes, sections, strict=True))
     if not current_runtime().uses_torch:
         return each(lambda pair: form_of(*pair), pairs)
@@ -136,7 +140,8 @@ def forms_of(volumes: Sequence[Volume], sections: Sequence[Sections]) -> list[Fo
                 squares[k] = scores.mean_square(bits, volume.info, volume.unit, volume.weight)
 
     most = scores.most_scored(max((volume.unit.size for volume in volumes), default=1))
-    in_batches(run, range(len(pairs)), most)
+    with suppress(*out_of_memory()):
+        in_batches(run, range(len(pairs)), most)
     return [
         Form(
             sections=said,

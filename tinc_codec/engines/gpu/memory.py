@@ -120,7 +120,7 @@ def in_batches(run: Callable[[Sequence[int]], None], numbers: Sequence[int], mos
         try:
             run(some)
             at += len(some)
-        except _out_of_memory():
+        except out_of_memory():
             if len(some) == 1:
                 raise
             most = -(-len(some) // 2)
@@ -130,7 +130,7 @@ def in_batches(run: Callable[[Sequence[int]], None], numbers: Sequence[int], mos
         _empty_cache()
 
 
-def _out_of_memory() -> tuple[type[BaseException], ...]:
+def out_of_memory() -> tuple[type[BaseException], ...]:
     """Return the error of a full device; nothing raises it before torch is loaded."""
     torch = sys.modules.get("torch")
     return () if torch is None else (torch.cuda.OutOfMemoryError,)
