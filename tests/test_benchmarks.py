@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -166,6 +166,30 @@ def test_the_cost_of_a_filter(
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("|")[3].strip() for line in lines[2:4]] == ["with", "without"]
     assert all(float(line.split("|")[4]) > 0 for line in lines[2:4])
+
+
+def test_jumps_between_chunks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jumps = pytest.importorskip("benchmarks.jumps")
+    monkeypatch.setattr(jumps, "_CODECS", ("TINC", "SPERR"))
+    arguments = ["--volumes", "phantom", "--side", "25", "--ratios", "16", "--effort", "1"]
+    assert jumps.main([*arguments, "--apart"]) == 0
+    rows = [line.split("|") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[3].strip() for row in rows] == ["TINC", "SPERR"]
+    assert all(float(row[4]) > 0 and float(row[5]) > 10 for row in rows)
+    # Each part is of its own codec's, where the middle plane is.
+    block = np.arange(9 * 9 * 3, dtype=np.uint16).reshape(9, 9, 3)
+    seen = []
+
+    class Codec:
+        def encode(self, volume: np.ndarray, target: object) -> SimpleNamespace:
+            seen.append(volume.shape)
+            return SimpleNamespace(decoded=volume + 1)
+
+    monkeypatch.setattr(jumps, "get", lambda name: Codec())
+    np.testing.assert_array_equal(jumps.apart(block, "any", None), block + 1)
+    assert seen == [(5, 5, 3), (5, 4, 3), (4, 5, 3), (4, 4, 3)]
 
 
 def test_jumps_of_all_planes(capsys: pytest.CaptureFixture[str]) -> None:
