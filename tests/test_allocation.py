@@ -86,7 +86,7 @@ def test_a_level_volume_is_shared_evenly(allocation: str, value: float) -> None:
     assert [s.tolist() for s in shares] == [[1], [1] * 4]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(geometries(), st.sampled_from(["even", "signal", "variance"]), st.integers(0, 2**32 - 1))
 def test_shares_have_mean_one_and_a_floor(geometry: Geometry, allocation: str, seed: int) -> None:
     unit = np.random.default_rng(seed).random(geometry.shape, np.float32) ** 4
@@ -137,7 +137,7 @@ def test_alike_regions_favour_shallow_levels() -> None:
 # Widths.
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     geometries(),
     st.integers(1, 3),
@@ -170,7 +170,7 @@ def widened(tree: Tree, level: int, node: int, layer: int) -> Tree:
     return replace(tree, widths=tuple(widths))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(geometries(), st.integers(1, 2), st.integers(0, 2**32 - 1), st.integers(200, 3000))
 def test_exactly_leaves_room_for_no_wider_layer(
     geometry: Geometry, depth: int, seed: int, parameters: int

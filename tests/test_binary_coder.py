@@ -35,7 +35,7 @@ def decoded(coded: bytes, probabilities: list[int]) -> tuple[list[int], int]:
 PROBABILITIES = st.one_of(st.integers(16, 65519), st.sampled_from((16, 24, 32768, 65512, 65519)))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(st.integers(0, 1), PROBABILITIES), max_size=400))
 def test_round_trip(pairs: list[tuple[int, int]]) -> None:
     bits, probabilities = [bit for bit, _ in pairs], [p for _, p in pairs]

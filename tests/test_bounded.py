@@ -59,7 +59,7 @@ def test_floats_finer_than_their_spacing_are_refused(bound: float) -> None:
         encode(volume(SHAPE, "f4"), max_error=bound)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 400), st.integers(1, 4))
 def test_any_volume(seed: int, bound: int, axes: int) -> None:
     rng = np.random.default_rng(seed)

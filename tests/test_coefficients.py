@@ -42,7 +42,7 @@ def bands(draw: st.DrawFn) -> tuple[Layout, Float32Array, list[dict[int, Float32
     return plan, low, levels, cuts
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(bands())
 def test_integers_come_back(
     drawn: tuple[Layout, Float32Array, list[dict[int, Float32Array]], Cuts],

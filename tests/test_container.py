@@ -100,7 +100,7 @@ def test_every_bit_flip() -> None:
             unpack(damaged)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=60))
 def test_noise_never_escapes(noise: bytes) -> None:
     for payload in (noise, b"TINC\x01" + noise):

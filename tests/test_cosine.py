@@ -57,7 +57,7 @@ def test_values_are_those_of_the_format() -> None:
     np.testing.assert_allclose(whole(data, shape), expected, atol=1e-7)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SHAPES, st.binary(min_size=0, max_size=60), st.data())
 def test_a_part_equals_the_part_of_the_whole(
     shape: tuple[int, ...], rest: bytes, data: st.DataObject

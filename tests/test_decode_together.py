@@ -124,7 +124,7 @@ def test_trees_are_scored_on_the_device_as_on_the_host(
     assert [form.psnr_db for form in again] == pytest.approx([f.psnr_db for f in found], abs=1e-3)
 
 
-@with_settings(max_examples=200, deadline=None)
+@with_settings(max_examples=200)
 @given(low=st.floats(width=16), span=st.floats(0, 1, width=32), seed=st.integers(0, 99))
 def test_float16_is_rounded_once(low: float, span: float, seed: int) -> None:
     """By way of float32 it would be rounded twice, some in 2^13 of the values wrongly."""

@@ -84,7 +84,7 @@ def test_shapes(shape: tuple[int, ...]) -> None:
 REFUSALS = "bytes; at least 96|special values|distinct bit patterns|at most 4"
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(arrays(finite=False), st.sampled_from(["default", "paper"]))
 def test_any_array_comes_back_or_is_refused(array: np.ndarray, preset: str) -> None:
     special = ~np.isfinite(array) if array.dtype.kind == "f" else None

@@ -113,7 +113,7 @@ def test_a_leaf_has_its_ancestors_and_its_own_coordinates() -> None:
     np.testing.assert_allclose(values, expected, rtol=1e-6)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(case=trees_with_parts())
 def test_engines_agree_with_the_reference(
     device: str, case: tuple[Tree, Float32Array, Axes, Axes]
@@ -131,7 +131,7 @@ def test_engines_agree_with_the_reference(
     np.testing.assert_allclose(values, expected, rtol=0, atol=tolerance)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(case=trees_with_parts())
 def test_a_part_equals_that_part_of_the_whole_bit_for_bit(
     device: str, case: tuple[Tree, Float32Array, Axes, Axes]

@@ -183,7 +183,7 @@ def coded_groups(draw: st.DrawFn) -> tuple[list[np.ndarray], list[int]]:
     return groups, models
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(coded_groups())
 def test_the_format_s_decoder_reads_what_is_encoded(
     case: tuple[list[np.ndarray], list[int]],
@@ -197,7 +197,7 @@ def test_the_format_s_decoder_reads_what_is_encoded(
     assert [v.tolist() for v in entropy.decode(coded, sizes, models)] == expected
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.binary(max_size=60), st.integers(0, MODELS - 1))
 def test_the_format_s_decoder_reads_any_bytes_alike(data: bytes, model: int) -> None:
     try:
@@ -234,7 +234,7 @@ def best_length(values: np.ndarray) -> float:
     return min(code_length(values, model) for model in range(MODELS))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from(["normal", "logistic", "laplace", "uniform"]),
     st.floats(-3, 14.5),

@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from strategies import DTYPES, LAYOUTS, arrays, dtypes, from_bits, lay_out, shapes
 
@@ -52,7 +52,6 @@ def restored_from(crop: Crop, array: np.ndarray) -> np.ndarray:
 # Crop
 
 
-@settings(deadline=None)
 @given(arrays(finite=False), st.data())
 def test_crop_is_the_bounding_box(inner: np.ndarray, data: st.DataObject) -> None:
     pads = [data.draw(st.tuples(st.integers(0, 3), st.integers(0, 5))) for _ in inner.shape]
@@ -174,7 +173,6 @@ def test_crop_search_takes_little_memory() -> None:
 # Mask
 
 
-@settings(deadline=None)
 @given(arrays(finite=False), st.lists(st.integers(-3, 300) | st.floats(-2, 2), max_size=3))
 def test_mask_round_trip(array: np.ndarray, preserve: list[float]) -> None:
     before = array.tobytes()

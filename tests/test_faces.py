@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import second_reader
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from trees import geometries, parameters_of, smoothings, tree_of
 from volumes import volume
@@ -75,7 +75,6 @@ def smooth_tree(geometry: Geometry, smoothing: Smoothing) -> Tree:
     return replace(tree, smoothing=smoothing)
 
 
-@settings(deadline=None)
 @given(geometries(), smoothings())
 def test_kernel_is_what_the_format_says_bit_for_bit(
     geometry: Geometry, smoothing: Smoothing
@@ -108,7 +107,6 @@ def some_axis(draw: st.DrawFn, n: int) -> npt.NDArray[np.int64]:
     return np.array(draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=6)))
 
 
-@settings(deadline=None)
 @given(geometries(), smoothings(), st.data())
 def test_a_part_is_the_part_of_the_whole_bit_for_bit(
     geometry: Geometry, smoothing: Smoothing, data: st.DataObject
@@ -160,7 +158,6 @@ def test_reads_away_from_faces_evaluate_nothing_else() -> None:
     assert table.asked == 4 * 5 * 3 + 2 + 4 + 5
 
 
-@settings(deadline=None)
 @given(geometries(), smoothings(), st.data())
 def test_torch_gives_the_hosts_values_bit_for_bit(
     geometry: Geometry, smoothing: Smoothing, data: st.DataObject

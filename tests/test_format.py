@@ -102,7 +102,7 @@ def quantized(tree: Tree, parameters: np.ndarray, seed: int) -> bytes:
     return weights.pack_quantized(packed)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(trees(), st.integers(0, 2**32 - 1), st.booleans())
 def test_the_second_reader_reads_any_tree(tree: Tree, seed: int, raw: bool) -> None:
     parameters = parameters_of(tree, seed, gain=0.5)
@@ -115,7 +115,7 @@ def test_the_second_reader_reads_any_tree(tree: Tree, seed: int, raw: bool) -> N
     assert np.abs(found - expected).max() <= 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(arrays(finite=False), st.data())
 def test_the_second_reader_reads_what_is_exact(array: np.ndarray, data: st.DataObject) -> None:
     """CROP, MASK and constants of any dtype, order and bit patterns."""
@@ -144,7 +144,7 @@ def test_the_second_reader_reads_what_is_exact(array: np.ndarray, data: st.DataO
         assert kept[special].tobytes() == box[special].tobytes()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(2, 14), min_size=1, max_size=4), st.data())
 def test_the_second_reader_reads_cosines(shape: list[int], data: st.DataObject) -> None:
     unit = np.random.default_rng(len(shape)).random(shape, np.float32)
@@ -180,7 +180,7 @@ def wavelet_sections(draw: st.DrawFn) -> tuple[tuple[int, ...], bytes]:
     return shape, data
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(wavelet_sections())
 def test_the_second_reader_reads_wavelets(coded: tuple[tuple[int, ...], bytes]) -> None:
     shape, data = coded
@@ -192,7 +192,7 @@ def test_the_second_reader_reads_wavelets(coded: tuple[tuple[int, ...], bytes]) 
     assert found.tobytes() == expected.tobytes()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(textures(), st.integers(0, 2), st.integers(1, 3), st.sampled_from((0, 1, 6, 2**31)))
 def test_the_second_reader_reads_corrections(
     field: np.ndarray, mode: int, slabs: int, bound: int

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from strategies import DTYPES, LAYOUTS, arrays, dtypes, lay_out, shapes
 
@@ -175,7 +175,6 @@ def exact_unit(value: float, low: float, high: float) -> float:
     return float((Fraction(value) - Fraction(low)) / (Fraction(high) - Fraction(low)))
 
 
-@settings(deadline=None)
 @given(arrays())
 def test_normalize_against_exact_arithmetic(array: np.ndarray) -> None:
     before = array.copy()
@@ -191,7 +190,6 @@ def test_normalize_against_exact_arithmetic(array: np.ndarray) -> None:
     np.testing.assert_array_equal(array, before)
 
 
-@settings(deadline=None)
 @given(arrays())
 def test_denormalize_inverts_within_the_rounding_of_float32(array: np.ndarray) -> None:
     low, high = value_range(array)
@@ -206,7 +204,6 @@ def test_denormalize_inverts_within_the_rounding_of_float32(array: np.ndarray) -
     np.testing.assert_array_equal(back[ends], array[ends])
 
 
-@settings(deadline=None)
 @given(dtypes(), st.integers(0, 2**32 - 1))
 def test_denormalize_stays_between_the_ends(dtype: np.dtype, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -221,7 +218,6 @@ def test_denormalize_stays_between_the_ends(dtype: np.dtype, seed: int) -> None:
         assert out[50:].tolist() == expected
 
 
-@settings(deadline=None)
 @given(dtypes(), st.integers(0, 2**32 - 1))
 def test_both_ways_to_denormalize_agree(dtype: np.dtype, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -273,7 +269,6 @@ def test_constant_arrays_have_one_value(value: float) -> None:
     assert out.tobytes() == np.full((2, 3), value, dtype).tobytes()
 
 
-@settings(deadline=None)
 @given(arrays(shape=shapes(max_dims=3, max_side=7)), st.sampled_from([1, 3, 8, 50]))
 def test_a_voxel_does_not_depend_on_its_slab(array: np.ndarray, slab: int) -> None:
     low, high = value_range(array)

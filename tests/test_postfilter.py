@@ -66,7 +66,7 @@ def test_is_what_the_format_says(shape: tuple[int, ...], by_activity: bool, by_v
     assert np.abs(whole - values).max() > 0.01
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_parts_are_those_of_the_whole(data: st.DataObject) -> None:
     shape = data.draw(st.sampled_from(SHAPES))

@@ -80,7 +80,7 @@ def fields(draw: st.DrawFn) -> np.ndarray:
     return np.full(shape, draw(st.integers(low, high)))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(fields(), st.one_of(st.integers(0, 3), st.integers(0, 2**20)))
 @example(np.array([[[2**33 - 1, 1 - 2**33]]]), 2**33 - 1)
 def test_no_element_is_beyond_the_bound(field: np.ndarray, bound: int) -> None:

@@ -100,7 +100,7 @@ def test_decodes_as_the_reference(tree: Tree) -> None:
     assert_decodes(tree, parameters_of(tree))
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(tree=trees().filter(lambda tree: tree.geometry.node_counts[-1] <= 4))
 def test_decodes_any_tree_as_the_reference(tree: Tree) -> None:
     assert_decodes(tree, parameters_of(tree))

@@ -113,7 +113,7 @@ def plans(draw: st.DrawFn) -> Layout:
     return plan
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(plans(), st.data())
 def test_a_window_is_that_part_of_the_whole(plan: Layout, data: st.DataObject) -> None:
     values = noise(*plan.shapes[0])
@@ -128,7 +128,7 @@ def test_a_window_is_that_part_of_the_whole(plan: Layout, data: st.DataObject) -
     assert part.tobytes() == everything[tuple(slice(a, b) for a, b in window)].tobytes()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(plans(), st.data())
 def test_a_voxel_takes_no_more_of_the_bands_than_the_windows_say(
     plan: Layout, data: st.DataObject

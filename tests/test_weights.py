@@ -48,7 +48,7 @@ def test_bytes_are_pinned() -> None:
     np.testing.assert_array_equal(values, expected)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(trees(), st.integers(0, 2**32 - 1), st.floats(2**-20, 1, width=32))
 def test_quantised_round_trip(tree: Tree, seed: int, base: float) -> None:
     table = layout(tree)
@@ -63,7 +63,7 @@ def test_quantised_round_trip(tree: Tree, seed: int, base: float) -> None:
     assert abs(len(packed) - weights.quantized_size(original)) <= 8
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(trees())
 def test_raw_round_trip(tree: Tree) -> None:
     parameters = parameters_of(tree)
