@@ -77,6 +77,20 @@ def _borders(volumes: Sequence[str], options: argparse.Namespace) -> str:
     return markdown(_COLUMNS_APART, rows)
 
 
+def _within(volumes: Sequence[str], options: argparse.Namespace) -> str:
+    """Return the table of the jumps within chunks."""
+    rows = []
+    for volume, ratio in product(volumes, map(float, options.ratios.split(","))):
+        block = datasets.block(volume, options.side)
+        payload = encode(block, ratio=ratio, effort=options.effort)
+        decoded = decode(payload)
+        middle = block_jump(block, decoded, middle_planes(block.shape))
+        figures = [middle, *np.nanquantile(every_plane(block, decoded), _QUANTILES)]
+        form = inspect(payload).form
+        rows.append((volume, f"{ratio:g}", form, *(f"{figure:.2f}" for figure in figures)))
+    return markdown(_COLUMNS, rows)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.jumps", description=__doc__)
@@ -87,20 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--apart", action="store_true", help="borders of chunks, also of others")
     options = parser.parse_args(arguments)
     volumes = datasets.select([v for v in options.volumes.split(",") if v] or None)
-    if options.apart:
-        print(_borders(volumes, options))
-        return 0
-    rows = []
-    for volume in volumes:
-        block = datasets.block(volume, options.side)
-        for ratio in map(float, options.ratios.split(",")):
-            payload = encode(block, ratio=ratio, effort=options.effort)
-            decoded = decode(payload)
-            middle = block_jump(block, decoded, middle_planes(block.shape))
-            figures = [middle, *np.nanquantile(every_plane(block, decoded), _QUANTILES)]
-            form = inspect(payload).form
-            rows.append((volume, f"{ratio:g}", form, *(f"{figure:.2f}" for figure in figures)))
-    print(markdown(_COLUMNS, rows))
+    print((_borders if options.apart else _within)(volumes, options))
     return 0
 
 

@@ -15,10 +15,11 @@ from hypothesis import settings as with_settings
 from hypothesis import strategies as st
 from volumes import DTYPES, volume
 
-from tinc_codec import CorruptPayload, Settings, decode, runtime
+from tinc_codec import CorruptPayload, Settings, decode, runtime, weights
 from tinc_codec.decode_together import decode_chunks, decode_resident
 from tinc_codec.encode import _prepare, encode_chunks
 from tinc_codec.engines.gpu import values
+from tinc_codec.opened import open_chunk
 from tinc_codec.stream import container, normalize
 from tinc_codec.stream.container import SectionKind
 
@@ -77,6 +78,29 @@ def test_values_are_normalised_as_on_the_host_bit_for_bit(device: str, dtype: st
         np.testing.assert_array_equal(unit.cpu().numpy(), expected, strict=True)
 
 
+def test_raw_weights_do_not_change_how_others_are_decoded(
+    payloads: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chunk of the same tree whose weights count no steps is an evaluation of its own."""
+    from tinc_codec.engines.gpu import engine
+
+    parts = container.unpack(payloads[0])
+    chunk, evaluate = open_chunk(payloads[0]), engine.evaluate
+    assert chunk.parameters is not None
+    raw = container.pack({**parts, SectionKind.WEIGHTS: weights.pack_raw(chunk.parameters)})
+    steps: list[Any] = []
+
+    def noted(tree: Any, parameters: Any, axes: Any, counted: Any, **how: Any) -> Any:
+        steps.append(counted)
+        return evaluate(tree, parameters, axes, counted, **how)
+
+    monkeypatch.setattr(engine, "evaluate", noted)
+    with runtime(device="torch"):
+        quantised, also = decode_chunks([payloads[0], raw])
+    np.testing.assert_array_equal(also, quantised)
+    assert [counted is None for counted in steps] == [False, True]
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_trees_are_scored_on_the_device_as_on_the_host(
     payloads: list[bytes], device: str, monkeypatch: pytest.MonkeyPatch
@@ -84,7 +108,7 @@ def test_trees_are_scored_on_the_device_as_on_the_host(
     """In batches that memory holds; padded ones, and those too large for it, are the host's."""
     import torch
 
-    from tinc_codec.engines.gpu import scores
+    from tinc_codec.engines.gpu import memory, scores
     from tinc_codec.forms import candidate
 
     scored: list[Any] = []
@@ -108,19 +132,23 @@ def test_trees_are_scored_on_the_device_as_on_the_host(
     assert len(volumes) > 6
     expected = candidate.forms_of(volumes, sections)
     assert not scored
+
+    def full(*given: Any) -> float:
+        refused.append(given)
+        raise torch.cuda.OutOfMemoryError("no room")
+
+    refused: list[Any] = []
     with runtime(device=device):
         found = candidate.forms_of(volumes, sections)
-    assert len(scored) == len(volumes) - 1
+        assert len(scored) == len(volumes) - 1
+        assert candidate.forms_of([], []) == []
+        monkeypatch.setattr(scores, "mean_square", full)
+        monkeypatch.setattr(memory, "_empty_cache", lambda: None)
+        again = candidate.forms_of(volumes, sections)
+    assert refused
     for form, right in zip(found, expected, strict=True):
         assert form.payload == right.payload
         assert form.psnr_db == pytest.approx(right.psnr_db, abs=1e-3)
-        assert candidate.forms_of([], []) == []
-
-        def full(*given: Any) -> float:
-            raise torch.cuda.OutOfMemoryError("no room")
-
-        monkeypatch.setattr(scores, "mean_square", full)
-        again = candidate.forms_of(volumes, sections)
     assert [form.psnr_db for form in again] == pytest.approx([f.psnr_db for f in found], abs=1e-3)
 
 

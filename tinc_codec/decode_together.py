@@ -175,7 +175,8 @@ def _key(chunk: Chunk, selection: Selection) -> Any:
     """Return what chunks that are evaluated together have in common."""
     assert chunk.tree is not None
     axes = tuple(axis.tobytes() for axis in selection.axes)
-    return _structure(chunk.tree), chunk.info.shape, chunk.info.dtype, selection.shape, axes
+    tree = _structure(chunk.tree), chunk.steps is None
+    return tree, chunk.info.shape, chunk.info.dtype, selection.shape, axes
 
 
 # Of the trees opened last: their sections.
@@ -191,10 +192,10 @@ def _decode_alike(chunks: Sequence[Chunk], selection: Selection) -> list[torch.T
     assert tree is not None
     axes, pointwise = selection.axes, selection.pointwise
     parameters = np.stack([chunk.parameters for chunk in chunks if chunk.parameters is not None])
-    steps = [chunk.steps for chunk in chunks if chunk.steps is not None]
-    counted = np.stack(steps) if len(steps) == len(chunks) else None
+    steps = [chunk.steps for chunk in chunks if chunk.steps is not None]  # of all, or of none
     along = None if pointwise else _along(chunks[0], selection)
     index = _kept(chunks[0], selection) if along is None else [axis.index for axis in along]
+    counted = np.stack(steps) if steps else None
     units = evaluate(tree, parameters, index, counted, pointwise=pointwise)
     if along is not None:
         units = smooth(units, along)

@@ -115,7 +115,7 @@ def _wanted_db(volume: Volume, settings: Settings) -> float:
     if settings.psnr is not None:
         return settings.psnr
     if settings.ssim is not None:
-        return _decibels(1 - settings.ssim) + _MARGIN_DB
+        return candidate.decibels(1 - settings.ssim) + _MARGIN_DB
     assert settings.rmse is not None
     span = float(volume.info.high) - float(volume.info.low)
     return 20 * math.log10(span / settings.rmse) + _MARGIN_DB
@@ -127,11 +127,7 @@ def _psnr_db(form: Form) -> float:
 
 def _ssim_db(volume: Volume, form: Form) -> float:
     """Return by how much a form's SSIM is short of 1, in dB."""
-    return _decibels(1 - candidate.ssim(form.payload, volume))
-
-
-def _decibels(loss: float) -> float:
-    return -10 * math.log10(loss) if loss > 0 else math.inf
+    return candidate.decibels(1 - candidate.ssim(form.payload, volume))
 
 
 def _higher(form: Form, than: Form | None) -> float:

@@ -146,7 +146,7 @@ def forms_of(volumes: Sequence[Volume], sections: Sequence[Sections]) -> list[Fo
         Form(
             sections=said,
             payload=payload,
-            psnr_db=_psnr(payload, volume) if square is None else _decibels(square),
+            psnr_db=_psnr(payload, volume) if square is None else decibels(square),
             price=None,
         )
         for (volume, said), payload, square in zip(pairs, payloads, squares, strict=True)
@@ -187,10 +187,9 @@ def tree_says(chunk: Chunk, volume: Volume) -> Float32Array | torch.Tensor:
     axes = [np.arange(n) for n in volume.unit.shape]
     if not current_runtime().uses_torch:
         return current_engine().evaluate_grid(chunk.tree, chunk.parameters, axes, chunk.steps)
-    from tinc_codec.engines.gpu.engine import evaluate
+    from tinc_codec.engines.gpu.engine import evaluate_alone
 
-    steps = None if chunk.steps is None else chunk.steps[None]
-    return evaluate(chunk.tree, chunk.parameters[None], axes, steps, pointwise=False)[0]
+    return evaluate_alone(chunk.tree, chunk.parameters, axes, chunk.steps, pointwise=False)
 
 
 def decoded(payload: bytes, volume: Volume) -> npt.NDArray[Any]:
@@ -220,11 +219,12 @@ def _psnr(payload: bytes, volume: Volume) -> float:
     """Return the PSNR in dB of a payload against high - low, voxels as they weigh."""
     error = _decoded_unit(payload, volume)
     error -= volume.unit
-    return _decibels(float(np.average(error.astype(np.float64) ** 2, weights=volume.weight)))
+    return decibels(float(np.average(error.astype(np.float64) ** 2, weights=volume.weight)))
 
 
-def _decibels(square: float) -> float:
-    return -10 * math.log10(square) if square > 0 else math.inf
+def decibels(loss: float) -> float:
+    """Return how far a loss is below 1, in dB; inf for none."""
+    return -10 * math.log10(loss) if loss > 0 else math.inf
 
 
 def is_portable(payload: bytes, seed: int, *, raw: bool = False) -> bool:

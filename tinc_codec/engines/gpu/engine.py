@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import repeat
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -62,7 +61,7 @@ def evaluate_points(
     InvalidSetting
         If torch or the device of the run-time settings is not there.
     """
-    return _alone(tree, parameters, points, steps, pointwise=True)
+    return _on_host(evaluate_alone(tree, parameters, points, steps, pointwise=True))
 
 
 def evaluate_grid(
@@ -78,22 +77,25 @@ def evaluate_grid(
     InvalidSetting
         If torch or the device of the run-time settings is not there.
     """
-    return _alone(tree, parameters, axes, steps, pointwise=False)
+    return _on_host(evaluate_alone(tree, parameters, axes, steps, pointwise=False))
 
 
-def _alone(
+def _on_host(values: torch.Tensor) -> Float32Array:
+    found: Float32Array = values.cpu().numpy()
+    return found
+
+
+def evaluate_alone(
     tree: Tree,
     parameters: Float32Array,
     axes: Sequence[IntArray],
     steps: Float32Array | None,
     *,
     pointwise: bool,
-) -> Float32Array:
-    """Evaluate one chunk's tree, and return its values on the host."""
+) -> torch.Tensor:
+    """Evaluate one chunk's tree; as :func:`evaluate`, without its axis of chunks."""
     given = None if steps is None else steps[None]
-    found = evaluate(tree, parameters[None], axes, given, pointwise=pointwise)
-    values: Float32Array = found[0].cpu().numpy()
-    return values
+    return evaluate(tree, parameters[None], axes, given, pointwise=pointwise)[0]
 
 
 def evaluate(
@@ -135,12 +137,12 @@ def evaluate(
     small = fused.are_small(parameters)
     whole = fused.are_whole(layout(tree), parameters, steps)
     if len(np.unique(2 * small + whole)) > 1:  # other kernels, or none: each chunk as it is alone
-        given = repeat(None) if steps is None else steps[:, None]
+        given = [None] * len(parameters) if steps is None else list(steps)
         parts = [
-            evaluate(tree, chunk[None], axes, its, pointwise=pointwise)
-            for chunk, its in zip(parameters, given, strict=False)
+            evaluate_alone(tree, chunk, axes, its, pointwise=pointwise)
+            for chunk, its in zip(parameters, given, strict=True)
         ]
-        return torch.cat(parts)
+        return torch.stack(parts)
     of_weights = steps[:, ::2] if steps is not None and whole.all() else None
     index = [np.asarray(a, np.int64) for a in axes]
     lengths = [len(index[0])] if pointwise else [len(a) for a in index]

@@ -183,7 +183,7 @@ def _weights(
 ):  # fmt: skip
     """Return a sine layer's weights, (inputs, outputs) for each block of outputs and of inputs.
 
-    Times ``scale``; ``WHOLE`` where that makes them integers that a float16 holds.
+    ``WHOLE``: times ``scale``, which makes them integers that a float16 holds.
     """
     begin: tl.constexpr = FIRST[layer]
     end: tl.constexpr = FIRST[layer + 1]
