@@ -2,13 +2,14 @@
 
 Steps:
 
-1. Plan: which axes are halved how early. Voxels are rarely cubes, and what is smooth along one
+1. About the step: magnitudes tell it, or a coding or two do.
+2. Plan: which axes are halved how early. Voxels are rarely cubes, and what is smooth along one
    axis may be rough along another; a few plans are coded at the same step, and the one with the
    least squared error plus price of its bytes is taken.
-2. Cuts: two tiles of the finest levels are decoded on two threads. How many levels to cut is
+3. Cuts: two tiles of the finest levels are decoded on two threads. How many levels to cut is
    tried: what is cut loses a little context, and what is not takes one thread.
-3. Step: size and error are smooth, steep functions of it; a few codings find it.
-4. Bias: magnitudes are moved towards zero by what is best in the mean.
+4. Step: size and error are smooth, steep functions of it; a few more codings find it.
+5. Bias: magnitudes are moved towards zero by what is best in the mean.
 
 The caller may try other prices of a bit: which one decodes best in the same bytes depends on the
 volume, and where few voxels are far brighter than the rest, by tenths of a dB.
@@ -20,19 +21,18 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numba import njit
 
 from tinc_codec.fit import cutting
+from tinc_codec.fit.steps import Magnitudes, search
 from tinc_codec.stream.residual import section, wavelet
 from tinc_codec.stream.residual.section import Bands, Header, Quantized
 from tinc_codec.stream.residual.tiles import NO_CUTS, Cuts
 from tinc_codec.stream.residual.wavelet import AXES, Float32Array, Layout, Shape
 from tinc_codec.threads import each
-
-_Finished = TypeVar("_Finished")
 
 # Squared steps that a bit is worth. At high rate a bit is worth (step^2 / 12) 2 ln 2 = 0.115.
 PRICE = 0.08
@@ -45,17 +45,24 @@ _CUT_FROM_BYTES, _CUT_FROM_VOXELS = 6000, 1 << 18
 _TIME_WORTH = 0.05
 _PLAN_GAIN = 0.004
 _PLAN_ROUNDS = 3
-# Tries after which steps are halved, and after which the search for a size ends; one for a score
-# has to find it, and is over long before its own.
-_TURNS, _MOST_TURNS = 14, 99
+# A size is near enough from so many parts of it on, and these are aimed at; codings of more than
+# so many times the size are given up.
+_ENOUGH, _WANTED, _ROOM = 0.998, 0.999, 4
+# Of a section with few levels.
+_HEADER_BYTES = 16
+# The most tries for a size; for a score, which has to be found: the search is over long before.
+_TURNS, _MOST_TURNS = 20, 99
+# How near two tries may come, in octaves of the step.
 _SIZE_WIDTH, _SCORE_WIDTH = 1e-3, 0.005
-# By how much a size falls for a step, about, both in octaves.
-_SLOPE = 1.3
-# By how many dB a score falls for an octave, about; how near to the wanted one it has to be; and
-# beyond what it does not matter by how much it is better.
-_DB_SLOPE, _NEAR_DB, _FAR_DB = 4.0, 0.01, 30.0
-# Magnitudes stay below 2**_MOST_BITS; steps below 2**_COARSEST.
-_MOST_BITS, _COARSEST = 22, 20
+# How near to the size, in octaves, plan and cuts are chosen.
+_ABOUT_SIZE = 0.25
+# How near to the wanted score one has to be, in dB; beyond what it does not matter how much
+# better it is.
+_NEAR_DB, _FAR_DB = 0.01, 30.0
+# Steps grow as the price of a bit falls, to this power, where the size is to be the same.
+_STEP_BY_PRICE = 0.2
+# Magnitudes stay below 2**_MOST_BITS.
+_MOST_BITS = 22
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +144,7 @@ class Volume:
         self._cuts = NO_CUTS
         self._price = PRICE
         self._chosen = self._transform(plan or plan_of(shape, self._starts))
+        self._magnitudes: tuple[_Transform, Magnitudes] | None = None
 
     def at_price(self, price: float) -> Volume:
         """Return the volume, its plan and cuts as chosen, to be coded at another price of a bit."""
@@ -150,62 +158,85 @@ class Volume:
         worth = section.ones(plan) if self._weight is None else worths(self._weight, plan)
         return _Transform(plan=plan, offset=self._offset, bands=bands, worth=worth)
 
-    def choose_plan(self, step: float) -> None:
-        """Take the plan that does best at a step: axes are moved while that gains something."""
-        if self._is_given:
-            return
+    def whole(self, step: float, most: int | None = None) -> Quantized | None:
+        """Code at a step without cuts; None where more than ``most`` bytes are needed."""
         self._cuts = NO_CUTS
-        price = self._price
-        best = _cost(self._chosen, _uncut(self._chosen, step, price), step, price)
-        for _ in range(_PLAN_ROUNDS):
-            shape = self._chosen.plan.shapes[0]
-            tried = {
-                starts: self._transform(plan_of(shape, starts))
-                for starts in _neighbours(self._starts)
-            }
-            costs = {
-                starts: _cost(found, _uncut(found, step, price), step, price)
-                for starts, found in tried.items()
-            }
-            starts = min(costs, key=lambda s: costs[s])
-            if not costs[starts] < best * (1 - _PLAN_GAIN):
-                return
-            best, self._starts, self._chosen = costs[starts], starts, tried[starts]
+        room = _roomy(self._values.shape) if most is None else most
+        return _coded(self._chosen, step, self._price, NO_CUTS, room)
 
-    def choose_cuts(self, step: float) -> bool:
-        """Take the cuts that do best at a step, decoding time weighed in; tell if there are any."""
+    def choose_plan(self, step: float, whole: Quantized) -> Quantized:
+        """Take the plan that does best at a step: axes are moved while that gains something.
+
+        Given the coding at that step without cuts, return that of the plan taken.
+        """
+        if self._is_given:
+            return whole
+        price, shape = self._price, self._chosen.plan.shapes[0]
+        best = _cost(self._chosen, whole, step, price)
+        for _ in range(_PLAN_ROUNDS):
+            least, taken = best * (1 - _PLAN_GAIN), None
+            for starts in _neighbours(self._starts):
+                found = self._transform(plan_of(shape, starts))
+                coded = _uncut(found, step, price)
+                cost = _cost(found, coded, step, price)
+                if cost < least:
+                    least, taken = cost, (starts, found, coded)
+            if taken is None:
+                break
+            best, (self._starts, self._chosen, whole) = least, taken
+        return whole
+
+    def choose_cuts(self, step: float, whole: Quantized) -> Quantized:
+        """Take the cuts that do best at a step, decoding time weighed in.
+
+        Given the coding at that step without cuts, return that with those taken, if any are.
+        """
         self._cuts = NO_CUTS
-        if self._values.size < _CUT_FROM_VOXELS:
-            return False
-        price = self._price
-        whole = _uncut(self._chosen, step, price)
         size = len(whole.segments[0])
-        if size < _CUT_FROM_BYTES:
-            return False
+        if self._values.size < _CUT_FROM_VOXELS or size < _CUT_FROM_BYTES:
+            return whole
+        price, taken = self._price, whole
         best = _cost(self._chosen, whole, step, price) + _time(whole, price, size)
-        for cuts in cutting.candidates(self._chosen.plan, whole.bands):
+        last = math.inf
+        # Of most levels first, mostly the best: once fewer do no better, still fewer do not.
+        for cuts in reversed(list(cutting.candidates(self._chosen.plan, whole.bands))):
             coded = _coded(self._chosen, step, price, cuts, _roomy(self._values.shape))
             assert coded is not None
             cost = _cost(self._chosen, coded, step, price) + _time(coded, price, size)
+            if cost >= last:
+                break
+            last = cost
             if cost < best:
-                best, self._cuts = cost, cuts
-        return self._cuts != NO_CUTS
+                best, self._cuts, taken = cost, cuts, coded
+        return taken
 
     def code(self, step: float, most: int | None = None) -> Coding | None:
         """Code at a step, rounded to binary32; None where more than ``most`` bytes are needed."""
         step = float(np.float32(step))
         room = _roomy(self._values.shape) if most is None else most
         coded = _coded(self._chosen, step, self._price, self._cuts, room)
-        if coded is None:
-            return None
+        coding = None if coded is None else self.finished(coded, step)
+        return None if coding is None or len(coding.data) > room else coding
+
+    def finished(self, coded: Quantized, step: float) -> Coding:
+        """Return the section of a coding."""
         header = Header(
             plan=self._chosen.plan, step=step, offset=self._offset, cuts=self._cuts,
             bias=_bias(self._chosen, coded, step),
         )  # fmt: skip
         data = section.to_bytes(header, coded.segments)
-        if most is not None and len(data) > most:
-            return None
         return Coding(data=data, step=step, price=self._price)
+
+    def magnitudes(self) -> Magnitudes:
+        """Return how many coefficients of the plan in use there are of each magnitude."""
+        if self._magnitudes is None or self._magnitudes[0] is not self._chosen:
+            bands, worth = _each(self._chosen.bands), _each(self._chosen.worth)
+            pairs = [
+                (b, w if self._weight is not None else None)
+                for b, w in zip(bands, worth, strict=True)
+            ]
+            self._magnitudes = self._chosen, Magnitudes.of(pairs)
+        return self._magnitudes[1]
 
     def spread(self) -> float:
         """Return the root mean square of what is to be coded."""
@@ -291,18 +322,33 @@ def _time(coded: Quantized, price: float, size: int) -> float:
 
 def _cost(transform: _Transform, coded: Quantized, step: float, price: float) -> float:
     """Return squared error in squared steps, plus the price of the bits."""
-    bits = 8 * sum(map(len, coded.segments))
-    squares = sum(
-        float(np.sum(worth * (real / np.float32(step) - q) ** 2, dtype=np.float64))
-        for real, worth, q in _triples(transform, coded)
-    )
-    return squares + price * bits
+    scale = np.float32(1 / step)
+    squares = sum(float(_squares(*triple, scale)) for triple in _triples(transform, coded))
+    return squares + 8 * price * _bytes(coded)
+
+
+def _bytes(coded: Quantized) -> int:
+    return sum(map(len, coded.segments))
 
 
 def _triples(transform: _Transform, coded: Quantized) -> list[tuple[Any, Any, Any]]:
     """Return coefficients, their worth and integers of every band."""
     parts = map(_each, (transform.bands, transform.worth, coded.bands))
     return list(zip(*parts, strict=True))
+
+
+@njit(nogil=True, cache=True)
+def _squares(real: Any, worth: Any, q: Any, scale: Any) -> Any:
+    """Return the weighted squared error of a band in squared steps."""
+    total = 0.0
+    for z in range(q.shape[0]):
+        for y in range(q.shape[1]):
+            reals, weights, integers = real[z, y], worth[z, y], q[z, y]
+            row = np.float32(0)
+            for x in range(len(integers)):
+                row += weights[x] * (reals[x] * scale - np.float32(integers[x])) ** 2
+            total += np.float64(row)
+    return total
 
 
 @njit(nogil=True, cache=True)
@@ -331,71 +377,46 @@ def _bias(transform: _Transform, coded: Quantized, step: float) -> float:
     return min(max(round(unit * total / max(count, 1e-9)), 0), unit // 2 - 1) / unit
 
 
-def settle(volume: Volume, step: float, *, plans: bool) -> bool:
+def step_at(price: float, coding: Coding) -> float:
+    """Return the step that may give as large a coding at another price of a bit."""
+    return float(coding.step * (coding.price / price) ** _STEP_BY_PRICE)
+
+
+def settle(volume: Volume, step: float, whole: Quantized, *, plans: bool) -> int:
     """Take the plan, if others are to be tried, and the cuts that do best at a step.
 
-    Returns
-    -------
-    bool
-        Whether a coding may now be another one.
+    Given the coding at that step without cuts, return how many bytes it takes then, about.
     """
     if plans:
-        volume.choose_plan(max(step, volume.finest_step()))
-    return volume.choose_cuts(max(step, volume.finest_step())) or plans
+        whole = volume.choose_plan(step, whole)
+    return _bytes(volume.choose_cuts(step, whole)) + _HEADER_BYTES
 
 
-def _next(
-    low: tuple[float, float], high: tuple[float, float], wanted: float, slope: float, turn: int
-) -> float:
-    """Return the step to try between, or beyond, two sides of which (step, value) are known.
+def settle_about(volume: Volume, size: int, *, plans: bool) -> float | None:
+    """Take plan and cuts where a size is about as wanted; return the step that may give it.
 
-    Steps are logarithms to the base 2; values fall by about ``slope`` for each. Beyond a side,
-    strides grow: at high rates values fall slowly.
+    None where all that was tried takes several times the size.
     """
-    growing = 1.6**turn / slope
-    if math.isinf(high[0]):
-        return low[0] + min(max((low[1] - wanted) * growing, 0.05), 4.0)
-    if math.isinf(low[0]):
-        return high[0] - min(max((wanted - high[1]) * growing, 0.05), 4.0)
-    share = (low[1] - wanted) / max(low[1] - high[1], 1e-9)
-    if turn >= _TURNS:
-        share = 0.5
-    return low[0] + min(max(share, 0.1), 0.9) * (high[0] - low[0])
+    wanted = math.log2(_WANTED * size)
+    tried: tuple[float, Quantized] | None = None
 
+    def attempt(step: float) -> tuple[float, bool, bool]:
+        nonlocal tried
+        whole = volume.whole(step, _ROOM * size)
+        if whole is None:
+            return math.log2(_ROOM * size), True, False
+        tried = step, whole
+        found = math.log2(_bytes(whole) + _HEADER_BYTES)
+        return found, found > wanted, abs(found - wanted) < _ABOUT_SIZE
 
-def _search(
-    start: float, finest: float, wanted: float, slope: float, width: float, turns: int,
-    attempt: Callable[[float], tuple[float, bool, bool]],
-) -> None:  # fmt: skip
-    """Try steps until one is near enough to what is wanted, or nothing is left between two.
-
-    Parameters
-    ----------
-    start, finest : float
-        The first step, and the finest one that may be tried.
-    wanted, slope : float
-        As in :func:`_next`.
-    width : float
-        How near two sides may come, in octaves.
-    turns : int
-        The most tries.
-    attempt : callable
-        Tells of a step the value, whether that is on the side of finer steps, and whether it does.
-    """
-    least = math.log2(finest)
-    low, high = (-math.inf, math.inf), (math.inf, -math.inf)
-    at = max(math.log2(start), least)
-    for turn in range(turns):
-        value, is_fine, does = attempt(2.0**at)
-        if is_fine:
-            low = at, value
-        else:
-            high = at, value
-        if does or high[0] == least or high[0] - low[0] < width:
-            return
-        at = max(_next(low, high, wanted, slope, turn), least)
-        if at > _COARSEST:
-            return
+    forecast, finest = volume.magnitudes().sizes(), volume.finest_step()
+    start = 2 ** forecast.step(wanted)
+    search(forecast, start, finest, wanted, _SIZE_WIDTH, _TURNS, attempt)
+    if tried is None:
+        return None
+    step, whole = tried
+    found = math.log2(settle(volume, step, whole, plans=plans))
+    return 2 ** volume.magnitudes().sizes().beyond(math.log2(step), wanted - found)
 
 
 def within_size(
@@ -421,45 +442,65 @@ def within_size(
     Coding or None
         None where not even zeros fit.
     """
+    if start is None:
+        start = settle_about(volume, size, plans=plans)
+    if start is None:
+        return None
+    best = None
 
-    def solve(start: float) -> Coding | None:
-        best = None
+    def attempt(step: float) -> tuple[float, bool, bool]:
+        nonlocal best
+        coding = volume.code(step, _ROOM * size)
+        found = _ROOM * size if coding is None else len(coding.data)
+        if coding is None or found > size:
+            return math.log2(found), True, False
+        best = coding
+        return math.log2(found), False, found >= _ENOUGH * size
 
-        def attempt(step: float) -> tuple[float, bool, bool]:
-            nonlocal best
-            coding = volume.code(step, 4 * size)
-            found = 4 * size if coding is None else len(coding.data)
-            if coding is None or found > size:
-                return math.log2(found), True, False
-            best = coding
-            return math.log2(found), False, found >= 0.998 * size
-
-        finest, wanted = volume.finest_step(), math.log2(0.999 * size)
-        _search(start, finest, wanted, _SLOPE, _SIZE_WIDTH, _TURNS, attempt)
-        return best
-
-    best = solve(start or volume.spread())
-    if best is None or start is not None:
-        return best
-    if settle(volume, best.step, plans=plans):
-        best = solve(best.step) or best
+    forecast, finest = volume.magnitudes().sizes(), volume.finest_step()
+    wanted = math.log2(_WANTED * size)
+    search(forecast, start, finest, wanted, _SIZE_WIDTH, _TURNS, attempt)
     return best
 
 
+def settle_near(
+    volume: Volume, score: Callable[[Coding], float], wanted: float, within: float, *, plans: bool
+) -> float:
+    """Take plan and cuts where a score is within some dB of what is wanted.
+
+    Return the step that may give it.
+    """
+    tried: tuple[float, float, Quantized] | None = None
+
+    def attempt(step: float) -> tuple[float, bool, bool]:
+        nonlocal tried
+        step = float(np.float32(step))
+        whole = volume.whole(step)
+        assert whole is not None
+        found = min(score(volume.finished(whole, step)), wanted + _FAR_DB)
+        tried = step, found, whole
+        return found, found >= wanted, abs(found - wanted) < within
+
+    forecast, finest = volume.magnitudes().decibels(), volume.finest_step()
+    start = min(2 ** forecast.step(wanted), volume.spread())
+    search(forecast, start, finest, wanted, _SCORE_WIDTH, _MOST_TURNS, attempt)
+    assert tried is not None
+    step, found, whole = tried
+    settle(volume, step, whole, plans=plans)
+    return 2 ** volume.magnitudes().decibels().beyond(math.log2(step), wanted - found)
+
+
 def as_good(
-    volume: Volume,
-    finish: Callable[[Coding], tuple[_Finished, float]],
-    wanted: float,
-    start: float,
-) -> tuple[_Finished, Coding] | None:
-    """Return what comes of the coding with about the coarsest step that is good enough.
+    volume: Volume, score: Callable[[Coding], float], wanted: float, start: float
+) -> Coding | None:
+    """Return the coding with about the coarsest step that is good enough.
 
     Parameters
     ----------
     volume : Volume
         What to code, whose plan and cuts have been chosen.
-    finish : callable
-        Makes of a coding what is wanted, and tells in dB how good that is, from its decoded bytes.
+    score : callable
+        Tells in dB how good a coding is, from its decoded bytes.
     wanted : float
         How good it has to be, in dB.
     start : float
@@ -467,23 +508,22 @@ def as_good(
 
     Returns
     -------
-    tuple or None
-        What ``finish`` made, and of which coding: never worse than wanted, better by about
-        0.01 dB or with a step that is finer by 0.3 % than one that is not good. None where not even
-        the finest step that integers can hold is good.
+    Coding or None
+        Never worse than wanted, better by about 0.01 dB or with a step that is finer by 0.3 % than
+        one that is not good. None where not even the finest step that integers can hold is good.
     """
-    best: tuple[_Finished, Coding] | None = None
+    best: Coding | None = None
 
     def attempt(step: float) -> tuple[float, bool, bool]:
         nonlocal best
         coding = volume.code(step)
         assert coding is not None
-        finished, score = finish(coding)
-        if score >= wanted:
-            best = finished, coding
-            return min(score, wanted + _FAR_DB), True, score <= wanted + _NEAR_DB
-        return score, False, False
+        found = min(score(coding), wanted + _FAR_DB)
+        if found >= wanted:
+            best = coding
+        return found, found >= wanted, wanted <= found <= wanted + _NEAR_DB
 
+    forecast, finest = volume.magnitudes().decibels(), volume.finest_step()
     aimed = wanted + _NEAR_DB / 2
-    _search(start, volume.finest_step(), aimed, _DB_SLOPE, _SCORE_WIDTH, _MOST_TURNS, attempt)
+    search(forecast, start, finest, aimed, _SCORE_WIDTH, _MOST_TURNS, attempt)
     return best

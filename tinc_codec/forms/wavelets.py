@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 # Bytes below which no wavelet section says anything.
 _SMALLEST_WAVELET = 24
+# How near to a score plan and cuts are chosen, in dB; with filters to come the best without is
+# found on the way.
+_ABOUT_DB, _SMALL_DB = 1.0, 0.01
 # Efforts from which filters are tried, and other plans of the transform too.
 _FILTERS_FROM, _PLANS_FROM = 2, 3
 # Prices of a bit, in squared steps, that are tried beside the usual one from an effort on.
@@ -105,7 +108,8 @@ def within_budget(volume: Volume, tree: BandTree | None, search: Search) -> Form
             taken = len(filtered.sections[SectionKind.FILTER])
             less -= taken + container.section_overhead(taken)
     for price in search.prices if taken else others:
-        form = _at_price(volume, tree, rest.at_price(price), less, taken, coding.step)
+        start = residual.step_at(price, coding)
+        form = _at_price(volume, tree, rest.at_price(price), less, taken, start)
         if form is not None and form.psnr_db > best.psnr_db:
             best = form
     return best
@@ -152,25 +156,35 @@ def as_good(
     """
     from tinc_codec.fit import residual
 
-    def plain(coding: residual.Coding) -> tuple[Form, float]:
+    best: Form | None = None
+
+    def scored(form: Form) -> float:
+        nonlocal best
+        found = score(form)
+        if found >= wanted and (best is None or len(form.payload) < len(best.payload)):
+            best = form
+        return found
+
+    def plain(coding: residual.Coding) -> float:
+        return scored(_with_wavelet(volume, tree, coding))
+
+    def filtered(coding: residual.Coding) -> float:
         form = _with_wavelet(volume, tree, coding)
-        return form, score(form)
+        scored(form)
+        return scored(_filtered(volume, form, coding))
 
-    def filtered(coding: residual.Coding) -> tuple[Form, float]:
-        form = _filtered(volume, _with_wavelet(volume, tree, coding), coding)
-        return form, score(form)
-
-    rest = _rest(volume, tree).at_price(search.prices[0])
-    found = residual.as_good(rest, plain, wanted, rest.spread())
-    if found is None:
-        return None
-    best, coding = found
-    residual.settle(rest, coding.step, plans=search.plans)
     finish = filtered if search.filters else plain
-    for price in search.prices:
-        found = residual.as_good(rest.at_price(price), finish, wanted, coding.step)
-        if found is not None and len(found[0].payload) < len(best.payload):
-            best = found[0]
+    first, *others = search.prices
+    rest = _rest(volume, tree).at_price(first)
+    # A filter takes some 40 bytes, more than it is worth where all is a few hundred.
+    within = _SMALL_DB if search.filters else _ABOUT_DB
+    start = residual.settle_near(rest, plain, wanted, within, plans=search.plans)
+    coding = residual.as_good(rest, finish, wanted, start)
+    if coding is None:
+        return None
+    for price in others:
+        start = residual.step_at(price, coding)
+        residual.as_good(rest.at_price(price), finish, wanted, start)
     return best
 
 
@@ -199,7 +213,10 @@ def at_step(volume: Volume, step: float, search: Search) -> Form:
     from tinc_codec.fit import residual
 
     rest = _rest(volume, None)
-    residual.settle(rest, step, plans=search.plans)
-    coding = rest.code(max(step, rest.finest_step()))
+    step = max(step, rest.finest_step())
+    whole = rest.whole(step)
+    assert whole is not None
+    residual.settle(rest, step, whole, plans=search.plans)
+    coding = rest.code(step)
     assert coding is not None
     return _with_wavelet(volume, None, coding)

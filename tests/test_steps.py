@@ -1,0 +1,126 @@
+"""Steps foretold from magnitudes, and searched for."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from tinc_codec.fit import residual, steps
+from tinc_codec.fit.steps import Forecast, Magnitudes
+from tinc_codec.phantom import phantom
+
+Attempt = tuple[float, bool, bool]
+
+
+def volume(noise: float = 0.0005) -> residual.Volume:
+    rng = np.random.default_rng(5)
+    values = phantom((48, 64, 56)).astype(np.float32) / np.float32(65535)
+    return residual.Volume(values + rng.normal(0, noise, values.shape).astype(np.float32))
+
+
+def line(slope: float) -> Forecast:
+    at = np.arange(-20.0, 1.0)
+    return Forecast(at, -slope * at)
+
+
+@pytest.mark.parametrize("step", [0.001, 0.003, 0.01, 0.05, 0.4])
+def test_size_and_error_are_about_as_foretold(step: float) -> None:
+    coded = volume()
+    coding = coded.whole(step)
+    assert coding is not None
+    size = residual._bytes(coding) + residual._HEADER_BYTES
+    assert coded.magnitudes().sizes().value(math.log2(step)) == pytest.approx(
+        math.log2(size), abs=0.4
+    )
+    squares = residual._cost(coded._chosen, coding, step, price=0.0) * step**2
+    found = -10 * math.log10(squares / coded._values.size)
+    assert coded.magnitudes().decibels().value(math.log2(step)) == pytest.approx(found, abs=1.0)
+
+
+def test_forecasts_are_counted_from_magnitudes() -> None:
+    band = np.zeros((2, 3, 4), np.float32)
+    band[0, 0, 0], band[1, 2, 3] = -1.0, 0.25
+    found = Magnitudes.of([(band, None)])
+    at = np.log2([0.3, 1.2])  # magnitudes of 0.18 and more, of 0.72 and more
+    assert np.interp(at, found.steps, found.larger) == pytest.approx([2, 1], abs=0.1)
+    squares = np.interp(at, found.steps, found.squares)
+    assert squares == pytest.approx([0, 0.0625], abs=0.01)
+    assert found.larger[-1] == 0
+    assert found.squares[-1] == pytest.approx(1.0625)
+    assert found.count == band.size
+
+
+def test_weights_count_in_magnitudes() -> None:
+    band = np.full((1, 1, 8), 2.0, np.float32)
+    quarter = Magnitudes.of([(band, np.full((1, 1, 8), 0.25, np.float32))])
+    plain = Magnitudes.of([(band / 2, None)])
+    assert np.array_equal(quarter.steps, plain.steps)
+    assert np.allclose(quarter.squares, plain.squares)
+
+
+def test_nothing_but_zeros_takes_a_header() -> None:
+    found = Magnitudes.of([(np.zeros((2, 2, 2), np.float32), None)])
+    sizes, scores = found.sizes(), found.decibels()
+    assert sizes.value(-3) == sizes.value(3) == pytest.approx(4)
+    assert math.isfinite(scores.value(0))
+    assert math.isfinite(sizes.step(12))
+
+
+@pytest.mark.parametrize("pace", [0.7, 1.0, 1.5])
+@pytest.mark.parametrize("off", [-3.0, 0.0, 2.0])
+def test_few_tries_correct_a_forecast(pace: float, off: float) -> None:
+    tried = []
+
+    def attempt(step: float) -> Attempt:
+        value = -pace * math.log2(step) + off
+        tried.append(value)
+        return value, value > 9.0, abs(value - 9.0) < 0.002
+
+    steps.search(line(1.0), 2**-4.0, 2**-30, 9.0, 1e-6, 20, attempt)
+    assert tried[-1] == pytest.approx(9.0, abs=0.002)
+    assert len(tried) <= 7
+
+
+def test_a_jump_over_what_is_wanted_ends_the_search() -> None:
+    tried = []
+
+    def attempt(step: float) -> Attempt:
+        tried.append(math.log2(step))
+        value = 5.0 if tried[-1] > -7.25 else 8.0
+        return value, value > 6.0, False
+
+    steps.search(line(1.0), 2**-3.0, 2**-30, 6.0, 0.01, 99, attempt)
+    fine = max(at for at in tried if at <= -7.25)
+    coarse = min(at for at in tried if at > -7.25)
+    assert coarse - fine < 0.01
+    assert len(tried) < 30
+
+
+@pytest.mark.parametrize(("value", "end"), [(50.0, 0.0), (1.0, -12.0)])
+def test_what_no_step_gives_ends_at_the_last_step(value: float, end: float) -> None:
+    tried = []
+
+    def attempt(step: float) -> Attempt:
+        tried.append(math.log2(step))
+        return value, value > 9.0, False
+
+    steps.search(line(1.0), 2**-6.0, 2**-12.0, 9.0, 1e-3, 40, attempt)
+    assert tried[-1] == end
+    assert len(tried) < 30
+
+
+def test_a_size_is_found_with_few_codings(monkeypatch: pytest.MonkeyPatch) -> None:
+    coded = residual._coded
+    calls = []
+
+    def counted(*arguments: object) -> object:
+        calls.append(arguments)
+        return coded(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(residual, "_coded", counted)
+    coding = residual.within_size(volume(), 3_000)
+    assert coding is not None
+    assert 0.998 * 3_000 <= len(coding.data) <= 3_000
+    assert len(calls) <= 8
