@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from tinc_codec.metrics import (
     accuracy,
     block_jump,
     errors,
+    errors_by_threshold,
     max_error,
     otsu_threshold,
     psnr,
@@ -65,10 +67,32 @@ def test_errors_of_parts_add_up_to_those_of_the_whole():
     assert parts + Errors() == parts
 
 
+@pytest.mark.parametrize("threshold", [-math.inf, 0, 30_000, math.nan])
+@pytest.mark.parametrize("special", [(), (np.nan,), (np.inf, np.nan)])
+def test_errors_on_both_sides_of_a_threshold(threshold, special):
+    a = volume((9, 5, 4)).astype(np.float64)
+    b = a + np.random.default_rng(1).normal(0, 5, a.shape)
+    a[0, 0, : len(special)] = b[0, 0, : len(special)] = special
+    bright, dark = errors_by_threshold(a, b, threshold)
+    mask = a >= threshold
+    for found, kind in ((bright, mask), (dark, ~mask)):
+        x, y = (v[kind & np.isfinite(a)] for v in (a, b))
+        assert found.voxels == x.size
+        if x.size:
+            assert found.squared_error == pytest.approx(((x - y) ** 2).sum())
+            assert (found.max_error, found.low, found.high) == (abs(y - x).max(), x.min(), x.max())
+    both, whole = bright + dark, errors(a, b)
+    assert both.squared_error == pytest.approx(whole.squared_error)
+    assert replace(both, squared_error=0) == replace(whole, squared_error=0)
+    b[0, 1, 0] = np.nan
+    assert sum(errors_by_threshold(a, b, threshold), Errors()).max_error == math.inf
+
+
 def test_slabs_do_not_change_the_result(monkeypatch):
     a, b = volume((23, 11, 13)), volume((23, 11, 13), seed=1)
     whole = errors(a, b), ssim(a, b), accuracy(a, b, 30_000)
     monkeypatch.setattr(metrics, "_SLAB_VOXELS", 11 * 13 * 5)
+    monkeypatch.setattr(metrics, "_BAND_VOXELS", 13 * 2)
     slabs = errors(a, b), ssim(a, b), accuracy(a, b, 30_000)
     assert slabs[0].squared_error == pytest.approx(whole[0].squared_error, rel=1e-14)
     assert slabs[1] == pytest.approx(whole[1], rel=1e-12)
@@ -184,3 +208,15 @@ def test_shapes_must_agree(measure):
 def test_a_window_is_odd(window):
     with pytest.raises(ValueError, match="odd"):
         ssim(np.zeros((8, 8)), np.ones((8, 8)), window=window)
+
+
+@pytest.mark.parametrize("ndim", [0, 4])
+def test_a_window_spans_one_to_three_axes(ndim):
+    with pytest.raises(ValueError, match=f"ndim={ndim} must be from 1 to 3"):
+        ssim(np.zeros((8, 8)), np.ones((8, 8)), ndim=ndim)
+
+
+def test_ssim_along_lines_is_the_mean_over_lines():
+    a, b = volume((5, 40)), volume((5, 40), seed=1)
+    lines = [ssim(x, y, 60_000) for x, y in zip(a, b, strict=True)]
+    assert ssim(a, b, 60_000, ndim=1) == pytest.approx(np.mean(lines))

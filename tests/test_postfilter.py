@@ -26,7 +26,7 @@ from tinc_codec import (
 )
 from tinc_codec.filtered import filtered_values
 from tinc_codec.fit import postfilter as fit
-from tinc_codec.forms import candidate
+from tinc_codec.forms import candidate, wavelets
 from tinc_codec.opened import open_chunk
 from tinc_codec.phantom import phantom
 from tinc_codec.stream import container
@@ -227,7 +227,7 @@ def without_filter(array: Array, monkeypatch: pytest.MonkeyPatch, **options: Any
 
 
 def test_a_filter_that_pays_is_taken_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    array, options = phantom((40, 40, 40)), {"ratio": 40, "form": "wavelet", "effort": 3}
+    array, options = phantom((48, 48, 48)), {"ratio": 40, "form": "wavelet", "effort": 3}
     payload = encode(array, **options)
     assert SectionKind.FILTER in container.unpack(payload)
     assert len(payload) <= array.nbytes / 40
@@ -244,6 +244,30 @@ def test_a_fidelity_is_met_with_fewer_bytes(monkeypatch: pytest.MonkeyPatch) -> 
     assert SectionKind.FILTER in container.unpack(payload)
     assert 36 <= inspect(payload).psnr_db < 36.3
     assert len(payload) < len(without_filter(array, monkeypatch, **options))
+
+
+def test_a_filter_that_gains_next_to_nothing_is_not_worth_its_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    array, options = phantom((40, 40, 40)), {"ratio": 40, "form": "wavelet", "effort": 3}
+    plain = encode(array, **options)
+    assert SectionKind.FILTER not in container.unpack(plain)
+    monkeypatch.setattr(wavelets, "_WORTH_DB", 0.0)
+    payload = encode(array, **options)
+    assert SectionKind.FILTER in container.unpack(payload)
+    assert 0 < inspect(payload).psnr_db - inspect(plain).psnr_db < 0.06
+
+
+def test_of_forms_alike_in_error_the_most_similar_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    forms = [
+        candidate.Form(sections={}, payload=bytes([k]), psnr_db=psnr_db, price=None)
+        for k, psnr_db in enumerate((40.0, 39.99, 39.985, 39.9))
+    ]
+    similar = {0: 0.8, 1: 0.9, 2: 0.85, 3: 1.0}
+    monkeypatch.setattr(candidate, "ssim", lambda payload, _: similar[payload[0]])
+    volume: Any = None
+    assert candidate.best(volume, forms) is forms[1]
+    assert candidate.best(volume, forms[2:]) is forms[2]
 
 
 def test_the_least_effort_and_bounded_chunks_have_none() -> None:

@@ -98,6 +98,14 @@ class TestOtsu:
         assert min(finite) < otsu(np.array(values)) <= max(finite)
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.uint16, np.int32])
+def test_integers_that_are_counted_have_the_same_threshold(dtype: Any) -> None:
+    rng = np.random.default_rng(2)
+    values = np.where(rng.random(5_000) < 0.3, rng.normal(90, 9, 5_000), rng.normal(-20, 9, 5_000))
+    integers = values.astype(np.int64).astype(dtype)
+    assert otsu(integers) == otsu(integers.astype(np.float64))
+
+
 def test_quantiles_are_values() -> None:
     assert quantiles([math.inf, -math.inf, 3.0], 0, 0.5, 1) == [-math.inf, 3.0, math.inf]
 

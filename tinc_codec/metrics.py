@@ -1,12 +1,13 @@
 """Fidelity of a decoded volume: PSNR, maximum error, SSIM, the paper's Acc.τ, block faces.
 
-Everything is summed in float64, a slab at a time, so that unsigned integers never wrap and a
-volume is never copied whole. This module knows nothing else of the package.
+Everything is summed in float64, a slab or some rows of a plane at a time, so that unsigned integers
+never wrap and a volume is never copied whole. This module knows nothing else of the package.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +16,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 _SLAB_VOXELS = 1 << 21  # 16 MiB of float64 for each array in work
+_BAND_VOXELS = 1 << 18  # of a plane; some twenty of them are in work
 # The TINC paper's tables have this peak whatever the range of the data: some 19 dB more on its CT.
 PAPER_PEAK = 65535
-_K1, _K2 = 0.01, 0.03  # stabilisers of SSIM (Wang et al. 2004)
+_MOST_AXES = 3  # that a window of SSIM spans
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,11 +102,50 @@ def errors(reference: ArrayLike, test: ArrayLike) -> Errors:
     ValueError
         If the shapes differ.
     """
+    return sum(errors_by_threshold(reference, test, -math.inf), Errors())
+
+
+def errors_by_threshold(
+    reference: ArrayLike, test: ArrayLike, threshold: float
+) -> tuple[Errors, Errors]:
+    """Compare two volumes where the reference is at or above a threshold, and where it is not.
+
+    Parameters
+    ----------
+    reference, test : array_like
+        Real volumes of one shape.
+    threshold : float
+        In the data's unit; NaN: nothing is at or above it.
+
+    Returns
+    -------
+    bright, dark : Errors
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+    """
+    from tinc_codec.metric_loops import tally
+
     a, b = _pair(reference, test)
-    total = Errors()
+    bright, dark = Errors(), Errors()
     for slab in _slabs(a.shape):
-        total += _slab_errors(a[slab].astype(np.float64), b[slab].astype(np.float64))
-    return total
+        x, y = a[slab].astype(np.float64), b[slab].astype(np.float64)
+        kinds = np.array([[0, 0, 0, math.inf, -math.inf]] * 2)
+        if tally(x.reshape(-1), y.reshape(-1), threshold, kinds):
+            found = [_of_tally(*kind) for kind in kinds.tolist()]
+        else:
+            mask = x >= threshold
+            found = [_slab_errors(x[kind], y[kind]) for kind in (~mask, mask)]
+        dark, bright = dark + found[0], bright + found[1]
+    return bright, dark
+
+
+def _of_tally(voxels: float, squares: float, largest: float, low: float, high: float) -> Errors:
+    if not voxels:
+        return Errors()
+    return Errors(voxels=int(voxels), squared_error=squares, max_error=largest, low=low, high=high)
 
 
 def _slab_errors(a: NDArray[np.float64], b: NDArray[np.float64]) -> Errors:
@@ -262,12 +303,7 @@ def psnr_by_region(
     a, b = _pair(reference, test)
     if threshold is None:
         threshold = otsu_threshold(a)
-    bright, dark = Errors(), Errors()
-    for slab in _slabs(a.shape):
-        x, y = a[slab].astype(np.float64), b[slab].astype(np.float64)
-        mask = x > threshold
-        bright += _slab_errors(x[mask], y[mask])
-        dark += _slab_errors(x[~mask], y[~mask])
+    bright, dark = errors_by_threshold(a, b, np.nextafter(threshold, math.inf))
     low, high = np.fmin(bright.low, dark.low), np.fmax(bright.high, dark.high)
     peak = float(high - low) if data_range is None else data_range
     scores = [part.psnr(peak) if part.voxels else math.nan for part in (bright, dark)]
@@ -357,7 +393,7 @@ def ssim(
         The peak; by default the largest minus the smallest value of the reference.
     ndim : int
         Trailing axes that a window spans: 3 for volumes, 2 for the mean over slices that the TINC
-        paper reports. Axes before them only count as more slices.
+        paper reports, 1 for lines. Axes before them only count as more slices.
     window : int
         Voxels along an edge of the window; odd.
 
@@ -369,58 +405,54 @@ def ssim(
     Raises
     ------
     ValueError
-        If the shapes differ, or the window is even or below 1.
+        If the shapes differ, the window is even or below 1, or ndim is not 1, 2 or 3.
     """
     if window < 1 or window % 2 == 0:
         raise ValueError(f"window={window} must be odd and positive")
+    if not 1 <= ndim <= _MOST_AXES:
+        raise ValueError(f"ndim={ndim} must be from 1 to {_MOST_AXES}")
     a, b = _pair(reference, test)
     if data_range is None:
         data_range = errors(a, a).data_range
     if data_range == 0:
         return 1.0 if np.array_equal(a, b) else 0.0
     spatial = a.shape[max(a.ndim - ndim, 0) :]
-    windows = tuple(min(window, n - 1 + n % 2) for n in spatial)
-    stack = (math.prod(a.shape[: a.ndim - len(spatial)]), *spatial)
+    # Axes that are not there have one voxel: the first, and of a line the last.
+    depth, height, width = {0: (1, 1, 1), 1: (1, *spatial, 1), 2: (1, *spatial)}.get(
+        len(spatial), spatial
+    )
+    stack = (-1, depth, height, width)
+    windows = tuple(min(window, n - 1 + n % 2) for n in stack[1:])
     total, count = 0.0, 0
     for u, v in zip(a.reshape(stack), b.reshape(stack), strict=True):
-        for rows in _overlapping(spatial, windows):
-            values = _ssim_map(u[rows], v[rows], windows, float(data_range))
-            total, count = total + float(values.sum()), count + values.size
+        for rows in _overlapping((height, width), windows[1]):
+            found = _similarities(u[:, rows], v[:, rows], windows, float(data_range))
+            total, count = total + found[0], count + found[1]
     return total / count
 
 
-def _ssim_map(
+def _similarities(
     a: NDArray[Any], b: NDArray[Any], windows: tuple[int, ...], data_range: float
-) -> NDArray[np.float64]:
+) -> tuple[float, int]:
+    """Return the sum over all windows, and how many there are."""
+    from tinc_codec.metric_loops import SUMS, add_plane, plane_of_windows
+
     # About zero and of the order of one: the running sums then lose no digits.
     middle = float(a.flat[0])
-    x = (a.astype(np.float64) - middle) / data_range
-    y = (b.astype(np.float64) - middle) / data_range
+    sums = np.zeros((SUMS, *a.shape[1:]))
+    within: deque[NDArray[np.float64]] = deque()
     n = math.prod(windows)
-    unbias = n / (n - 1) if n > 1 else 1.0
-    mean_x, mean_y = _windowed_mean(x, windows), _windowed_mean(y, windows)
-    var_x = unbias * (_windowed_mean(x * x, windows) - mean_x**2)
-    var_y = unbias * (_windowed_mean(y * y, windows) - mean_y**2)
-    cov = unbias * (_windowed_mean(x * y, windows) - mean_x * mean_y)
-    # The means enter as they are in the data, not about the middle.
-    mean_x += middle / data_range
-    mean_y += middle / data_range
-    c1, c2 = _K1**2, _K2**2
-    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
-    result: NDArray[np.float64] = luminance * (2 * cov + c2) / (var_x + var_y + c2)
-    return result
-
-
-def _windowed_mean(x: NDArray[np.float64], windows: tuple[int, ...]) -> NDArray[np.float64]:
-    for axis, width in enumerate(windows):
-        if width > 1:
-            running = np.cumsum(x, axis=axis)
-            tail = np.take(running, range(width - 1, x.shape[axis]), axis=axis)
-            head = np.take(running, range(x.shape[axis] - width), axis=axis)
-            later = (slice(None),) * axis + (slice(1, None),)
-            tail[later] -= head
-            x = tail / width
-    return x
+    total = 0.0
+    for planes in zip(a, b, strict=True):
+        pair = (np.stack(planes).astype(np.float64) - middle) / data_range
+        add_plane(sums, pair, 1.0)
+        within.append(pair)
+        if len(within) == windows[0]:
+            high, wide = windows[1:]
+            unbias = n / max(n - 1, 1)
+            total += plane_of_windows(sums, high, wide, n, unbias, middle / data_range)
+            add_plane(sums, within.popleft(), -1.0)
+    return total, math.prod(k - w + 1 for k, w in zip(a.shape, windows, strict=True))
 
 
 def _pair(reference: ArrayLike, test: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -439,11 +471,9 @@ def _slabs(shape: tuple[int, ...]) -> Iterator[Any]:
         yield slice(start, start + rows)
 
 
-def _overlapping(shape: tuple[int, ...], windows: tuple[int, ...]) -> Iterator[Any]:
-    """Slabs that share window - 1 rows, so that each window lies in exactly one."""
-    if not shape:
-        yield ...
-        return
-    rows = max(1, _SLAB_VOXELS // max(1, math.prod(shape[1:])))
-    for start in range(0, shape[0] - windows[0] + 1, rows):
-        yield slice(start, min(start + rows + windows[0] - 1, shape[0]))
+def _overlapping(shape: tuple[int, int], window: int) -> Iterator[slice]:
+    """Rows of a plane that share window - 1 with the next, so that each window lies in just one."""
+    height, width = shape
+    rows = max(1, _BAND_VOXELS // max(1, width))
+    for start in range(0, height - window + 1, rows):
+        yield slice(start, min(start + rows + window - 1, height))

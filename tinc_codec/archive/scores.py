@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinc_codec.archive.layout import Region
-from tinc_codec.metrics import Errors, accuracy, errors, ssim
+from tinc_codec.metrics import Errors, accuracy, errors_by_threshold, ssim
 
 _BINS = 256
+_COUNTED_BYTES = 2
 _NOTHING = Errors()
 
 
@@ -104,13 +105,13 @@ def score_chunk(
         If the shapes differ.
     """
     tau = otsu(original) if threshold is None else threshold
-    bright = original >= tau
+    bright, dark = errors_by_threshold(original, decoded, tau)
     finite = structure and bool(np.isfinite(original).all() and np.isfinite(decoded).all())
     return ChunkScore(
         region=region,
-        errors=errors(original, decoded),
-        foreground=errors(original[bright], decoded[bright]),
-        background=errors(original[~bright], decoded[~bright]),
+        errors=bright + dark,
+        foreground=bright,
+        background=dark,
         threshold=tau,
         accuracy=math.nan if math.isnan(tau) else accuracy(original, decoded, tau),
         ssim=ssim(original, decoded, peak) if finite else math.nan,
@@ -131,17 +132,33 @@ def otsu(values: NDArray[Any]) -> float:
     float
         NaN if all finite values are equal, or there are none.
     """
-    finite = values[np.isfinite(values)].astype(np.float64) / 2  # differences stay finite
+    finite, times = _distinct(values)
+    finite = finite.astype(np.float64) / 2  # differences stay finite
     low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
     if not high - low > 0:
         return math.nan
     bins = np.minimum((finite - low) / (high - low) * _BINS, _BINS - 1).astype(np.int64)
-    counts = np.bincount(bins, minlength=_BINS)
+    counts = np.bincount(bins, times, minlength=_BINS)
     below = np.cumsum(counts)[:-1]
-    above = finite.size - below
+    above = counts.sum() - below
     sums = np.cumsum(counts * np.arange(_BINS))
     between = below * above * (sums[:-1] / below - (sums[-1] - sums[:-1]) / above) ** 2
     return float(2 * (low + (1 + np.argmax(between)) * ((high - low) / _BINS)))
+
+
+def _distinct(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """Return finite values, and how often each occurs, or None for once.
+
+    Small integers, of which there are few, are counted.
+    """
+    if values.dtype.kind == "f":
+        return values[np.isfinite(values)], None
+    if values.dtype.itemsize > _COUNTED_BYTES or not values.size:
+        return values.reshape(-1), None
+    low = int(values.min())
+    times = np.bincount(values.reshape(-1).astype(np.int64) - low)
+    there = np.flatnonzero(times)
+    return there + low, times[there]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,9 +53,9 @@ _HEADER_BYTES = 16
 # The most tries for a size; for a score, which has to be found: the search is over long before.
 _TURNS, _MOST_TURNS = 20, 99
 # How near two tries may come, in octaves of the step.
-_SIZE_WIDTH, _SCORE_WIDTH = 1e-3, 0.005
+_SIZE_WIDTH, _SCORE_WIDTH = 3e-4, 0.005
 # How near to the size, in octaves, plan and cuts are chosen.
-_ABOUT_SIZE = 0.25
+_ABOUT_SIZE = 0.1
 # How near to the wanted score one has to be, in dB; beyond what it does not matter how much
 # better it is.
 _NEAR_DB, _FAR_DB = 0.01, 30.0

@@ -36,6 +36,8 @@ Sections = dict[SectionKind, bytes]
 
 # What FORMAT.md promises of the engines, in normalised units: quantised and raw weights.
 _TOLERANCE, _RAW_TOLERANCE = 1e-5, 1e-4
+# Forms whose PSNR differs by less, in dB, hardly differ in error.
+_ALIKE_DB = 0.02
 _CHECKED_VOXELS = 2048
 _CHECKED_BOXES, _CHECKED_SIDE = 16, 5
 
@@ -151,6 +153,13 @@ def forms_of(volumes: Sequence[Volume], sections: Sequence[Sections]) -> list[Fo
         )
         for (volume, said), payload, square in zip(pairs, payloads, squares, strict=True)
     ]
+
+
+def best(volume: Volume, forms: Sequence[Form]) -> Form:
+    """Return the form that decodes best; of those that hardly differ in error the most similar."""
+    least = max(form.psnr_db for form in forms) - _ALIKE_DB
+    near = [form for form in forms if form.psnr_db >= least]
+    return near[0] if len(near) == 1 else max(near, key=lambda form: ssim(form.payload, volume))
 
 
 def recorded(volume: Volume, form: Form) -> bytes:
