@@ -30,7 +30,7 @@ def test_size_and_error_are_about_as_foretold(step: float) -> None:
     coded = volume()
     coding = coded.whole(step)
     assert coding is not None
-    size = residual._bytes(coding) + residual._HEADER_BYTES
+    size = residual._bytes(coding) + steps.HEADER_BYTES
     assert coded.magnitudes().sizes().value(math.log2(step)) == pytest.approx(
         math.log2(size), abs=0.4
     )

@@ -441,15 +441,15 @@ def _similarities(
     middle = float(a.flat[0])
     sums = np.zeros((SUMS, *a.shape[1:]))
     within: deque[NDArray[np.float64]] = deque()
+    deep, high, wide = windows
     n = math.prod(windows)
+    unbias = n / max(n - 1, 1)
     total = 0.0
     for planes in zip(a, b, strict=True):
         pair = (np.stack(planes).astype(np.float64) - middle) / data_range
         add_plane(sums, pair, 1.0)
         within.append(pair)
-        if len(within) == windows[0]:
-            high, wide = windows[1:]
-            unbias = n / max(n - 1, 1)
+        if len(within) == deep:
             total += plane_of_windows(sums, high, wide, n, unbias, middle / data_range)
             add_plane(sums, within.popleft(), -1.0)
     return total, math.prod(k - w + 1 for k, w in zip(a.shape, windows, strict=True))

@@ -27,7 +27,7 @@ import numpy as np
 from numba import njit
 
 from tinc_codec.fit import cutting
-from tinc_codec.fit.steps import Magnitudes, search
+from tinc_codec.fit.steps import HEADER_BYTES, Magnitudes, search
 from tinc_codec.stream.residual import section, wavelet
 from tinc_codec.stream.residual.section import Bands, Header, Quantized
 from tinc_codec.stream.residual.tiles import NO_CUTS, Cuts
@@ -48,8 +48,6 @@ _PLAN_ROUNDS = 3
 # A size is near enough from so many parts of it on, and these are aimed at; codings of more than
 # so many times the size are given up.
 _ENOUGH, _WANTED, _ROOM = 0.998, 0.999, 4
-# Of a section with few levels.
-_HEADER_BYTES = 16
 # The most tries for a size; for a score, which has to be found: the search is over long before.
 _TURNS, _MOST_TURNS = 20, 99
 # How near two tries may come, in octaves of the step.
@@ -230,12 +228,10 @@ class Volume:
     def magnitudes(self) -> Magnitudes:
         """Return how many coefficients of the plan in use there are of each magnitude."""
         if self._magnitudes is None or self._magnitudes[0] is not self._chosen:
-            bands, worth = _each(self._chosen.bands), _each(self._chosen.worth)
-            pairs = [
-                (b, w if self._weight is not None else None)
-                for b, w in zip(bands, worth, strict=True)
-            ]
-            self._magnitudes = self._chosen, Magnitudes.of(pairs)
+            bands = _each(self._chosen.bands)
+            weighted = self._weight is not None
+            worth = _each(self._chosen.worth) if weighted else [None] * len(bands)
+            self._magnitudes = self._chosen, Magnitudes.of(zip(bands, worth, strict=True))
         return self._magnitudes[1]
 
     def spread(self) -> float:
@@ -245,7 +241,8 @@ class Volume:
 
     def finest_step(self) -> float:
         """Return the finest step that the coder's integers allow."""
-        largest = max(float(np.abs(band).max(initial=0)) for band in _each(self._chosen.bands))
+        bands = _each(self._chosen.bands)
+        largest = max(float(max(b.max(initial=0), -b.min(initial=0))) for b in bands)
         return float(max(largest, 2.0**-20) / 2**_MOST_BITS)
 
 
@@ -389,7 +386,7 @@ def settle(volume: Volume, step: float, whole: Quantized, *, plans: bool) -> int
     """
     if plans:
         whole = volume.choose_plan(step, whole)
-    return _bytes(volume.choose_cuts(step, whole)) + _HEADER_BYTES
+    return _bytes(volume.choose_cuts(step, whole)) + HEADER_BYTES
 
 
 def settle_about(volume: Volume, size: int, *, plans: bool) -> float | None:
@@ -406,7 +403,7 @@ def settle_about(volume: Volume, size: int, *, plans: bool) -> float | None:
         if whole is None:
             return math.log2(_ROOM * size), True, False
         tried = step, whole
-        found = math.log2(_bytes(whole) + _HEADER_BYTES)
+        found = math.log2(_bytes(whole) + HEADER_BYTES)
         return found, found > wanted, abs(found - wanted) < _ABOUT_SIZE
 
     forecast, finest = volume.magnitudes().sizes(), volume.finest_step()

@@ -23,7 +23,8 @@ Float64Array = npt.NDArray[np.float64]
 _ZERO_BELOW = 0.6
 # Bits that another takes when it is no larger, and squared steps that it leaves.
 _BITS, _LEFT = 3.0, 0.12
-_HEADER_BYTES = 16
+# Of a section with few levels.
+HEADER_BYTES = 16
 # Less is not foretold.
 _LEAST_ERROR = 1e-20
 # Magnitudes are counted by the exponent and the first bits of the mantissa: 32 to an octave.
@@ -119,7 +120,7 @@ class Magnitudes:
     def sizes(self) -> Forecast:
         """Return the forecast of the logarithm to the base 2 of a size in bytes."""
         bits = _BITS * self.larger + self.octaves
-        return Forecast(self.steps, np.log2(_HEADER_BYTES + bits / 8))
+        return Forecast(self.steps, np.log2(HEADER_BYTES + bits / 8))
 
     def decibels(self) -> Forecast:
         """Return the forecast of the PSNR in dB, of values from 0 to 1."""
