@@ -325,6 +325,10 @@ BUILT: dict[str, Callable[[], bytes]] = {
     "filter_and_correction": lambda: filtered(
         wavelet_and_correction(phantom((16, 14, 15)), 30, step=0.05, mode=SPARSE), some_filter(3)
     ),
+    # Closed at level 0 along two axes and at level 1 along one.
+    "closed": lambda: low_pass_tree(
+        volume((16, 6, 3), "u1"), (7, 1), 1, (), step=0.04, cuts=1, closed=True
+    ),
     "wavelet_tiles": lambda: wavelet_by_hand(
         volume((17, 15, 16), "u2"), (7, 7, 7), step=0.04, cuts=7
     ),

@@ -54,6 +54,10 @@ class Model(Mixer):
 class Level:
     shape: Place  # of what it takes
     split: int
+    axes_are_closed: bool
+
+    def closed(self, k: int) -> bool:
+        return self.axes_are_closed and self.shape[k] % 2 == 0 and self.shape[k] >= 6
 
     def low(self) -> Place:
         return tuple((n + 1) // 2 if self.split >> k & 1 else n for k, n in enumerate(self.shape))
@@ -337,17 +341,36 @@ LOW, HIGH = F(0.869864452), F(1.149604398)
 STEPS = ((0, -0.4435068522), (1, -0.8829110762), (0, 0.05298011854), (1, 1.586134342))
 
 
-def lift(line: Array) -> Array:
+ENDS = (
+    (0.723, 1.277, 0.798, 1.202),
+    (1.347, 0.653, 2.817, -0.817),
+    (0.749, 1.251, 1.869, 0.131),
+    (1.403, 0.597, 2.158, -0.158),
+)
+
+
+def lift(line: Array, closed: bool) -> Array:
     """Of lines along the first axis."""
     x = line.copy()
     n = len(x)
     x[0::2] *= LOW
     x[1::2] *= HIGH
-    for start, factor in STEPS:
+    for (start, factor), ends in zip(STEPS, ENDS, strict=True):
+        before_two, after_two, before_one, after_one = map(F, ends)
         for i in range(start, n, 2):
             before = x[i - 1] if i else x[1]
             after = x[i + 1] if i < n - 1 else x[n - 2]
-            x[i] = x[i] + F(factor) * (before + after)
+            if closed and i in (n - 4, n - 3):
+                both = before_two * before + after_two * after
+            elif closed and i == n - 2:
+                both = before_one * before + after_one * after
+            elif closed and i == n - 1:
+                both = before_one * before + after_one * x[n - 4]
+            else:
+                both = before + after
+            x[i] = x[i] + F(factor) * both
+    if closed:
+        x[[n - 2, n - 1]] = x[[n - 1, n - 2]]
     return x
 
 
@@ -367,7 +390,7 @@ def synthesis(
             out[place] = low if s == 0 else bands[d, s]
         for k in reversed(AXES):
             if split >> k & 1:
-                out = np.moveaxis(lift(np.moveaxis(out, k, 0)), 0, k)
+                out = np.moveaxis(lift(np.moveaxis(out, k, 0), levels[d].closed(k)), 0, k)
         low = out
     return low
 
@@ -377,16 +400,16 @@ def synthesis(
 
 def low_pass_shape(data: bytes, shape: Place, count: int) -> Place:
     """Return the lengths of the axes longer than one sample of the low-pass band after levels."""
-    assert 1 <= count <= data[1]
+    assert 1 <= count <= data[1] % 128
     low = three(shape)
     for split in data[2 : 2 + count]:
-        low = Level(shape=low, split=split).low()
+        low = Level(shape=low, split=split, axes_are_closed=data[1] > 127).low()
     return tuple(n for n in low if n > 1)
 
 
 def evaluate_wavelet(data: bytes, shape: Place, tree: tuple[int, Array] | None = None) -> Array:
     """Return the sums, binary32, of the axes of the box longer than one voxel."""
-    depth = data[1]
+    axes_are_closed, depth = divmod(data[1], 128)
     splits = data[2 : 2 + depth]
     at = 2 + depth
     step, offset, bias = struct.unpack("<fHB", data[at : at + 7])
@@ -394,8 +417,12 @@ def evaluate_wavelet(data: bytes, shape: Place, tree: tuple[int, Array] | None =
     levels: list[Level] = []
     lowest = three(shape)
     for split in splits:
-        levels.append(Level(shape=lowest, split=split))
+        levels.append(Level(shape=lowest, split=split, axes_are_closed=bool(axes_are_closed)))
         lowest = levels[-1].low()
+    if axes_are_closed and not any(
+        level.split >> k & 1 and level.closed(k) for level in levels for k in AXES
+    ):
+        raise NotASection("closes nothing")
     cut_levels, tiles, at = cuts_of(data, at, levels)
     sizes = []
     for _ in tiles:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wavelets import cuts_of, cuts_of_plan, in_turn, quantized, section_of, whole
+from wavelets import cuts_of, cuts_of_plan, in_turn, plans, quantized, section_of, whole
 
 from tinc_codec.stream.residual import coefficients, section, wavelet
 from tinc_codec.stream.residual.section import Bands, Coefficients, Header
@@ -18,13 +18,7 @@ from tinc_codec.stream.residual.wavelet import Float32Array, Layout
 @st.composite
 def bands(draw: st.DrawFn) -> tuple[Layout, Float32Array, list[dict[int, Float32Array]], Cuts]:
     """Draw a plan, and sparse or dense integers of any size as its coefficients."""
-    a, b, c = (draw(st.integers(1, 19)) for _ in range(3))
-    plan = wavelet.layout((a, b, c), [])
-    for _ in range(draw(st.integers(0, 4))):
-        longer = [k for k, n in enumerate(plan.shapes[-1]) if n > 1]
-        if longer:
-            split = sum(1 << k for k in draw(st.sets(st.sampled_from(longer), min_size=1)))
-            plan = wavelet.layout((a, b, c), [*plan.splits, split])
+    plan = draw(plans(19))
     cuts = draw(cuts_of_plan(plan))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     density = draw(st.sampled_from((0.0, 0.02, 0.3, 1.0)))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from wavelets import whole
 
-from tinc_codec.fit import cutting, residual
+from tinc_codec.fit import cutting, rate_control, residual
 from tinc_codec.phantom import phantom
 from tinc_codec.stream.residual import section, tiles, wavelet
 from tinc_codec.stream.residual.section import Bands
@@ -79,7 +79,7 @@ def test_a_large_section_has_two_tiles_and_decodes_the_same(shape: tuple[int, in
     rng = np.random.default_rng(3)
     values = phantom(shape).astype(np.float32) / np.float32(65535)
     volume = residual.Volume(values + rng.normal(0, 0.05, shape).astype(np.float32))
-    coding = residual.within_size(volume, 20_000)
+    coding = rate_control.within_size(volume, 20_000)
     assert coding is not None
     assert 0.99 * 20_000 < len(coding.data) <= 20_000
     read = section.from_bytes(coding.data, shape)
@@ -100,6 +100,6 @@ def test_a_large_section_has_two_tiles_and_decodes_the_same(shape: tuple[int, in
 
 def test_a_small_section_is_not_cut() -> None:
     values = phantom((64, 64, 64)).astype(np.float32) / np.float32(65535)
-    coding = residual.within_size(residual.Volume(values), 2_000)
+    coding = rate_control.within_size(residual.Volume(values), 2_000)
     assert coding is not None
     assert section.from_bytes(coding.data, values.shape).header.cuts == NO_CUTS

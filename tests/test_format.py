@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import arrays
 from trees import parameters_of, trees
-from wavelets import cuts_of_plan, in_turn, section_of, whole
+from wavelets import closed_if_it_may_be, cuts_of_plan, in_turn, section_of, whole
 
 import tinc_codec
 from tinc_codec import decode, runtime, weights
@@ -32,7 +32,15 @@ from tinc_codec.opened import LARGEST_RATIO, PARAMETERS_PER_BYTE, SPARE_PARAMETE
 from tinc_codec.stream import container, cosine, entropy, exceptions, normalize, quantize
 from tinc_codec.stream.container import FORMAT_VERSION, SectionKind
 from tinc_codec.stream.normalize import ArrayInfo
-from tinc_codec.stream.residual import binary, coefficients, differences, predictive, tiles, wavelet
+from tinc_codec.stream.residual import (
+    binary,
+    coefficients,
+    differences,
+    lifting,
+    predictive,
+    tiles,
+    wavelet,
+)
 from tinc_codec.stream.residual import section as wavelet_section
 from tinc_codec.tree import geometry, section
 from tinc_codec.tree.network import Tree, layout
@@ -168,6 +176,9 @@ def wavelet_sections(draw: st.DrawFn) -> tuple[tuple[int, ...], bytes]:
             chosen = draw(st.sets(st.sampled_from(longer), min_size=1))
             splits.append(sum(1 << k for k in chosen))
             lengths = [(n + 1) // 2 if k in chosen else n for k, n in enumerate(lengths)]
+    plan = wavelet.layout(wavelet.three_axes(shape), splits)
+    if draw(st.booleans()):
+        plan = closed_if_it_may_be(plan)
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     values = rng.normal(0.5, 0.2, shape).astype(np.float32)
     data = section_of(
@@ -175,7 +186,8 @@ def wavelet_sections(draw: st.DrawFn) -> tuple[tuple[int, ...], bytes]:
         splits,
         step=draw(st.sampled_from((1e-6, 0.003, 0.05, 0.3))),
         bias=draw(st.integers(0, 255)) / 256,
-        cuts=draw(cuts_of_plan(wavelet.layout(wavelet.three_axes(shape), splits))),
+        cuts=draw(cuts_of_plan(plan)),
+        closed=plan.closed,
     )
     return shape, data
 
@@ -343,9 +355,21 @@ def test_tables_of_the_binary_coders(
 def test_numbers_of_the_wavelet_coder() -> None:
     assert numbers(r"a list of (\d+) probabilities") == [coefficients.SLOTS]
     assert numbers(r"and (\d+) rows of 8 weights") == [coefficients.ROWS]
-    assert numbers(r"\| levels \| u8 \| D, 0 to (\d+) \|") == [wavelet.MOST_LEVELS]
+    assert numbers(r"\| levels \| u8 \| bits 0 to 6: D, 0 to (\d+);") == [wavelet.MOST_LEVELS]
     assert numbers(r"length m of level C − 1 \((\d+) or more\)") == [tiles.LEAST_CUT]
     assert numbers(r"more\s+than (\d+)\s+bytes beyond the end of a\s+segment") == [binary.SLACK]
+
+
+def test_ends_of_closed_axes() -> None:
+    text = part("WAVELET section")
+    rows = re.findall(r"^\| (\d) \| (.*), (.*) \| (.*), (.*) \|$", text, re.MULTILINE)
+    found = {int(step): [float(v.replace("−", "-")) for v in ends] for step, *ends in rows}
+    # Steps of the synthesis undo those of the analysis, the last one first.
+    assert found == {
+        5 - k: pytest.approx([float(v) for v in ends]) for k, ends in enumerate(lifting.ENDS)
+    }
+    assert found == {2 + k: list(ends) for k, ends in enumerate(wavelet_reader.ENDS)}
+    assert numbers(r"if n is even\s+and at least (\d+)", text) == [lifting.LEAST_CLOSED]
 
 
 def test_numbers_of_the_correction_coder() -> None:

@@ -88,7 +88,8 @@ def test_the_cases_reach_what_trees_of_a_low_pass_band_have() -> None:
         if chunk.tree is not None and chunk.tree.halvings and chunk.wavelet is not None
     }  # fmt: skip
     assert found == {
-        (3, 3, 1, 2, 0, True), (3, 3, 1, 0, 0, True), (4, 2, 1, 1, 0, True), (2, 2, 2, 0, 6, False)
+        (3, 3, 1, 2, 0, True), (3, 3, 1, 0, 0, True), (4, 2, 1, 1, 0, True), (2, 2, 2, 0, 6, False),
+        (3, 3, 1, 1, 1, False),
     }  # fmt: skip
 
 
@@ -100,6 +101,10 @@ def test_the_wavelet_cases_reach_what_their_section_has() -> None:
     splits = {split for wavelet in coded for split in wavelet.header.plan.splits}
     assert splits == set(range(1, 8))
     assert 0 in {len(wavelet.header.plan.splits) for wavelet in coded}
+    closed = [wavelet.header.plan for wavelet in coded if wavelet.header.plan.closed]
+    assert [[k for k in range(3) if p.closes(n, k)] for p in closed for n in range(2)] == [
+        [0, 1], [0]
+    ]  # fmt: skip
     assert any(chunk.wavelet and chunk.crop for chunk in chunks)
     assert any(chunk.wavelet and chunk.mask for chunk in chunks)
 

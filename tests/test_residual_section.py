@@ -67,7 +67,7 @@ def test_fields_come_back() -> None:
         (0, b"\x0f", "cuts"),
         (0, b"\x80", "cuts"),
         (1, b"\x11", "17 levels"),
-        (1, b"\xff", "255 levels"),
+        (1, b"\xff", "127 levels"),
         (2, b"\x00", "split 0"),
         (2, b"\x08", "split 8"),
         (3, b"\xff", "split 255"),

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from tinc_codec.fit import residual, steps
+from tinc_codec.fit import rate_control, residual, steps
 from tinc_codec.fit.steps import Forecast, Magnitudes
 from tinc_codec.phantom import phantom
 
@@ -30,7 +30,7 @@ def test_size_and_error_are_about_as_foretold(step: float) -> None:
     coded = volume()
     coding = coded.whole(step)
     assert coding is not None
-    size = residual._bytes(coding) + steps.HEADER_BYTES
+    size = coding.nbytes + steps.HEADER_BYTES
     assert coded.magnitudes().sizes().value(math.log2(step)) == pytest.approx(
         math.log2(size), abs=0.4
     )
@@ -120,7 +120,7 @@ def test_a_size_is_found_with_few_codings(monkeypatch: pytest.MonkeyPatch) -> No
         return coded(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(residual, "_coded", counted)
-    coding = residual.within_size(volume(), 3_000)
+    coding = rate_control.within_size(volume(), 3_000)
     assert coding is not None
     assert 0.998 * 3_000 <= len(coding.data) <= 3_000
     assert len(calls) <= 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,24 @@ def cuts_of(cuts: int | Cuts, plan: Layout) -> Cuts:
     return tiles.in_the_middle(cuts, 1, plan) if cuts else NO_CUTS
 
 
+def closed_if_it_may_be(plan: Layout) -> Layout:
+    closed = replace(plan, closed=True)
+    return closed if closed.closes_any() else plan
+
+
+@st.composite
+def plans(draw: st.DrawFn, longest: int) -> Layout:
+    """Draw a plan of up to five levels, closed or not."""
+    a, b, c = (draw(st.one_of(st.just(1), st.integers(1, longest))) for _ in range(3))
+    plan = wavelet.layout((a, b, c), [])
+    for _ in range(draw(st.integers(0, 5))):
+        longer = [k for k, n in enumerate(plan.shapes[-1]) if n > 1]
+        if longer:
+            split = sum(1 << k for k in draw(st.sets(st.sampled_from(longer), min_size=1)))
+            plan = wavelet.layout((a, b, c), [*plan.splits, split])
+    return closed_if_it_may_be(plan) if draw(st.booleans()) else plan
+
+
 @st.composite
 def cuts_of_plan(draw: st.DrawFn, plan: Layout) -> Cuts:
     """Draw cuts that fit a plan: none, or of any levels, in the middle or elsewhere."""
@@ -49,11 +68,11 @@ def cuts_of_plan(draw: st.DrawFn, plan: Layout) -> Cuts:
 
 def quantized(
     values: Float32Array, splits: Sequence[int], *, step: float, price: float = 0.08,
-    cuts: int | Cuts = 0, most: int = 1 << 20, run: Any = in_turn,
+    cuts: int | Cuts = 0, most: int = 1 << 20, run: Any = in_turn, closed: bool = False,
 ) -> tuple[Layout, Quantized]:  # fmt: skip
     """Return the plan of a volume of 1 to 4 axes, and its integers and segments."""
     shape = wavelet.three_axes(values.shape)
-    plan = wavelet.layout(shape, splits)
+    plan = wavelet.layout(shape, splits, closed=closed)
     low, levels = wavelet.forward(values.reshape(shape), plan, run)
     real, worth = Bands(low=low, levels=levels), section.ones(plan)
     coded = section.encode(
@@ -66,12 +85,14 @@ def quantized(
 def section_of(
     values: Float32Array, splits: Sequence[int], *, step: float, offset: float = 0.5,
     bias: float = 0.125, cuts: int | Cuts = 0, price: float = 0.08, run: Any = in_turn,
+    closed: bool = False,
 ) -> bytes:  # fmt: skip
     """Return the data of a section."""
     offset = round(offset * section.OFFSET_UNIT) / section.OFFSET_UNIT
     plan, coded = quantized(
-        values - np.float32(offset), splits, step=step, price=price, cuts=cuts, run=run
-    )
+        values - np.float32(offset), splits, step=step, price=price, cuts=cuts, run=run,
+        closed=closed,
+    )  # fmt: skip
     step = float(np.float32(step))
     header = Header(plan=plan, step=step, offset=offset, bias=bias, cuts=cuts_of(cuts, plan))
     return section.to_bytes(header, coded.segments)

@@ -1,33 +1,28 @@
-"""Wavelet sections within a size, or as good as asked for: plan, step, and where values lie.
+"""A volume coded as a wavelet section at a step: which plan, which cuts, and where values lie.
 
-Steps:
-
-1. About the step: magnitudes tell it, or a coding or two do.
-2. Plan: which axes are halved how early. Voxels are rarely cubes, and what is smooth along one
+1. Plan: which axes are halved how early. Voxels are rarely cubes, and what is smooth along one
    axis may be rough along another; a few plans are coded at the same step, and the one with the
    least squared error plus price of its bytes is taken.
-3. Cuts: two tiles of the finest levels are decoded on two threads. How many levels to cut is
+2. Cuts: two tiles of the finest levels are decoded on two threads. How many levels to cut is
    tried: what is cut loses a little context, and what is not takes one thread.
-4. Step: size and error are smooth, steep functions of it; a few more codings find it.
-5. Bias: magnitudes are moved towards zero by what is best in the mean.
+3. Bias: magnitudes are moved towards zero by what is best in the mean.
 
-The caller may try other prices of a bit: which one decodes best in the same bytes depends on the
-volume, and where few voxels are far brighter than the rest, by tenths of a dB.
+fit/rate_control.py looks for the step.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numba import njit
 
 from tinc_codec.fit import cutting
-from tinc_codec.fit.steps import HEADER_BYTES, Magnitudes, search
+from tinc_codec.fit.steps import Magnitudes
 from tinc_codec.stream.residual import section, wavelet
 from tinc_codec.stream.residual.section import Bands, Header, Quantized
 from tinc_codec.stream.residual.tiles import NO_CUTS, Cuts
@@ -45,20 +40,6 @@ _CUT_FROM_BYTES, _CUT_FROM_VOXELS = 6000, 1 << 18
 _TIME_WORTH = 0.05
 _PLAN_GAIN = 0.004
 _PLAN_ROUNDS = 3
-# A size is near enough from so many parts of it on, and these are aimed at; codings of more than
-# so many times the size are given up.
-_ENOUGH, _WANTED, _ROOM = 0.998, 0.999, 4
-# The most tries for a size; for a score, which has to be found: the search is over long before.
-_TURNS, _MOST_TURNS = 20, 99
-# How near two tries may come, in octaves of the step.
-_SIZE_WIDTH, _SCORE_WIDTH = 3e-4, 0.005
-# How near to the size, in octaves, plan and cuts are chosen.
-_ABOUT_SIZE = 0.1
-# How near to the wanted score one has to be, in dB; beyond what it does not matter how much
-# better it is.
-_NEAR_DB, _FAR_DB = 0.01, 30.0
-# Steps grow as the price of a bit falls, to this power, where the size is to be the same.
-_STEP_BY_PRICE = 0.2
 # Magnitudes stay below 2**_MOST_BITS.
 _MOST_BITS = 22
 
@@ -68,7 +49,6 @@ class _Transform:
     """A volume in the bands of a plan, its mean taken out, and what errors there weigh."""
 
     plan: Layout
-    offset: float
     bands: Bands
     worth: Bands
 
@@ -98,7 +78,10 @@ class Coding:
 
 
 def plan_of(shape: Shape, starts: tuple[int, ...]) -> Layout:
-    """Return the plan in which axis k is halved from level ``starts[k]`` on, while it is long."""
+    """Return the plan in which axis k is halved from level ``starts[k]`` on, while it is long.
+
+    Axes are closed where they can be: errors at their last faces are half as large then.
+    """
     splits: list[int] = []
     lengths = list(shape)
     for level in range(_MOST_LEVELS + max(starts)):
@@ -109,7 +92,9 @@ def plan_of(shape: Shape, starts: tuple[int, ...]) -> Layout:
                 lengths[k] = (n + 1) // 2
         if split:
             splits.append(split)
-    return wavelet.layout(shape, splits)
+    open_ended = wavelet.layout(shape, splits)
+    closed = replace(open_ended, closed=True)
+    return closed if closed.closes_any() else open_ended
 
 
 class Volume:
@@ -154,7 +139,7 @@ class Volume:
         low, levels = wavelet.forward(self._values - np.float32(self._offset), plan, each)
         bands = Bands(low=low, levels=levels)
         worth = section.ones(plan) if self._weight is None else worths(self._weight, plan)
-        return _Transform(plan=plan, offset=self._offset, bands=bands, worth=worth)
+        return _Transform(plan=plan, bands=bands, worth=worth)
 
     def whole(self, step: float, most: int | None = None) -> Quantized | None:
         """Code at a step without cuts; None where more than ``most`` bytes are needed."""
@@ -280,7 +265,7 @@ def worths(weight: Float32Array, plan: Layout) -> Bands:
     for k, split in enumerate(plan.splits):
         for axis in range(AXES):
             if split >> axis & 1:
-                weight = _smoothed(weight, axis)
+                weight = _smoothed(weight, axis, exchanged=plan.closes(k, axis))
         places = {
             d: tuple(slice(d >> axis & 1, None, 1 + (split >> axis & 1)) for axis in range(AXES))
             for d in (wavelet.LOW_PASS, *plan.directions(k))
@@ -290,12 +275,17 @@ def worths(weight: Float32Array, plan: Layout) -> Bands:
     return Bands(low=weight, levels=levels)
 
 
-def _smoothed(weight: Float32Array, axis: int) -> Float32Array:
-    """Return the mean of each place along an axis, taken four times, and of those beside it."""
+def _smoothed(weight: Float32Array, axis: int, *, exchanged: bool) -> Float32Array:
+    """Return the mean of each place along an axis, taken four times, and of those beside it.
+
+    With the last two exchanged, as they are on a closed axis.
+    """
     along = np.moveaxis(weight, axis, 0)
     beside = np.concatenate([along[:1], along, along[-1:]])
-    smooth: Float32Array = np.moveaxis((beside[:-2] + 4 * along + beside[2:]) / 6, 0, axis)
-    return smooth
+    smooth: Float32Array = (beside[:-2] + 4 * along + beside[2:]) / 6
+    if exchanged:
+        smooth[[-2, -1]] = smooth[[-1, -2]]
+    return np.moveaxis(smooth, 0, axis)
 
 
 def _each(bands: Bands) -> list[Any]:
@@ -321,11 +311,7 @@ def _cost(transform: _Transform, coded: Quantized, step: float, price: float) ->
     """Return squared error in squared steps, plus the price of the bits."""
     scale = np.float32(1 / step)
     squares = sum(float(_squares(*triple, scale)) for triple in _triples(transform, coded))
-    return squares + 8 * price * _bytes(coded)
-
-
-def _bytes(coded: Quantized) -> int:
-    return sum(map(len, coded.segments))
+    return squares + 8 * price * coded.nbytes
 
 
 def _triples(transform: _Transform, coded: Quantized) -> list[tuple[Any, Any, Any]]:
@@ -372,155 +358,3 @@ def _bias(transform: _Transform, coded: Quantized, step: float) -> float:
         total, count = total + size - wanted / step, count + some
     unit = section.BIAS_UNIT
     return min(max(round(unit * total / max(count, 1e-9)), 0), unit // 2 - 1) / unit
-
-
-def step_at(price: float, coding: Coding) -> float:
-    """Return the step that may give as large a coding at another price of a bit."""
-    return float(coding.step * (coding.price / price) ** _STEP_BY_PRICE)
-
-
-def settle(volume: Volume, step: float, whole: Quantized, *, plans: bool) -> int:
-    """Take the plan, if others are to be tried, and the cuts that do best at a step.
-
-    Given the coding at that step without cuts, return how many bytes it takes then, about.
-    """
-    if plans:
-        whole = volume.choose_plan(step, whole)
-    return _bytes(volume.choose_cuts(step, whole)) + HEADER_BYTES
-
-
-def settle_about(volume: Volume, size: int, *, plans: bool) -> float | None:
-    """Take plan and cuts where a size is about as wanted; return the step that may give it.
-
-    None where all that was tried takes several times the size.
-    """
-    wanted = math.log2(_WANTED * size)
-    tried: tuple[float, Quantized] | None = None
-
-    def attempt(step: float) -> tuple[float, bool, bool]:
-        nonlocal tried
-        whole = volume.whole(step, _ROOM * size)
-        if whole is None:
-            return math.log2(_ROOM * size), True, False
-        tried = step, whole
-        found = math.log2(_bytes(whole) + HEADER_BYTES)
-        return found, found > wanted, abs(found - wanted) < _ABOUT_SIZE
-
-    forecast, finest = volume.magnitudes().sizes(), volume.finest_step()
-    start = 2 ** forecast.step(wanted)
-    search(forecast, start, finest, wanted, _SIZE_WIDTH, _TURNS, attempt)
-    if tried is None:
-        return None
-    step, whole = tried
-    found = math.log2(settle(volume, step, whole, plans=plans))
-    return 2 ** volume.magnitudes().sizes().beyond(math.log2(step), wanted - found)
-
-
-def within_size(
-    volume: Volume, size: int, *, plans: bool = False, start: float | None = None
-) -> Coding | None:
-    """Return the coding with the finest step that takes at most ``size`` bytes.
-
-    Not finer than integers can hold: a smooth volume may take less.
-
-    Parameters
-    ----------
-    volume : Volume
-        What to code.
-    size : int
-        Bytes at hand for the section.
-    plans : bool
-        Whether to try other plans than the one in use.
-    start : float, optional
-        A step near the wanted one, for a volume whose plan and cuts have been chosen.
-
-    Returns
-    -------
-    Coding or None
-        None where not even zeros fit.
-    """
-    if start is None:
-        start = settle_about(volume, size, plans=plans)
-    if start is None:
-        return None
-    best = None
-
-    def attempt(step: float) -> tuple[float, bool, bool]:
-        nonlocal best
-        coding = volume.code(step, _ROOM * size)
-        found = _ROOM * size if coding is None else len(coding.data)
-        if coding is None or found > size:
-            return math.log2(found), True, False
-        best = coding
-        return math.log2(found), False, found >= _ENOUGH * size
-
-    forecast, finest = volume.magnitudes().sizes(), volume.finest_step()
-    wanted = math.log2(_WANTED * size)
-    search(forecast, start, finest, wanted, _SIZE_WIDTH, _TURNS, attempt)
-    return best
-
-
-def settle_near(
-    volume: Volume, score: Callable[[Coding], float], wanted: float, within: float, *, plans: bool
-) -> float:
-    """Take plan and cuts where a score is within some dB of what is wanted.
-
-    Return the step that may give it.
-    """
-    tried: tuple[float, float, Quantized] | None = None
-
-    def attempt(step: float) -> tuple[float, bool, bool]:
-        nonlocal tried
-        step = float(np.float32(step))
-        whole = volume.whole(step)
-        assert whole is not None
-        found = min(score(volume.finished(whole, step)), wanted + _FAR_DB)
-        tried = step, found, whole
-        return found, found >= wanted, abs(found - wanted) < within
-
-    forecast, finest = volume.magnitudes().decibels(), volume.finest_step()
-    start = min(2 ** forecast.step(wanted), volume.spread())
-    search(forecast, start, finest, wanted, _SCORE_WIDTH, _MOST_TURNS, attempt)
-    assert tried is not None
-    step, found, whole = tried
-    settle(volume, step, whole, plans=plans)
-    return 2 ** volume.magnitudes().decibels().beyond(math.log2(step), wanted - found)
-
-
-def as_good(
-    volume: Volume, score: Callable[[Coding], float], wanted: float, start: float
-) -> Coding | None:
-    """Return the coding with about the coarsest step that is good enough.
-
-    Parameters
-    ----------
-    volume : Volume
-        What to code, whose plan and cuts have been chosen.
-    score : callable
-        Tells in dB how good a coding is, from its decoded bytes.
-    wanted : float
-        How good it has to be, in dB.
-    start : float
-        A step near the wanted one.
-
-    Returns
-    -------
-    Coding or None
-        Never worse than wanted, better by about 0.01 dB or with a step that is finer by 0.3 % than
-        one that is not good. None where not even the finest step that integers can hold is good.
-    """
-    best: Coding | None = None
-
-    def attempt(step: float) -> tuple[float, bool, bool]:
-        nonlocal best
-        coding = volume.code(step)
-        assert coding is not None
-        found = min(score(coding), wanted + _FAR_DB)
-        if found >= wanted:
-            best = coding
-        return found, found >= wanted, wanted <= found <= wanted + _NEAR_DB
-
-    forecast, finest = volume.magnitudes().decibels(), volume.finest_step()
-    aimed = wanted + _NEAR_DB / 2
-    search(forecast, start, finest, aimed, _SCORE_WIDTH, _MOST_TURNS, attempt)
-    return best

@@ -96,11 +96,11 @@ def within_budget(volume: Volume, tree: BandTree | None, search: Search) -> Form
     size = room - container.section_overhead(max(room, 0))
     if size < _SMALLEST_WAVELET:
         return None
-    from tinc_codec.fit import residual
+    from tinc_codec.fit import rate_control
 
     first, *others = search.prices
     rest = _rest(volume, tree).at_price(first)
-    coding = residual.within_size(rest, size, plans=search.plans)
+    coding = rate_control.within_size(rest, size, plans=search.plans)
     if coding is None:
         return None
     forms = [plain := _with_wavelet(volume, tree, coding)]
@@ -111,7 +111,7 @@ def within_budget(volume: Volume, tree: BandTree | None, search: Search) -> Form
             taken = len(filtered.sections[SectionKind.FILTER])
             less -= taken + container.section_overhead(taken)
     for price in search.prices if taken else others:
-        start = residual.step_at(price, coding)
+        start = rate_control.step_at(price, coding)
         form = _at_price(volume, tree, rest.at_price(price), less, taken, start)
         if form is not None:
             forms.append(form)
@@ -123,9 +123,9 @@ def _at_price(
     start: float,
 ) -> Form | None:  # fmt: skip
     """Add the wavelet section that fits a size, and a filter of a size; None if none does."""
-    from tinc_codec.fit import residual
+    from tinc_codec.fit import rate_control
 
-    coding = residual.within_size(rest, size, start=start)
+    coding = rate_control.within_size(rest, size, start=start)
     if coding is None:
         return None
     form = _with_wavelet(volume, tree, coding)
@@ -157,7 +157,7 @@ def as_good(
     Form or None
         None where the transform's precision does not do.
     """
-    from tinc_codec.fit import residual
+    from tinc_codec.fit import rate_control
 
     best: Form | None = None
 
@@ -181,13 +181,13 @@ def as_good(
     rest = _rest(volume, tree).at_price(first)
     # A filter takes some 40 bytes, more than it is worth where all is a few hundred.
     within = _SMALL_DB if search.filters else _ABOUT_DB
-    start = residual.settle_near(rest, plain, wanted, within, plans=search.plans)
-    coding = residual.as_good(rest, finish, wanted, start)
+    start = rate_control.settle_near(rest, plain, wanted, within, plans=search.plans)
+    coding = rate_control.as_good(rest, finish, wanted, start)
     if coding is None:
         return None
     for price in others:
-        start = residual.step_at(price, coding)
-        residual.as_good(rest.at_price(price), finish, wanted, start)
+        start = rate_control.step_at(price, coding)
+        rate_control.as_good(rest.at_price(price), finish, wanted, start)
     return best
 
 
@@ -201,6 +201,8 @@ def _filtered(
     from tinc_codec.fit import postfilter
     from tinc_codec.stream.residual import postfilter as stage
 
+    if math.isinf(plain.psnr_db):
+        return plain
     said = candidate.said(plain.payload, volume)
     price = coding.worth_of_byte if most is None else 0.0
     found = postfilter.choose(said, volume.unit, volume.weight, price, most)
@@ -218,13 +220,13 @@ def _filtered(
 
 def at_step(volume: Volume, step: float, search: Search) -> Form:
     """Return the form of wavelet coefficients at a step, in normalised units, without a filter."""
-    from tinc_codec.fit import residual
+    from tinc_codec.fit import rate_control
 
     rest = _rest(volume, None)
     step = max(step, rest.finest_step())
     whole = rest.whole(step)
     assert whole is not None
-    residual.settle(rest, step, whole, plans=search.plans)
+    rate_control.settle(rest, step, whole, plans=search.plans)
     coding = rest.code(step)
     assert coding is not None
     return _with_wavelet(volume, None, coding)

@@ -7,6 +7,11 @@ the same bits on every machine, and for a part of an axis the same as for all of
 Columns are transformed in place, even samples low and odd ones high. Lines, along the last axis,
 are taken from and put together to arrays of low and of high samples: both ways run over memory in
 order.
+
+An axis of an even number of samples ends with an odd one, which symmetric extension foretells from
+one side only: errors there are twice as large as elsewhere, and the next chunk begins with a step.
+A closed axis ends with an even one: its last two samples change places, and what the neighbours of
+the last four count is a matter of its own (:data:`ENDS`).
 """
 
 from __future__ import annotations
@@ -22,6 +27,25 @@ REACH = 4
 _A, _B, _C, _D = map(np.float32, (-1.586134342, -0.05298011854, 0.8829110762, 0.4435068522))
 # Scales of low and high samples that make the transform almost orthonormal.
 _LOW, _HIGH = np.float32(1.149604398), np.float32(0.869864452)
+# The fewest samples of an axis that may be closed.
+LEAST_CLOSED = 6
+# Samples at a closed end that are not what they would be elsewhere.
+CLOSED_END = 4
+# In the steps with A to D: what the samples before and after the last but one even (B, D) or odd
+# (A, C) sample of a closed axis count, then those of the last one. Before and after the very last
+# sample, an odd one, the last two even ones are taken. Found by search: of white noise, Markov
+# processes and their sums they give the largest coding gain over 5 levels of 24 to 64 samples;
+# sums of 2 let constants be constant.
+ENDS = tuple(
+    tuple(map(np.float32, ends))
+    for ends in (
+        (1.403, 0.597, 2.158, -0.158),
+        (0.749, 1.251, 1.869, 0.131),
+        (1.347, 0.653, 2.817, -0.817),
+        (0.723, 1.277, 0.798, 1.202),
+    )
+)
+_ENDS_A, _ENDS_B, _ENDS_C, _ENDS_D = ENDS
 # Columns worked on together: the rows of a block stay in the cache.
 _COLUMNS = 256
 
@@ -29,15 +53,30 @@ _PLANE = "float32[:, ::1]"
 
 
 @njit(nogil=True, cache=True)
-def _step(x: Any, first: int, factor: Any, start: int, stop: int) -> None:
+def _step(x: Any, first: int, factor: Any, closed: bool, ends: Any, start: int, stop: int) -> None:
     """Add to every second row of x (n, inner) the sum of its neighbours times a factor."""
     n = x.shape[0]
-    for i in range(first, n, 2):
+    for i in range(first, n - 4 if closed else n, 2):
         before = x[i - 1 if i > 0 else i + 1, start:stop]
         after = x[i + 1 if i + 1 < n else i - 1, start:stop]
         row = x[i, start:stop]
         for k in range(stop - start):
             row[k] += factor * (before[k] + after[k])
+    if closed:
+        for j in range(2):
+            i = n - 4 + first + 2 * j
+            before, after = x[i - 1, start:stop], x[i + 1 if i + 1 < n else n - 4, start:stop]
+            row, one, other = x[i, start:stop], ends[2 * j], ends[2 * j + 1]
+            for k in range(stop - start):
+                row[k] += factor * (one * before[k] + other * after[k])
+
+
+@njit(nogil=True, cache=True)
+def _exchange(x: Any, start: int, stop: int) -> None:
+    """Let the last two rows change places."""
+    last, other = x[x.shape[0] - 1, start:stop], x[x.shape[0] - 2, start:stop]
+    for k in range(stop - start):
+        last[k], other[k] = other[k], last[k]
 
 
 @njit(nogil=True, cache=True)
@@ -49,59 +88,75 @@ def _scale(x: Any, low: Any, high: Any, start: int, stop: int) -> None:
             row[k] *= factor
 
 
-@njit(f"void({_PLANE}, int64, int64)", nogil=True, cache=True)
-def analyse_columns(x: Any, first: int, last: int) -> None:
-    """Transform columns first to last (exclusive) of x (n, inner) in place."""
+@njit(f"void({_PLANE}, boolean, int64, int64)", nogil=True, cache=True)
+def analyse_columns(x: Any, closed: bool, first: int, last: int) -> None:
+    """Transform columns first to last (exclusive) of x (n, inner) in place.
+
+    Closed: n is even and at least LEAST_CLOSED; the last sample is an even one then, in the last
+    place but one.
+    """
     if x.shape[0] < 2:
         return
     for start in range(first, last, _COLUMNS):
         stop = min(start + _COLUMNS, last)
-        _step(x, 1, _A, start, stop)
-        _step(x, 0, _B, start, stop)
-        _step(x, 1, _C, start, stop)
-        _step(x, 0, _D, start, stop)
+        if closed:
+            _exchange(x, start, stop)
+        _step(x, 1, _A, closed, _ENDS_A, start, stop)
+        _step(x, 0, _B, closed, _ENDS_B, start, stop)
+        _step(x, 1, _C, closed, _ENDS_C, start, stop)
+        _step(x, 0, _D, closed, _ENDS_D, start, stop)
         _scale(x, _LOW, _HIGH, start, stop)
 
 
-@njit(f"void({_PLANE}, int64, int64)", nogil=True, cache=True)
-def synthesise_columns(x: Any, first: int, last: int) -> None:
+@njit(f"void({_PLANE}, boolean, int64, int64)", nogil=True, cache=True)
+def synthesise_columns(x: Any, closed: bool, first: int, last: int) -> None:
     """Undo :func:`analyse_columns`."""
     if x.shape[0] < 2:
         return
     for start in range(first, last, _COLUMNS):
         stop = min(start + _COLUMNS, last)
         _scale(x, _HIGH, _LOW, start, stop)
-        _step(x, 0, -_D, start, stop)
-        _step(x, 1, -_C, start, stop)
-        _step(x, 0, -_B, start, stop)
-        _step(x, 1, -_A, start, stop)
+        _step(x, 0, -_D, closed, _ENDS_D, start, stop)
+        _step(x, 1, -_C, closed, _ENDS_C, start, stop)
+        _step(x, 0, -_B, closed, _ENDS_B, start, stop)
+        _step(x, 1, -_A, closed, _ENDS_A, start, stop)
+        if closed:
+            _exchange(x, start, stop)
 
 
 @njit(nogil=True, cache=True)
-def _step_low(low: Any, high: Any, factor: Any) -> None:
+def _step_low(low: Any, high: Any, factor: Any, closed: bool, ends: Any) -> None:
     """Add to each even sample of a line the sum of its neighbours times a factor."""
     n = len(low)
     low[0] += factor * (high[0] + high[0])
-    inner = min(n, len(high))
+    inner = n - 2 if closed else min(n, len(high))
     for i in range(inner - 1):
         low[i + 1] += factor * (high[i] + high[i + 1])
-    if inner < n:
+    if closed:
+        low[n - 2] += factor * (ends[0] * high[n - 3] + ends[1] * high[n - 2])
+        low[n - 1] += factor * (ends[2] * high[n - 2] + ends[3] * high[n - 1])
+    elif inner < n:
         low[inner] += factor * (high[inner - 1] + high[inner - 1])
 
 
 @njit(nogil=True, cache=True)
-def _step_high(low: Any, high: Any, factor: Any) -> None:
+def _step_high(low: Any, high: Any, factor: Any, closed: bool, ends: Any) -> None:
     """Add to each odd sample of a line the sum of its neighbours times a factor."""
     n = len(high)
-    inner = min(n, len(low) - 1)
+    inner = n - 2 if closed else min(n, len(low) - 1)
     for i in range(inner):
         high[i] += factor * (low[i] + low[i + 1])
-    if inner < n:
+    if closed:
+        high[n - 2] += factor * (ends[0] * low[n - 2] + ends[1] * low[n - 1])
+        high[n - 1] += factor * (ends[2] * low[n - 1] + ends[3] * low[n - 2])
+    elif inner < n:
         high[inner] += factor * (low[inner] + low[inner])
 
 
 @njit(nogil=True, cache=True)
-def analyse_lines(low: Any, high: Any, x: Any, at: Any, first: int, last: int) -> None:
+def analyse_lines(
+    low: Any, high: Any, x: Any, at: Any, closed: bool, first: int, last: int
+) -> None:
     """Transform lines of x (z, y, n) to low (a, b, n - n // 2) and high (a, b, n // 2).
 
     Parameters
@@ -112,6 +167,8 @@ def analyse_lines(low: Any, high: Any, x: Any, at: Any, first: int, last: int) -
         n at least 2.
     at : (z, step, y, step)
         Lines (i, j) of the bands are those of x at (z + i step, y + j step).
+    closed : bool
+        The last of n samples, even and at least LEAST_CLOSED, is a low one.
     first, last : int
         Planes of the bands.
     """
@@ -123,10 +180,12 @@ def analyse_lines(low: Any, high: Any, x: Any, at: Any, first: int, last: int) -
                 even[k], odd[k] = row[2 * k], row[2 * k + 1]
             if n & 1:
                 even[n // 2] = row[n - 1]
-            _step_high(even, odd, _A)
-            _step_low(even, odd, _B)
-            _step_high(even, odd, _C)
-            _step_low(even, odd, _D)
+            elif closed:
+                even[n // 2 - 1], odd[n // 2 - 1] = row[n - 1], row[n - 2]
+            _step_high(even, odd, _A, closed, _ENDS_A)
+            _step_low(even, odd, _B, closed, _ENDS_B)
+            _step_high(even, odd, _C, closed, _ENDS_C)
+            _step_low(even, odd, _D, closed, _ENDS_D)
             for k in range(len(even)):
                 even[k] *= _LOW
             for k in range(len(odd)):
@@ -160,7 +219,7 @@ def restore_lines(q: Any, corner: Any, scale: Any, x: Any, at: Any, first: int, 
 @njit(nogil=True, cache=True)
 def synthesise_lines(
     low: Any, low_corner: Any, low_scale: Any, high: Any, high_corner: Any, high_scale: Any,
-    x: Any, at: Any, first: int, last: int, work: Any,
+    x: Any, at: Any, closed: bool, first: int, last: int, work: Any,
 ) -> None:  # fmt: skip
     """Put lines together from those of two bands, as :func:`analyse_lines` took them apart.
 
@@ -176,6 +235,8 @@ def synthesise_lines(
         n at least 2.
     at : (z, step, y, step)
         Lines (i, j) of that part become those of x at (z + i step, y + j step).
+    closed : bool
+        As for :func:`analyse_lines`.
     first, last : int
         Planes i to do.
     work : (2, 2 + n / 2, rounded up) float32
@@ -192,7 +253,7 @@ def synthesise_lines(
             more = _restore(highs, high_corner[2], high_scale, _LOW, odd)
             row = plane[y]
             if some or more:
-                _put_together(work, row)
+                _put_together(work, row, closed)
             else:  # most lines of the finest level
                 for k in range(n):
                     row[k] = np.float32(0)
@@ -205,7 +266,7 @@ def _add_sums(line: Any, before: Any, after: Any, factor: Any) -> None:
 
 
 @njit(nogil=True, cache=True)
-def _put_together(work: Any, row: Any) -> None:
+def _put_together(work: Any, row: Any, closed: bool) -> None:
     """Make a line of its low and high samples, scaled, in rows of work from place 1 on.
 
     At places before and after them stand the neighbours that the ends lack: loops then have the
@@ -215,14 +276,28 @@ def _put_together(work: Any, row: Any) -> None:
     m = n - half
     even, odd = work[0, 1 : 1 + m], work[1, 1 : 1 + half]
     odd_before, odd_after, even_after = work[1, :m], work[1, 1 : 1 + m], work[0, 2 : 2 + half]
-    for low_factor, high_factor in ((-_D, -_C), (-_B, -_A)):
+    for low_factor, high_factor, low_ends, high_ends in (
+        (-_D, -_C, _ENDS_D, _ENDS_C), (-_B, -_A, _ENDS_B, _ENDS_A)
+    ):  # fmt: skip
         work[1, 0] = odd[0]
         if m > half:
             work[1, m] = odd[half - 1]
+        one, other = even[m - 2], even[m - 1]
         _add_sums(even, odd_before, odd_after, low_factor)
+        if closed:
+            one += low_factor * (low_ends[0] * odd[m - 3] + low_ends[1] * odd[m - 2])
+            other += low_factor * (low_ends[2] * odd[m - 2] + low_ends[3] * odd[m - 1])
+            even[m - 2], even[m - 1] = one, other
         work[0, 1 + m] = even[m - 1]
+        one, other = odd[half - 2], odd[half - 1]
         _add_sums(odd, even, even_after, high_factor)
+        if closed:
+            one += high_factor * (high_ends[0] * even[m - 2] + high_ends[1] * even[m - 1])
+            other += high_factor * (high_ends[2] * even[m - 1] + high_ends[3] * even[m - 2])
+            odd[m - 2], odd[m - 1] = one, other
     for k in range(half):
         row[2 * k], row[2 * k + 1] = even[k], odd[k]
     if m > half:
         row[n - 1] = even[half]
+    elif closed:
+        row[n - 2], row[n - 1] = odd[half - 1], even[m - 1]

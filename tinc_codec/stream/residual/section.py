@@ -36,6 +36,8 @@ from tinc_codec.stream.wire import Reader, Writer
 Model = tuple[npt.NDArray[np.uint32], npt.NDArray[np.int32]]
 Segment = npt.NDArray[np.uint8]
 
+# Bit of the byte of levels: axes are closed.
+_CLOSED = 1 << 7
 BIAS_UNIT = 256
 OFFSET_UNIT = 65535
 
@@ -316,6 +318,11 @@ class Quantized:
     bands: Bands
     segments: tuple[bytes, ...]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all segments."""
+        return sum(map(len, self.segments))
+
 
 def encode(
     plan: Layout, real: Bands, worth: Bands, *, step: float, price: float, cuts: Cuts, most: int,
@@ -440,7 +447,7 @@ def _overlap(tile: Window, wanted: Window) -> bool:
 def to_bytes(header: Header, segments: Sequence[bytes]) -> bytes:
     """Return the data of a WAVELET section."""
     cuts = tiles.to_byte(header.cuts, header.plan)
-    out = Writer().u8(cuts).u8(len(header.plan.splits))
+    out = Writer().u8(cuts).u8(len(header.plan.splits) | header.plan.closed * _CLOSED)
     for split in header.plan.splits:
         out.u8(split)
     out.f32(header.step).u16(round(header.offset * OFFSET_UNIT))
@@ -473,12 +480,13 @@ def from_bytes(data: bytes, shape: Sequence[int]) -> Coefficients:
         If the data end early.
     """
     reader = Reader(data, "WAVELET section")
-    cut, count = reader.u8(), reader.u8()
+    cut, levels = reader.u8(), reader.u8()
+    closed, count = divmod(levels, _CLOSED)
     if count > wavelet.MOST_LEVELS:
         raise CorruptPayload(f"WAVELET section: {count} levels; at most {wavelet.MOST_LEVELS}")
     splits = [reader.u8() for _ in range(count)]
     try:
-        plan = wavelet.layout(wavelet.three_axes(shape), splits)
+        plan = wavelet.layout(wavelet.three_axes(shape), splits, closed=bool(closed))
     except ValueError as error:
         raise CorruptPayload(f"WAVELET section: {error}") from error
     step, offset, bias = reader.f32(), reader.u16() / OFFSET_UNIT, reader.u8() / BIAS_UNIT

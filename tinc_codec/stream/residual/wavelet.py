@@ -46,10 +46,24 @@ class Layout:
         Of the volume, then of the low-pass band after each level, finest level first.
     splits : tuple of int
         For each level, finest first: bit k: axis k is halved.
+    closed : bool
+        Whether both ends of axes are low-pass samples where they have an even number of them,
+        ``lifting.LEAST_CLOSED`` or more.
     """
 
     shapes: tuple[Shape, ...]
     splits: tuple[int, ...]
+    closed: bool
+
+    def closes(self, level: int, axis: int) -> bool:
+        """Return whether a level halves an axis in the way of a closed one."""
+        n = self.shapes[level][axis]
+        halved = bool(self.splits[level] >> axis & 1)
+        return self.closed and halved and n % 2 == 0 and n >= lifting.LEAST_CLOSED
+
+    def closes_any(self) -> bool:
+        """Return whether any level does."""
+        return any(self.closes(k, axis) for k in range(len(self.splits)) for axis in range(AXES))
 
     def directions(self, level: int) -> list[int]:
         """Return the bands of a level in coding order; bit k: high-pass along axis k."""
@@ -74,8 +88,23 @@ def three_axes(shape: Sequence[int]) -> Shape:
     return a, b, c
 
 
-def layout(shape: Shape, splits: Sequence[int]) -> Layout:
-    """Return the layout of a volume; ValueError if an axis of one sample is halved."""
+def layout(shape: Shape, splits: Sequence[int], *, closed: bool = False) -> Layout:
+    """Return the layout of a volume.
+
+    Parameters
+    ----------
+    shape : Shape
+        Of the volume.
+    splits : sequence of int
+        As in :class:`Layout`.
+    closed : bool
+        As in :class:`Layout`.
+
+    Raises
+    ------
+    ValueError
+        If an axis of one sample is halved, or no axis can be closed where they are to be.
+    """
     shapes = [shape]
     for split in splits:
         halved = [bool(split >> k & 1) for k in range(AXES)]
@@ -85,7 +114,10 @@ def layout(shape: Shape, splits: Sequence[int]) -> Layout:
             raise ValueError(f"split {split} does not fit a band of shape {shapes[-1]}")
         a, b, c = ((n + 1) // 2 if h else n for h, n in zip(halved, shapes[-1], strict=True))
         shapes.append((a, b, c))
-    return Layout(shapes=tuple(shapes), splits=tuple(splits))
+    found = Layout(shapes=tuple(shapes), splits=tuple(splits), closed=closed)
+    if closed and not found.closes_any():
+        raise ValueError(f"no axis of shape {shape} can be closed")
+    return found
 
 
 def _rows(split: int, direction: int) -> tuple[slice, slice]:
@@ -106,27 +138,30 @@ def _parts(length: int, samples: int) -> list[tuple[int, int]]:
     return list(pairwise(k * length // count for k in range(count + 1)))
 
 
-def _along_columns(x: Float32Array, axis: int, lift: Callable[..., Any], run: Run) -> None:
+def _along_columns(
+    x: Float32Array, axis: int, lift: Callable[..., Any], closed: bool, run: Run
+) -> None:
     """Lift in place along axis 0 or 1."""
     n = x.shape[axis]
     if axis:
-        list(run(lambda part: _planes(x[slice(*part)], lift), _parts(len(x), x.size)))
+        list(run(lambda part: _planes(x[slice(*part)], lift, closed), _parts(len(x), x.size)))
         return
     columns = x.reshape(n, -1)
-    list(run(lambda part: lift(columns, *part), _parts(columns.shape[1], x.size)))
+    list(run(lambda part: lift(columns, closed, *part), _parts(columns.shape[1], x.size)))
 
 
-def _planes(x: Float32Array, lift: Callable[..., Any]) -> None:
+def _planes(x: Float32Array, lift: Callable[..., Any], closed: bool) -> None:
     for plane in x:
-        lift(plane, 0, plane.shape[1])
+        lift(plane, closed, 0, plane.shape[1])
 
 
 def _analyse_lines(
-    low: Float32Array, high: Float32Array, x: Float32Array, at: tuple[int, int, int, int], run: Run
-) -> None:
+    low: Float32Array, high: Float32Array, x: Float32Array, at: tuple[int, int, int, int],
+    closed: bool, run: Run,
+) -> None:  # fmt: skip
     """Take lines of low and of high samples from those of a level."""
     parts = _parts(len(low), 2 * low.size)
-    list(run(lambda part: lifting.analyse_lines(low, high, x, at, *part), parts))
+    list(run(lambda part: lifting.analyse_lines(low, high, x, at, closed, *part), parts))
 
 
 def forward(
@@ -148,7 +183,8 @@ def forward(
     for level, split in enumerate(plan.splits):
         for axis in range(_LINES):
             if split >> axis & 1:
-                _along_columns(low, axis, lifting.analyse_columns, run)
+                closed = plan.closes(level, axis)
+                _along_columns(low, axis, lifting.analyse_columns, closed, run)
         bands = {}
         for d in _of_rows(plan, level):
             if not split >> _LINES & 1:
@@ -157,7 +193,8 @@ def forward(
             for band in (d, d | _ACROSS):
                 shape = plan.band_shape(level, band) if band else plan.shapes[level + 1]
                 bands[band] = np.empty(shape, np.float32)
-            _analyse_lines(bands[d], bands[d | _ACROSS], low, _places(split, d), run)
+            closed = plan.closes(level, _LINES)
+            _analyse_lines(bands[d], bands[d | _ACROSS], low, _places(split, d), closed, run)
         low = bands.pop(LOW_PASS)
         levels.append({d: bands[d] for d in plan.directions(level)})
     return low, levels
@@ -171,15 +208,23 @@ def _of_rows(plan: Layout, level: int) -> list[int]:
 def _widened(plan: Layout, level: int, window: Window) -> Window:
     """Return the samples of a level that reach into a window of it.
 
-    Along axes that are halved, from an even one on.
+    Along axes that are halved, from an even one on; of a closed end all its samples.
     """
     a, b, c = (
-        (max(0, first - lifting.REACH) & ~1, min(n, last + lifting.REACH))
-        if plan.splits[level] >> k & 1
-        else (first, last)
-        for k, ((first, last), n) in enumerate(zip(window, plan.shapes[level], strict=True))
+        _reaching(span, n, plan.closes(level, k)) if plan.splits[level] >> k & 1 else span
+        for k, (span, n) in enumerate(zip(window, plan.shapes[level], strict=True))
     )
     return a, b, c
+
+
+def _reaching(span: tuple[int, int], n: int, closed: bool) -> tuple[int, int]:
+    """Return the samples, of n, that reach into some of them."""
+    first, last = span
+    end = n - lifting.CLOSED_END if closed else n
+    if last > end:
+        first = min(first, end)
+    last += lifting.REACH
+    return max(0, first - lifting.REACH) & ~1, n if last > end else last
 
 
 def _band_part(split: int, wide: Window, direction: int) -> Window:
@@ -280,6 +325,7 @@ def _level(
 ) -> Float32Array:  # fmt: skip
     """Return a window of a level; a view of the samples that reach into it."""
     split, wide = plan.splits[level], _widened(plan, level, window)
+    closed = [plan.closes(level, k) and wide[k][1] == plan.shapes[level][k] for k in range(AXES)]
     x = np.empty(_lengths(wide), np.float32)
 
     def band(direction: int) -> tuple[npt.NDArray[Any], tuple[int, int, int], Scale]:
@@ -300,13 +346,13 @@ def _level(
             if odd is None:
                 lifting.restore_lines(*even, x, at, first, last)
             else:
-                lifting.synthesise_lines(*even, *odd, x, at, first, last, work)
+                lifting.synthesise_lines(*even, *odd, x, at, closed[_LINES], first, last, work)
         if split >> 1 & 1:
-            _planes(x[slice(*planes)], lifting.synthesise_columns)
+            _planes(x[slice(*planes)], lifting.synthesise_columns, closed[1])
 
     list(run(lambda part: list(map(fill, _pieces(x, *part))), _parts(len(x), x.size)))
     if split & 1:
-        _along_columns(x, 0, lifting.synthesise_columns, run)
+        _along_columns(x, 0, lifting.synthesise_columns, closed[0], run)
     return x[_within(window, wide)]
 
 

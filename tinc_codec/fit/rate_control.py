@@ -1,0 +1,187 @@
+"""The step at which a wavelet section has a size, or is as good as asked for.
+
+1. About the step: magnitudes tell it, or a coding or two do.
+2. Plan and cuts are chosen there.
+3. Step: size and error are smooth, steep functions of it; a few more codings find it.
+
+The caller may try other prices of a bit: which one decodes best in the same bytes depends on the
+volume, and where few voxels are far brighter than the rest, by tenths of a dB.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from tinc_codec.fit.residual import Coding, Volume
+from tinc_codec.fit.steps import HEADER_BYTES, search
+from tinc_codec.stream.residual.section import Quantized
+
+# A size is near enough from so many parts of it on, and these are aimed at; codings of more than
+# so many times the size are given up.
+_ENOUGH, _WANTED, _ROOM = 0.998, 0.999, 4
+# The most tries for a size; for a score, which has to be found: the search is over long before.
+_TURNS, _MOST_TURNS = 20, 99
+# How near two tries may come, in octaves of the step.
+_SIZE_WIDTH, _SCORE_WIDTH = 3e-4, 0.005
+# How near to the size, in octaves, plan and cuts are chosen.
+_ABOUT_SIZE = 0.1
+# How near to the wanted score one has to be, in dB; beyond what it does not matter how much
+# better it is.
+_NEAR_DB, _FAR_DB = 0.01, 30.0
+# Steps grow as the price of a bit falls, to this power, where the size is to be the same.
+_STEP_BY_PRICE = 0.2
+
+
+def step_at(price: float, coding: Coding) -> float:
+    """Return the step that may give as large a coding at another price of a bit."""
+    return float(coding.step * (coding.price / price) ** _STEP_BY_PRICE)
+
+
+def settle(volume: Volume, step: float, whole: Quantized, *, plans: bool) -> int:
+    """Take the plan, if others are to be tried, and the cuts that do best at a step.
+
+    Given the coding at that step without cuts, return how many bytes it takes then, about.
+    """
+    if plans:
+        whole = volume.choose_plan(step, whole)
+    return volume.choose_cuts(step, whole).nbytes + HEADER_BYTES
+
+
+def settle_about(volume: Volume, size: int, *, plans: bool) -> float | None:
+    """Take plan and cuts where a size is about as wanted; return the step that may give it.
+
+    None where all that was tried takes several times the size.
+    """
+    wanted = math.log2(_WANTED * size)
+    tried: tuple[float, Quantized] | None = None
+
+    def attempt(step: float) -> tuple[float, bool, bool]:
+        nonlocal tried
+        whole = volume.whole(step, _ROOM * size)
+        if whole is None:
+            return math.log2(_ROOM * size), True, False
+        tried = step, whole
+        found = math.log2(whole.nbytes + HEADER_BYTES)
+        return found, found > wanted, abs(found - wanted) < _ABOUT_SIZE
+
+    forecast, finest = volume.magnitudes().sizes(), volume.finest_step()
+    start = 2 ** forecast.step(wanted)
+    search(forecast, start, finest, wanted, _SIZE_WIDTH, _TURNS, attempt)
+    if tried is None:
+        return None
+    step, whole = tried
+    found = math.log2(settle(volume, step, whole, plans=plans))
+    return 2 ** volume.magnitudes().sizes().beyond(math.log2(step), wanted - found)
+
+
+def within_size(
+    volume: Volume, size: int, *, plans: bool = False, start: float | None = None
+) -> Coding | None:
+    """Return the coding with the finest step that takes at most ``size`` bytes.
+
+    Not finer than integers can hold: a smooth volume may take less.
+
+    Parameters
+    ----------
+    volume : Volume
+        What to code.
+    size : int
+        Bytes at hand for the section.
+    plans : bool
+        Whether to try other plans than the one in use.
+    start : float, optional
+        A step near the wanted one, for a volume whose plan and cuts have been chosen.
+
+    Returns
+    -------
+    Coding or None
+        None where not even zeros fit.
+    """
+    if start is None:
+        start = settle_about(volume, size, plans=plans)
+    if start is None:
+        return None
+    best = None
+
+    def attempt(step: float) -> tuple[float, bool, bool]:
+        nonlocal best
+        coding = volume.code(step, _ROOM * size)
+        found = _ROOM * size if coding is None else len(coding.data)
+        if coding is None or found > size:
+            return math.log2(found), True, False
+        best = coding
+        return math.log2(found), False, found >= _ENOUGH * size
+
+    forecast, finest = volume.magnitudes().sizes(), volume.finest_step()
+    wanted = math.log2(_WANTED * size)
+    search(forecast, start, finest, wanted, _SIZE_WIDTH, _TURNS, attempt)
+    return best
+
+
+def settle_near(
+    volume: Volume, score: Callable[[Coding], float], wanted: float, within: float, *, plans: bool
+) -> float:
+    """Take plan and cuts where a score is within some dB of what is wanted.
+
+    Return the step that may give it.
+    """
+    tried: tuple[float, float, Quantized] | None = None
+
+    def attempt(step: float) -> tuple[float, bool, bool]:
+        nonlocal tried
+        step = float(np.float32(step))
+        whole = volume.whole(step)
+        assert whole is not None
+        found = min(score(volume.finished(whole, step)), wanted + _FAR_DB)
+        tried = step, found, whole
+        return found, found >= wanted, abs(found - wanted) < within
+
+    forecast, finest = volume.magnitudes().decibels(), volume.finest_step()
+    start = min(2 ** forecast.step(wanted), volume.spread())
+    search(forecast, start, finest, wanted, _SCORE_WIDTH, _MOST_TURNS, attempt)
+    assert tried is not None
+    step, found, whole = tried
+    settle(volume, step, whole, plans=plans)
+    return 2 ** volume.magnitudes().decibels().beyond(math.log2(step), wanted - found)
+
+
+def as_good(
+    volume: Volume, score: Callable[[Coding], float], wanted: float, start: float
+) -> Coding | None:
+    """Return the coding with about the coarsest step that is good enough.
+
+    Parameters
+    ----------
+    volume : Volume
+        What to code, whose plan and cuts have been chosen.
+    score : callable
+        Tells in dB how good a coding is, from its decoded bytes.
+    wanted : float
+        How good it has to be, in dB.
+    start : float
+        A step near the wanted one.
+
+    Returns
+    -------
+    Coding or None
+        Never worse than wanted, better by about 0.01 dB or with a step that is finer by 0.3 % than
+        one that is not good. None where not even the finest step that integers can hold is good.
+    """
+    best: Coding | None = None
+
+    def attempt(step: float) -> tuple[float, bool, bool]:
+        nonlocal best
+        coding = volume.code(step)
+        assert coding is not None
+        found = min(score(coding), wanted + _FAR_DB)
+        if found >= wanted:
+            best = coding
+        return found, found >= wanted, wanted <= found <= wanted + _NEAR_DB
+
+    forecast, finest = volume.magnitudes().decibels(), volume.finest_step()
+    aimed = wanted + _NEAR_DB / 2
+    search(forecast, start, finest, aimed, _SCORE_WIDTH, _MOST_TURNS, attempt)
+    return best
