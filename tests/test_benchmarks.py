@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tinc_codec.phantom import phantom
+from tinc_codec.stream.residual import lifting
 
 OPTIONS = ["--volumes", "small", "--ratios", "10,16", "--block", "16", "--effort", "1"]
 OPTIONS += ["--paper-iterations", "30"]
@@ -166,6 +167,24 @@ def test_the_cost_of_a_filter(
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("|")[3].strip() for line in lines[2:4]] == ["with", "without"]
     assert all(float(line.split("|")[4]) > 0 for line in lines[2:4])
+
+
+@pytest.mark.parametrize("n", [9, 26])
+def test_the_matrix_of_a_closed_axis_is_that_of_the_package(n: int) -> None:
+    closed_axes = pytest.importorskip("benchmarks.closed_axes")
+    columns = np.eye(n, dtype=np.float32)
+    lifting.analyse_columns(columns, n % 2 == 0, 0, n)
+    found = closed_axes.analysis(n, lifting.ENDS)
+    np.testing.assert_allclose(found, np.concatenate([columns[::2], columns[1::2]]), atol=1e-6)
+
+
+def test_closed_axes_gain(capsys: pytest.CaptureFixture[str]) -> None:
+    closed_axes = pytest.importorskip("benchmarks.closed_axes")
+    assert closed_axes.main([]) == 0
+    lines = [line.split("|") for line in capsys.readouterr().out.splitlines()]
+    assert all(float(line[4]) > 0 for line in lines[2:6])
+    opened, closed = (float(line[5]) for line in lines[9:11])
+    assert closed < opened / 2
 
 
 def test_jumps_between_chunks(

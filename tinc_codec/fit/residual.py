@@ -143,7 +143,6 @@ class Volume:
 
     def whole(self, step: float, most: int | None = None) -> Quantized | None:
         """Code at a step without cuts; None where more than ``most`` bytes are needed."""
-        self._cuts = NO_CUTS
         room = _roomy(self._values.shape) if most is None else most
         return _coded(self._chosen, step, self._price, NO_CUTS, room)
 
@@ -204,7 +203,7 @@ class Volume:
     def finished(self, coded: Quantized, step: float) -> Coding:
         """Return the section of a coding."""
         header = Header(
-            plan=self._chosen.plan, step=step, offset=self._offset, cuts=self._cuts,
+            plan=self._chosen.plan, step=step, offset=self._offset, cuts=coded.cuts,
             bias=_bias(self._chosen, coded, step),
         )  # fmt: skip
         data = section.to_bytes(header, coded.segments)

@@ -313,9 +313,10 @@ def _copy(model: Model) -> Model:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantized:
-    """Integers of a transform, and the segments they are coded in."""
+    """Integers of a transform, the cuts into tiles, and the segments they are coded in."""
 
     bands: Bands
+    cuts: Cuts
     segments: tuple[bytes, ...]
 
     @property
@@ -364,7 +365,9 @@ def encode(
 
     found += run(code_tile, cuts.tiles(plan))
     segments = tuple(segment for segment in found if segment is not None)
-    return Quantized(bands=q, segments=segments) if len(segments) == len(found) else None
+    if len(segments) < len(found):
+        return None
+    return Quantized(bands=q, cuts=cuts, segments=segments)
 
 
 class Coefficients:
