@@ -55,7 +55,7 @@ _PLANE = "float32[:, ::1]"
 def _step(x: Any, first: int, factor: Any, closed: bool, ends: Any, start: int, stop: int) -> None:
     """Add to every second row of x (n, inner) the sum of its neighbours times a factor."""
     n = x.shape[0]
-    for i in range(first, n - 4 if closed else n, 2):
+    for i in range(first, n - CLOSED_END if closed else n, 2):
         before = x[i - 1 if i > 0 else i + 1, start:stop]
         after = x[i + 1 if i + 1 < n else i - 1, start:stop]
         row = x[i, start:stop]
@@ -63,8 +63,11 @@ def _step(x: Any, first: int, factor: Any, closed: bool, ends: Any, start: int, 
             row[k] += factor * (before[k] + after[k])
     if closed:
         for j in range(2):
-            i = n - 4 + first + 2 * j
-            before, after = x[i - 1, start:stop], x[i + 1 if i + 1 < n else n - 4, start:stop]
+            i = n - CLOSED_END + first + 2 * j
+            before, after = (
+                x[i - 1, start:stop],
+                x[i + 1 if i + 1 < n else n - CLOSED_END, start:stop],
+            )
             row, one, other = x[i, start:stop], ends[2 * j], ends[2 * j + 1]
             for k in range(stop - start):
                 row[k] += factor * (one * before[k] + other * after[k])
