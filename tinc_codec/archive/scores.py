@@ -12,10 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinc_codec.archive.layout import Region
-from tinc_codec.metrics import Errors, accuracy, errors_by_threshold, ssim
+from tinc_codec.metrics import Errors, accuracy, errors_by_threshold, otsu_threshold, ssim
 
-_BINS = 256
-_COUNTED_BYTES = 2
 _NOTHING = Errors()
 
 
@@ -123,42 +121,11 @@ def score_chunk(
 
 
 def otsu(values: NDArray[Any]) -> float:
-    """Return the threshold that parts values into two classes of least variance (Otsu 1979).
-
-    Taken from a histogram of 256 bins, on the edge between two of them.
-
-    Returns
-    -------
-    float
-        NaN if all finite values are equal, or there are none.
-    """
-    finite, times = _distinct(values)
-    finite = finite.astype(np.float64) / 2  # differences stay finite
-    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
-    if not high - low > 0:
+    """Return Otsu's threshold; NaN if all finite values are equal, or there are none."""
+    finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+    if not finite.size or finite.min() == finite.max():
         return math.nan
-    bins = np.minimum((finite - low) / (high - low) * _BINS, _BINS - 1).astype(np.int64)
-    counts = np.bincount(bins, times, minlength=_BINS)
-    below = np.cumsum(counts)[:-1]
-    above = counts.sum() - below
-    sums = np.cumsum(counts * np.arange(_BINS))
-    between = below * above * (sums[:-1] / below - (sums[-1] - sums[:-1]) / above) ** 2
-    return float(2 * (low + (1 + np.argmax(between)) * ((high - low) / _BINS)))
-
-
-def _distinct(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    """Return finite values, and how often each occurs, or None for once.
-
-    Small integers, of which there are few, are counted.
-    """
-    if values.dtype.kind == "f":
-        return values[np.isfinite(values)], None
-    if values.dtype.itemsize > _COUNTED_BYTES or not values.size:
-        return values.reshape(-1), None
-    low = int(values.min())
-    times = np.bincount(values.reshape(-1).astype(np.int64) - low)
-    there = np.flatnonzero(times)
-    return there + low, times[there]
+    return otsu_threshold(finite)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
