@@ -9,7 +9,7 @@ Times are of one thread's CPU.
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
 from typing import Any
 
@@ -111,10 +111,13 @@ def row(name: str, voxels: NDArray[Any], bound: int) -> str:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.bounds", description=__doc__)
+    parser.add_argument("volumes", nargs="*", help="names; all by default")
+    options = parser.parse_args()
     print("| volume | bound | ours (1) | mode | / best rival | ours (2) base + correction "
           "| SZ3 | SPERR | encode Mvoxel/s | decode |")  # fmt: skip
     print("|---|---|---|---|---|---|---|---|---|---|")
-    for name in datasets.select(sys.argv[1:] or None):
+    for name in datasets.select(options.volumes or None):
         voxels = datasets.first_block(datasets.load(name), SIDE)
         if voxels.dtype.kind not in "ui":
             continue
