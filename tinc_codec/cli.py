@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -264,26 +266,40 @@ def _convert(
             roi=_roi(roi),
             mask=mask,
         )
-        if workers is None:
-            workers = archive.default_workers(len(plan), torch=plan.torch)
         if dry_run:
-            _print_rows(plan_rows(plan, workers))
-            return
-        if archive.is_complete(plan, overwrite):
-            archive.run(plan, overwrite=overwrite)  # clears up what a killed run has left
-            print(f"{plan.dst}: complete already, of this source with these settings")
-            return
-        archive.check_target(plan, overwrite)
-        for said in plan.left_out:
-            print(f"tinc: {said}", file=sys.stderr)
-        part = _partition(partition)
-        with (
-            archive.cluster_client(workers, scheduler=scheduler, cluster=cluster) as client,
-            display(plan, log_json, client.dashboard_link if client else None) as shown,
-        ):
-            outcome = archive.run(
-                plan, client, overwrite=overwrite, partition=part, on_shard=shown.add
-            )
+            _print_rows(plan_rows(plan, workers or _default_workers(plan)))
+        else:
+            client = partial(archive.cluster_client, scheduler=scheduler, cluster=cluster)
+            _carry_out(plan, workers, client, overwrite, _partition(partition), log_json)
+
+
+def _default_workers(plan: archive.Plan) -> int:
+    return archive.default_workers(len(plan), torch=plan.torch)
+
+
+def _carry_out(
+    plan: archive.Plan,
+    workers: int | None,
+    cluster_client: Callable[[int], AbstractContextManager[Any]],
+    overwrite: bool,
+    partition: tuple[int, int],
+    log_json: Path | None,
+) -> None:
+    """Convert, or go on converting, or say that nothing is left to do."""
+    if archive.is_complete(plan, overwrite):
+        archive.run(plan, overwrite=overwrite)  # clears up what a killed run has left
+        print(f"{plan.dst}: complete already, of this source with these settings")
+        return
+    archive.check_target(plan, overwrite)
+    for said in plan.left_out:
+        print(f"tinc: {said}", file=sys.stderr)
+    with (
+        cluster_client(workers or _default_workers(plan)) as client,
+        display(plan, log_json, client.dashboard_link if client else None) as shown,
+    ):
+        outcome = archive.run(
+            plan, client, overwrite=overwrite, partition=partition, on_shard=shown.add
+        )
     _print_outcome(plan, outcome)
 
 
