@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier, local
 from time import sleep
@@ -120,3 +122,23 @@ def test_a_forked_child_has_threads_of_its_own() -> None:
             found = each(lambda k: k, range(4))
             os._exit(0 if found == [0, 1, 2, 3] else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_work_that_a_thread_does_while_the_process_ends_is_done() -> None:
+    """As of chunks still read when the first error of a damaged one ends a script."""
+    script = """
+import time
+from concurrent.futures import ThreadPoolExecutor
+from tinc_codec import runtime
+from tinc_codec.threads import each
+
+def late():
+    time.sleep(0.5)
+    with runtime(threads=4):
+        print(each(lambda item: item + 1, [1, 2, 3]))
+
+ThreadPoolExecutor(1).submit(late)
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ended.stdout == "[2, 3, 4]\n"
+    assert not ended.stderr

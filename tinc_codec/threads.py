@@ -10,7 +10,7 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from typing import TypeVar, cast
 
@@ -44,6 +44,18 @@ def _shared_pool(size: int) -> ThreadPoolExecutor:
         return _pool
 
 
+def _begun(pool: ThreadPoolExecutor, work: Callable[[int], None], k: int) -> Future[None] | None:
+    """Hand work(k) to another thread; None while the interpreter ends, when no thread takes any."""
+    # The run-time settings are context variables, which threads do not inherit.
+    run = copy_context().run
+    try:
+        return pool.submit(run, work, k)
+    except RuntimeError as error:
+        if "shutdown" not in str(error):
+            raise
+        return None
+
+
 def shared(work: Callable[[int], None], threads: int) -> None:
     """Call work(k) for k from 0 to threads - 1, on this thread and those of the process.
 
@@ -51,11 +63,10 @@ def shared(work: Callable[[int], None], threads: int) -> None:
     that waits for more work even.
     """
     pool = _shared_pool(threads - 1) if threads > 1 else None
-    # The run-time settings are context variables, which threads do not inherit.
-    others = [pool.submit(copy_context().run, work, k) for k in range(1, threads)] if pool else []
+    others = [_begun(pool, work, k) for k in range(1, threads)] if pool else []
     work(0)
     for k, other in enumerate(others, 1):
-        if other.cancel():
+        if other is None or other.cancel():
             work(k)
         else:
             other.result()
