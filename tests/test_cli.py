@@ -264,7 +264,7 @@ def test_version_and_help(capsys):
 
 def test_demo(here, capsys):
     out = ok(capsys, "demo", "--out", "d", "--size", "24", "--ratio", "16", "--effort", "1")
-    for expected in ("ratio", "PSNR", "SSIM", "encoding", "decoding"):
+    for expected in ("ratio", "PSNR", "SSIM", "encoding", "once more", "decoding"):
         assert expected in out
     original, decoded = np.load("d/phantom.npy"), xr.open_zarr("d/phantom.zarr")["data"]
     assert decoded.shape == original.shape == (24, 24, 24)
