@@ -115,7 +115,7 @@ def choose(
     finest = _exponent(0.5 * math.sqrt(squares / len(voxels)))
     taps = (len(stencil) - 1) // 2
     normal = _normal(stencil, wanted, taps, knots, finest)
-    shown = unit.size if weight is None else float(weight.sum())
+    shown = counted(unit.size, weight)
     best, least = None, squares / len(voxels)
     for few, by_activity, by_value in product((True, False), repeat=3):
         structure = _structure(len(normal.wanted), taps, knots, few, by_activity, by_value)
@@ -126,6 +126,11 @@ def choose(
         if cost < least and (most is None or size <= most):
             best, least = found, cost
     return best
+
+
+def counted(size: int, weight: Float32Array | None) -> float:
+    """Return how many voxels there are, each counted by what it weighs."""
+    return size if weight is None else float(weight.sum())
 
 
 def _sample(size: int, weight: Float32Array | None) -> npt.NDArray[np.int64]:

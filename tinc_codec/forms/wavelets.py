@@ -212,8 +212,7 @@ def _filtered(
     form = candidate.form_of(volume, {**plain.sections, SectionKind.FILTER: data}, plain.price)
     least = 0.0
     if most is None:
-        shown = volume.unit.size if volume.weight is None else float(volume.weight.sum())
-        squares = shown * 10 ** (-plain.psnr_db / 10)
+        squares = postfilter.counted(volume.unit.size, volume.weight) * 10 ** (-plain.psnr_db / 10)
         least = _WORTH_DB + 10 * math.log10(1 + price * len(data) / squares)
     return form if form.psnr_db - plain.psnr_db > least else plain
 
