@@ -2,9 +2,9 @@
 
 ``python -m benchmarks.closed_axes`` prints, for axes of several lengths, by how many dB closing
 them raises the coding gain (the mean over coefficients of log variance times squared norm, for
-white noise, Markov processes and their sums), and the mean squared error of the last samples of
+Markov processes, some with white noise added), and the mean squared error of the last samples of
 white noise of which one level's high-pass coefficients are lost. ``--search`` looks for weights
-(``lifting.ENDS``) that raise it further, from the ones in use; it takes a minute.
+(``lifting.ENDS``) that raise it further, from the ones in use.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ _DB_PER_BIT = 20 * np.log10(2)
 def analysis(n: int, ends: Ends | None) -> Matrix:
     """Return the matrix of one level, low samples first; closed with ends, else open."""
     x = np.eye(n)
-    closed = ends is not None and n % 2 == 0 and n >= lifting.LEAST_CLOSED
+    closed = ends is not None and lifting.may_close(n)
     if closed:
         x[[-2, -1]] = x[[-1, -2]]
     factors = (lifting._A, lifting._B, lifting._C, lifting._D)
     for step, factor in enumerate(map(float, factors)):
         for i in range(1 - step % 2, n, 2):
             before, after = x[i - 1 if i else 1], x[i + 1 if i + 1 < n else n - 2]
-            if closed and i >= n - 4:
+            if closed and i >= n - lifting.CLOSED_END:
                 assert ends is not None
                 one, other = ends[step][:2] if i < n - 2 else ends[step][2:]
-                after = x[n - 4] if i == n - 1 else after
+                after = x[n - lifting.CLOSED_END] if i == n - 1 else after
                 x[i] += factor * (one * before + other * after)
             else:
                 x[i] += factor * (before + after)

@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import arrays
 from trees import parameters_of, trees
-from wavelets import closed_if_it_may_be, cuts_of_plan, in_turn, section_of, whole
+from wavelets import cuts_of_plan, in_turn, section_of, whole
 
 import tinc_codec
 from tinc_codec import decode, runtime, weights
@@ -178,7 +178,7 @@ def wavelet_sections(draw: st.DrawFn) -> tuple[tuple[int, ...], bytes]:
             lengths = [(n + 1) // 2 if k in chosen else n for k, n in enumerate(lengths)]
     plan = wavelet.layout(wavelet.three_axes(shape), splits)
     if draw(st.booleans()):
-        plan = closed_if_it_may_be(plan)
+        plan = plan.closed_where_possible()
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     values = rng.normal(0.5, 0.2, shape).astype(np.float32)
     data = section_of(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wavelets import closed_if_it_may_be, in_turn, plans, whole
+from wavelets import in_turn, plans, whole
 
 from tinc_codec import runtime
 from tinc_codec.stream.residual import lifting, wavelet
@@ -45,10 +45,6 @@ def restored(plan: Layout, window: Window, bands: Integers, run: Any = map) -> F
     return wavelet.inverse(plan, window, *bands, SCALE, run)
 
 
-def may_close(n: int) -> bool:
-    return n % 2 == 0 and n >= lifting.LEAST_CLOSED
-
-
 def analysed_lines(x: Float32Array, closed: bool) -> tuple[Float32Array, Float32Array]:
     n = x.shape[2]
     low = np.empty((*x.shape[:2], n - n // 2), np.float32)
@@ -60,7 +56,7 @@ def analysed_lines(x: Float32Array, closed: bool) -> tuple[Float32Array, Float32
 @pytest.mark.parametrize("n", range(1, 41))
 @pytest.mark.parametrize("inner", [1, 3, 300])
 def test_lifting_of_columns_is_undone(n: int, inner: int) -> None:
-    for closed in {False, may_close(n)}:
+    for closed in {False, lifting.may_close(n)}:
         original = noise(n, inner)
         x = original.copy()
         lifting.analyse_columns(x, closed, 0, inner)
@@ -70,7 +66,7 @@ def test_lifting_of_columns_is_undone(n: int, inner: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("n", "closed"), [(n, closed) for n in range(2, 41) for closed in {False, may_close(n)}]
+    ("n", "closed"), [(n, closed) for n in range(2, 41) for closed in {False, lifting.may_close(n)}]
 )
 def test_lines_and_columns_give_the_same_bits(n: int, closed: bool) -> None:
     original = noise(3, 5, n)
@@ -208,7 +204,7 @@ def test_integers_are_restored_in_binary32() -> None:
 @pytest.mark.parametrize("shape", [(70, 64, 65), (2, 400, 300), (200, 1, 500)])
 def test_threads_change_no_bit(shape: tuple[int, int, int]) -> None:
     split = sum(1 << k for k, n in enumerate(shape) if n > 1)
-    plan, values = closed_if_it_may_be(wavelet.layout(shape, [split])), noise(*shape)
+    plan, values = wavelet.layout(shape, [split]).closed_where_possible(), noise(*shape)
     alone = wavelet.forward(values, plan)
     with runtime(threads=3):
         together = wavelet.forward(values, plan, each)

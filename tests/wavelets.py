@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,11 +30,6 @@ def cuts_of(cuts: int | Cuts, plan: Layout) -> Cuts:
     return tiles.in_the_middle(cuts, 1, plan) if cuts else NO_CUTS
 
 
-def closed_if_it_may_be(plan: Layout) -> Layout:
-    closed = replace(plan, closed=True)
-    return closed if closed.closes_any() else plan
-
-
 @st.composite
 def plans(draw: st.DrawFn, longest: int) -> Layout:
     """Draw a plan of up to five levels, closed or not."""
@@ -46,7 +40,7 @@ def plans(draw: st.DrawFn, longest: int) -> Layout:
         if longer:
             split = sum(1 << k for k in draw(st.sets(st.sampled_from(longer), min_size=1)))
             plan = wavelet.layout((a, b, c), [*plan.splits, split])
-    return closed_if_it_may_be(plan) if draw(st.booleans()) else plan
+    return plan.closed_where_possible() if draw(st.booleans()) else plan
 
 
 @st.composite

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -266,21 +265,18 @@ def _convert(
             roi=_roi(roi),
             mask=mask,
         )
+        if workers is None:
+            workers = archive.default_workers(len(plan), torch=plan.torch)
         if dry_run:
-            _print_rows(plan_rows(plan, workers or _default_workers(plan)))
+            _print_rows(plan_rows(plan, workers))
         else:
-            client = partial(archive.cluster_client, scheduler=scheduler, cluster=cluster)
-            _carry_out(plan, workers, client, overwrite, _partition(partition), log_json)
-
-
-def _default_workers(plan: archive.Plan) -> int:
-    return archive.default_workers(len(plan), torch=plan.torch)
+            client = archive.cluster_client(workers, scheduler=scheduler, cluster=cluster)
+            _carry_out(plan, client, overwrite, _partition(partition), log_json)
 
 
 def _carry_out(
     plan: archive.Plan,
-    workers: int | None,
-    cluster_client: Callable[[int], AbstractContextManager[Any]],
+    cluster_client: AbstractContextManager[Any],
     overwrite: bool,
     partition: tuple[int, int],
     log_json: Path | None,
@@ -294,7 +290,7 @@ def _carry_out(
     for said in plan.left_out:
         print(f"tinc: {said}", file=sys.stderr)
     with (
-        cluster_client(workers or _default_workers(plan)) as client,
+        cluster_client as client,
         display(plan, log_json, client.dashboard_link if client else None) as shown,
     ):
         outcome = archive.run(

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -92,9 +91,7 @@ def plan_of(shape: Shape, starts: tuple[int, ...]) -> Layout:
                 lengths[k] = (n + 1) // 2
         if split:
             splits.append(split)
-    open_ended = wavelet.layout(shape, splits)
-    closed = replace(open_ended, closed=True)
-    return closed if closed.closes_any() else open_ended
+    return wavelet.layout(shape, splits).closed_where_possible()
 
 
 class Volume:
@@ -143,8 +140,7 @@ class Volume:
 
     def whole(self, step: float, most: int | None = None) -> Quantized | None:
         """Code at a step without cuts; None where more than ``most`` bytes are needed."""
-        room = _roomy(self._values.shape) if most is None else most
-        return _coded(self._chosen, step, self._price, NO_CUTS, room)
+        return _coded(self._chosen, step, self._price, NO_CUTS, most)
 
     def choose_plan(self, step: float, whole: Quantized) -> Quantized:
         """Take the plan that does best at a step: axes are moved while that gains something.
@@ -182,7 +178,7 @@ class Volume:
         last = math.inf
         # Of most levels first, mostly the best: once fewer do no better, still fewer do not.
         for cuts in reversed(list(cutting.candidates(self._chosen.plan, whole.bands))):
-            coded = _coded(self._chosen, step, price, cuts, _roomy(self._values.shape))
+            coded = _coded(self._chosen, step, price, cuts)
             assert coded is not None
             cost = _cost(self._chosen, coded, step, price) + _time(coded, price, size)
             if cost >= last:
@@ -195,10 +191,11 @@ class Volume:
     def code(self, step: float, most: int | None = None) -> Coding | None:
         """Code at a step, rounded to binary32; None where more than ``most`` bytes are needed."""
         step = float(np.float32(step))
-        room = _roomy(self._values.shape) if most is None else most
-        coded = _coded(self._chosen, step, self._price, self._cuts, room)
-        coding = None if coded is None else self.finished(coded, step)
-        return None if coding is None or len(coding.data) > room else coding
+        coded = _coded(self._chosen, step, self._price, self._cuts, most)
+        if coded is None:
+            return None
+        coding = self.finished(coded, step)
+        return coding if most is None or len(coding.data) <= most else None
 
     def finished(self, coded: Quantized, step: float) -> Coding:
         """Return the section of a coding."""
@@ -240,14 +237,12 @@ def _neighbours(starts: tuple[int, ...]) -> list[tuple[int, ...]]:
     return [s for s in dict.fromkeys(found) if s != starts]
 
 
-def _roomy(shape: Sequence[int]) -> int:
-    """Return bytes that any coding of a volume fits in."""
-    return 4 * math.prod(shape) + 1024
-
-
 def _coded(
-    transform: _Transform, step: float, price: float, cuts: Cuts, most: int
+    transform: _Transform, step: float, price: float, cuts: Cuts, most: int | None = None
 ) -> Quantized | None:
+    """Code at a step; None where more than ``most`` bytes are needed, never without it."""
+    if most is None:
+        most = 4 * math.prod(transform.plan.shapes[0]) + 1024  # any coding of a volume fits
     return section.encode(
         transform.plan, transform.bands, transform.worth, step=step, price=price, cuts=cuts,
         most=most, run=each,
@@ -294,7 +289,7 @@ def _each(bands: Bands) -> list[Any]:
 
 def _uncut(transform: _Transform, step: float, price: float) -> Quantized:
     """Return the coding in one segment, however large."""
-    coded = _coded(transform, step, price, NO_CUTS, _roomy(transform.plan.shapes[0]))
+    coded = _coded(transform, step, price, NO_CUTS)
     assert coded is not None
     return coded
 

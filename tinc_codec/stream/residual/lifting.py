@@ -51,6 +51,11 @@ _COLUMNS = 256
 _PLANE = "float32[:, ::1]"
 
 
+def may_close(n: int) -> bool:
+    """Return whether an axis of n samples may be closed."""
+    return n % 2 == 0 and n >= LEAST_CLOSED
+
+
 @njit(nogil=True, cache=True)
 def _step(x: Any, first: int, factor: Any, closed: bool, ends: Any, start: int, stop: int) -> None:
     """Add to every second row of x (n, inner) the sum of its neighbours times a factor."""
@@ -62,12 +67,10 @@ def _step(x: Any, first: int, factor: Any, closed: bool, ends: Any, start: int, 
         for k in range(stop - start):
             row[k] += factor * (before[k] + after[k])
     if closed:
+        end = n - CLOSED_END
         for j in range(2):
-            i = n - CLOSED_END + first + 2 * j
-            before, after = (
-                x[i - 1, start:stop],
-                x[i + 1 if i + 1 < n else n - CLOSED_END, start:stop],
-            )
+            i = end + first + 2 * j
+            before, after = x[i - 1, start:stop], x[i + 1 if i + 1 < n else end, start:stop]
             row, one, other = x[i, start:stop], ends[2 * j], ends[2 * j + 1]
             for k in range(stop - start):
                 row[k] += factor * (one * before[k] + other * after[k])
@@ -127,6 +130,22 @@ def synthesise_columns(x: Any, closed: bool, first: int, last: int) -> None:
 
 
 @njit(nogil=True, cache=True)
+def _sums_of_high(high: Any, ends: Any) -> Any:
+    """Return the sums of neighbours of the last two even samples of a closed line."""
+    n = len(high)
+    one = ends[0] * high[n - 3] + ends[1] * high[n - 2]
+    return one, ends[2] * high[n - 2] + ends[3] * high[n - 1]
+
+
+@njit(nogil=True, cache=True)
+def _sums_of_low(low: Any, ends: Any) -> Any:
+    """Return the sums of neighbours of the last two odd samples of a closed line."""
+    n = len(low)
+    one = ends[0] * low[n - 2] + ends[1] * low[n - 1]
+    return one, ends[2] * low[n - 1] + ends[3] * low[n - 2]
+
+
+@njit(nogil=True, cache=True)
 def _step_low(low: Any, high: Any, factor: Any, closed: bool, ends: Any) -> None:
     """Add to each even sample of a line the sum of its neighbours times a factor."""
     n = len(low)
@@ -135,8 +154,9 @@ def _step_low(low: Any, high: Any, factor: Any, closed: bool, ends: Any) -> None
     for i in range(inner - 1):
         low[i + 1] += factor * (high[i] + high[i + 1])
     if closed:
-        low[n - 2] += factor * (ends[0] * high[n - 3] + ends[1] * high[n - 2])
-        low[n - 1] += factor * (ends[2] * high[n - 2] + ends[3] * high[n - 1])
+        one, other = _sums_of_high(high, ends)
+        low[n - 2] += factor * one
+        low[n - 1] += factor * other
     elif inner < n:
         low[inner] += factor * (high[inner - 1] + high[inner - 1])
 
@@ -149,8 +169,9 @@ def _step_high(low: Any, high: Any, factor: Any, closed: bool, ends: Any) -> Non
     for i in range(inner):
         high[i] += factor * (low[i] + low[i + 1])
     if closed:
-        high[n - 2] += factor * (ends[0] * low[n - 2] + ends[1] * low[n - 1])
-        high[n - 1] += factor * (ends[2] * low[n - 1] + ends[3] * low[n - 2])
+        one, other = _sums_of_low(low, ends)
+        high[n - 2] += factor * one
+        high[n - 1] += factor * other
     elif inner < n:
         high[inner] += factor * (low[inner] + low[inner])
 
@@ -284,19 +305,19 @@ def _put_together(work: Any, row: Any, closed: bool) -> None:
         work[1, 0] = odd[0]
         if m > half:
             work[1, m] = odd[half - 1]
-        one, other = even[m - 2], even[m - 1]
+        last_but_one, last = even[m - 2], even[m - 1]
         _add_sums(even, odd_before, odd_after, low_factor)
         if closed:
-            one += low_factor * (low_ends[0] * odd[m - 3] + low_ends[1] * odd[m - 2])
-            other += low_factor * (low_ends[2] * odd[m - 2] + low_ends[3] * odd[m - 1])
-            even[m - 2], even[m - 1] = one, other
+            one, other = _sums_of_high(odd, low_ends)
+            even[m - 2] = last_but_one + low_factor * one
+            even[m - 1] = last + low_factor * other
         work[0, 1 + m] = even[m - 1]
-        one, other = odd[half - 2], odd[half - 1]
+        last_but_one, last = odd[half - 2], odd[half - 1]
         _add_sums(odd, even, even_after, high_factor)
         if closed:
-            one += high_factor * (high_ends[0] * even[m - 2] + high_ends[1] * even[m - 1])
-            other += high_factor * (high_ends[2] * even[m - 1] + high_ends[3] * even[m - 2])
-            odd[m - 2], odd[m - 1] = one, other
+            one, other = _sums_of_low(even, high_ends)
+            odd[half - 2] = last_but_one + high_factor * one
+            odd[half - 1] = last + high_factor * other
     for k in range(half):
         row[2 * k], row[2 * k + 1] = even[k], odd[k]
     if m > half:

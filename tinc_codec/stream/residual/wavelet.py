@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -47,8 +47,8 @@ class Layout:
     splits : tuple of int
         For each level, finest first: bit k: axis k is halved.
     closed : bool
-        Whether both ends of axes are low-pass samples where they have an even number of them,
-        ``lifting.LEAST_CLOSED`` or more.
+        Whether both ends of axes are low-pass samples, of the lengths that may be closed
+        (:func:`lifting.may_close`).
     """
 
     shapes: tuple[Shape, ...]
@@ -57,13 +57,17 @@ class Layout:
 
     def closes(self, level: int, axis: int) -> bool:
         """Return whether a level halves an axis in the way of a closed one."""
-        n = self.shapes[level][axis]
         halved = bool(self.splits[level] >> axis & 1)
-        return self.closed and halved and n % 2 == 0 and n >= lifting.LEAST_CLOSED
+        return self.closed and halved and lifting.may_close(self.shapes[level][axis])
 
     def closes_any(self) -> bool:
         """Return whether any level does."""
         return any(self.closes(k, axis) for k in range(len(self.splits)) for axis in range(AXES))
+
+    def closed_where_possible(self) -> Layout:
+        """Return the layout with its axes closed; itself where none can be."""
+        closed = replace(self, closed=True)
+        return closed if closed.closes_any() else self
 
     def directions(self, level: int) -> list[int]:
         """Return the bands of a level in coding order; bit k: high-pass along axis k."""
