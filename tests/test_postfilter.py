@@ -32,7 +32,7 @@ from tinc_codec.phantom import phantom
 from tinc_codec.stream import container
 from tinc_codec.stream.container import SectionKind
 from tinc_codec.stream.residual import postfilter
-from tinc_codec.stream.residual.postfilter import PostFilter
+from tinc_codec.stream.residual.postfilter import Curve, PostFilter, Term
 
 Array = NDArray[Any]
 SHAPES = [(40,), (9, 14), (7, 8, 9), (3, 5, 6, 7), (2, 2, 2)]
@@ -78,6 +78,43 @@ def test_parts_are_those_of_the_whole(data: st.DataObject) -> None:
     count = min(map(len, axes))
     points = [index[:count] for index in axes]
     np.testing.assert_array_equal(part(found, values, points, pointwise=True), whole[tuple(points)])
+
+
+# Right behind 223 the rounded quotient of what is passed since 64 is below 1.
+KNOTS = {
+    "looked up": (0, 1, 2, 5, 90, 255),
+    "as many as are looked up": tuple(range(3, 99, 6)),
+    "a quotient below 1": (10, 64, 223, 240),
+    "more than are looked up": tuple(range(0, 255, 4)),
+    "two": (10, 200),
+}
+
+
+@pytest.mark.parametrize("kind", KNOTS)
+def test_values_at_knots_and_right_beside_them(kind: str) -> None:
+    """Each segment of a curve begins and ends where the format says, to the last bit."""
+    knots = KNOTS[kind]
+    # From a 0 on, and with large numbers, nothing is lost in the sum with the voxel's own value.
+    integers = tuple(0 if n == 64 else (53 * k) % 255 - 127 for k, n in enumerate(knots))
+    curve = Curve(exponent=0, integers=integers)
+    activities = Curve(exponent=5, integers=tuple((91 * k) % 255 - 127 for k in range(16)))
+    weights = tuple((29 * k) % 41 - 20 for k in range(3))
+    found = PostFilter(
+        knots=knots, tone=curve, finest=14,
+        by_activity=Term(strength=activities, weights=weights),
+        by_value=Term(strength=curve, weights=weights[::-1]),
+    )  # fmt: skip
+    looked_up = postfilter.tables(found, 1).looked_up.tolist()
+    assert looked_up == [1, kind not in ("a quotient below 1", "more than are looked up")]
+    at = postfilter.value_knots(knots)
+    powers = np.float32(2.0) ** -np.arange(18, dtype=np.float32)
+    places = np.concatenate([at, powers, [np.float32(0)]])
+    below, above = (np.nextafter(places, np.float32(to)) for to in (-1, 2))
+    values = np.stack([below, places, above], axis=1).reshape(-1)
+    values = np.concatenate([values, np.repeat(places, 7), [np.inf, 0, -np.inf]]).astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        wanted = evaluate_filter(postfilter.to_bytes(found), values)
+        np.testing.assert_array_equal(part(found, values, [np.arange(len(values))]), wanted)
 
 
 def test_nothing_asked_for_is_nothing() -> None:

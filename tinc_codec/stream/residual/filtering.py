@@ -1,8 +1,9 @@
 """The arithmetic of a FILTER section on voxels that follow one another, as LLVM code.
 
-Voxels stay in registers from their neighbours to the result, and knots beyond which none of them
-lies are left out, which changes no sum. numba's own loops store and load each sum for every two
-knots.
+Voxels stay in registers from their neighbours to the result. The segment of a curve that a voxel
+lies in is looked up in registers too, with the sum of all before it; where that is not sure to be
+the same sum, knots beyond which none lies are left out, which changes none. numba's own loops store
+and load each sum for every two knots.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from tinc_codec.llvm import (
+    BITS,
     VECTOR,
     WIDTH,
     Array,
@@ -36,6 +38,8 @@ SIDES = 2 * REACH
 
 # Vectors worked on at once: numbers of the tables are loaded once for all of them.
 _TOGETHER = 3
+# Knots of curves that may be looked up in registers, at most.
+LOOKED_UP = 16
 _MASK = ir.IntType(WIDTH)
 _LINE, _TABLE = types.Array(types.float32, 1, "C"), types.Array(types.float32, 2, "C")
 _PLACES = types.Array(types.int64, 1, "C")
@@ -112,11 +116,55 @@ class _Sides:
 class _Curves:
     """Curves over the same knots."""
 
-    def __init__(self, knots: Any, slopes: Any, count: Any, steps: Sequence[Any]) -> None:
-        self.knots, self.slopes, self.count, self.steps = knots, slopes, count, steps
+    def __init__(self, b: Any, tables: Sequence[Array], over: int, *curves: int) -> None:
+        knots, slopes, counts, looked_up, steps, sums = tables
+        self.knots, self.slopes = (array.row(b, i64(over)) for array in (knots, slopes))
+        self.count, self.looked_up = (
+            b.load(b.gep(array.data, [i64(over)])) for array in (counts, looked_up)
+        )
+        self.steps, self.sums = (
+            [array.row(b, i64(row)) for row in curves] for array in (steps, sums)
+        )
 
     def values(self, b: Any, xs: list[Any]) -> list[list[Any]]:
-        """Return each curve at each x: the first value, and of each step what is passed of it."""
+        """Return each curve at each x."""
+        if WIDTH < LOOKED_UP // 2:
+            return self._summed(b, xs)
+        found = []
+        with b.if_else(b.icmp_unsigned("!=", self.looked_up, i64(0))) as branches:
+            for branch, form in zip(branches, (self._looked_up, self._summed), strict=True):
+                with branch:
+                    values = form(b, xs)
+                    found.append((values, b.block))
+        return [[_either(b, found, c, k) for k in range(len(xs))] for c in range(len(self.steps))]
+
+    def _looked_up(self, b: Any, xs: list[Any]) -> list[list[Any]]:
+        """Look up the segment that each x lies in, by halves, and the sum of all before it."""
+        places, step = [ir.Constant(BITS, [0] * WIDTH)] * len(xs), LOOKED_UP // 2
+        while step:
+            further = ir.Constant(BITS, [step] * WIDTH)
+            knots = [_permuted(b, b.gep(self.knots, [i64(step)]), k) for k in places]
+            beyond = [b.fcmp_ordered(">", x, knot) for x, knot in zip(xs, knots, strict=True)]
+            moved = [b.add(k, further) for k in places]
+            places = [b.select(*each) for each in zip(beyond, moved, places, strict=True)]
+            step //= 2
+        parts = [
+            _passed(b, x, _permuted(b, self.knots, k), _permuted(b, self.slopes, k))
+            for x, k in zip(xs, places, strict=True)
+        ]
+        found = []
+        for sums, steps in zip(self.sums, self.steps, strict=True):
+            following = b.gep(steps, [i64(1)])
+            products = [
+                b.fmul(_permuted(b, following, k), part)
+                for k, part in zip(places, parts, strict=True)
+            ]
+            before = [_permuted(b, sums, k) for k in places]
+            found.append(list(map(b.fadd, before, products)))
+        return found
+
+    def _summed(self, b: Any, xs: list[Any]) -> list[list[Any]]:
+        """Add up the first value, and of each step what is passed of it."""
 
         def more(carried: list[Any]) -> Any:
             knot = load_broadcast(b, self.knots, carried[0])
@@ -138,6 +186,23 @@ class _Curves:
         return [sums[k : k + len(xs)] for k in range(0, len(sums), len(xs))]
 
 
+def _either(b: Any, found: list[tuple[list[list[Any]], Any]], curve: int, k: int) -> Any:
+    """Return a curve at an x, from the branch that was taken."""
+    phi = b.phi(VECTOR)
+    for values, block in found:
+        phi.add_incoming(values[curve][k], block)
+    return phi
+
+
+def _permuted(b: Any, row: Any, at: Any) -> Any:
+    """Return the numbers of a row at some places, all below LOOKED_UP."""
+    if WIDTH == LOOKED_UP:
+        return call(b, "llvm.x86.avx512.permvar.sf.512", VECTOR, [load(b, row, i64(0)), at])
+    halves = [load(b, row, i64(k)) for k in range(0, LOOKED_UP, WIDTH)]
+    low, high = (call(b, "llvm.x86.avx2.permps", VECTOR, [half, at]) for half in halves)
+    return b.select(b.icmp_signed("<", at, ir.Constant(BITS, [WIDTH] * WIDTH)), low, high)
+
+
 def _passed(b: Any, x: Any, knot: Any, slope: Any) -> Any:
     """Return the part of the way from a knot to the next that x has passed, 0 to 1."""
     part = b.fmul(b.fsub(x, knot), slope)
@@ -152,16 +217,10 @@ def _absolute(b: Any, x: Any) -> Any:
 class _Filter:
     """The three terms: by value, tone, by activity."""
 
-    def __init__(
-        self, b: Any, knots: Array, slopes: Array, counts: Array, curves: Array,
-        weights: Array, *, beside: _Sides, along: _Sides,
-    ) -> None:  # fmt: skip
-        def over(k: int, *rows: int) -> _Curves:
-            at, steps = i64(k), [curves.row(b, i64(row)) for row in rows]
-            count = b.load(b.gep(counts.data, [at]))
-            return _Curves(knots.row(b, at), slopes.row(b, at), count, steps)
-
-        self.by_activity, self.by_value_and_tone = over(0, 2), over(1, 0, 1)
+    def __init__(self, b: Any, *tables: Array, beside: _Sides, along: _Sides) -> None:
+        *of_curves, weights = tables
+        self.by_activity = _Curves(b, of_curves, 0, 2)
+        self.by_value_and_tone = _Curves(b, of_curves, 1, 0, 1)
         self.weights = [weights.row(b, i64(k)) for k in range(2)]
         self.beside, self.along = beside, along
 

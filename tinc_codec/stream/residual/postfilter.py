@@ -22,14 +22,14 @@ import numpy.typing as npt
 from tinc_codec.errors import CorruptPayload
 from tinc_codec.llvm import WIDTH
 from tinc_codec.stream.residual.binary import kernel
-from tinc_codec.stream.residual.filtering import REACH, SIDES, filter_run
+from tinc_codec.stream.residual.filtering import LOOKED_UP, REACH, SIDES, filter_run
 from tinc_codec.stream.wire import Reader, Writer
 
 Float32Array = npt.NDArray[np.float32]
 
 # numba keeps compiled code until this file changes, whatever becomes of the code it builds on:
 # tests/test_kernels.py holds this to the checksum of that.
-BUILT_ON = "1940a0eb"
+BUILT_ON = "42125385"
 
 # Voxels of a line filtered at once.
 BLOCK = 1024
@@ -44,6 +44,8 @@ VALUE_UNIT, WEIGHT_UNIT = 255, 64
 FEWEST_KNOTS, MOST_KNOTS, MOST_ACTIVITIES = 2, 64, 16
 MOST_EXPONENT = 31
 _BY_ACTIVITY, _BY_VALUE = 1, 2
+# Numbers in a row of tables, at least: looking up loads LOOKED_UP from half of them on.
+_ROOM = LOOKED_UP + LOOKED_UP // 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,14 +193,18 @@ class Tables(NamedTuple):
 
     Attributes
     ----------
-    knots : (2, most knots) float32
-        Of activity and of value.
-    slopes : (2, most knots) float32
+    knots : (2, room) float32
+        Of activity and of value; infinity for the last and beyond it.
+    slopes : (2, room) float32
         One over the way from the knot to the next.
     counts : (2,) int64
         Knots of each.
-    curves : (3, most knots) float32
+    looked_up : (2,) int64
+        1 where the segment that a number lies in tells the curves there; see :func:`_passed_whole`.
+    steps : (3, room) float32
         :meth:`Curve.steps` of the strength by value, the tone and the strength by activity.
+    sums : (3, room) float32
+        Sums of the steps up to each.
     weights : (2, taps) float32
         Of the terms by activity and by value.
     """
@@ -206,8 +212,19 @@ class Tables(NamedTuple):
     knots: Float32Array
     slopes: Float32Array
     counts: npt.NDArray[np.int64]
-    curves: Float32Array
+    looked_up: npt.NDArray[np.int64]
+    steps: Float32Array
+    sums: Float32Array
     weights: Float32Array
+
+
+def _passed_whole(knots: Float32Array, slopes: Float32Array) -> bool:
+    """Return whether the part of each segment that is passed is 1 for all numbers beyond it.
+
+    It is a rounded quotient, and might be less just behind a knot.
+    """
+    beyond = np.nextafter(knots[1:], np.float32(np.inf))
+    return bool(np.all((beyond - knots[:-1]) * slopes >= 1))
 
 
 @lru_cache(maxsize=64)
@@ -218,23 +235,28 @@ def tables(found: PostFilter, axes: int) -> Tables:
     """
     activities = len(found.by_activity.strength.integers) if found.by_activity else FEWEST_KNOTS
     both = [activity_knots(activities, found.finest), value_knots(found.knots)]
-    most = max(map(len, both))
-    knots, slopes = np.zeros((2, 2, most), np.float32)
+    room = max(_ROOM, *map(len, both))
+    knots, slopes = np.full((2, room), np.inf, np.float32), np.zeros((2, room), np.float32)
+    looked_up = np.zeros(2, np.int64)
     for k, at in enumerate(both):
-        knots[k, : len(at)] = at
-        slopes[k, : len(at) - 1] = np.float32(1) / np.diff(at)
-    curves = np.zeros((3, most), np.float32)
+        between = np.float32(1) / np.diff(at)
+        knots[k, : len(at) - 1], slopes[k, : len(at) - 1] = at[:-1], between
+        looked_up[k] = len(at) <= LOOKED_UP and _passed_whole(at, between)
+    steps = np.zeros((3, room), np.float32)
     weights = np.zeros((2, REACH * axes_filtered(axes)), np.float32)
     for k, term in enumerate((found.by_activity, found.by_value)):
         if term:
-            curves[2 - 2 * k, : len(term.strength.integers)] = term.strength.steps()
+            steps[2 - 2 * k, : len(term.strength.integers)] = term.strength.steps()
             weights[k] = np.array(term.weights, np.float32) / np.float32(WEIGHT_UNIT)
-    curves[1, : len(found.knots)] = found.tone.steps()
-    counts = np.array([len(at) for at in both], np.int64)
-    return Tables(knots=knots, slopes=slopes, counts=counts, curves=curves, weights=weights)
+    steps[1, : len(found.knots)] = found.tone.steps()
+    return Tables(
+        knots=knots, slopes=slopes, counts=np.array([len(at) for at in both], np.int64),
+        looked_up=looked_up, steps=steps, sums=np.cumsum(steps, axis=1, dtype=np.float32),
+        weights=weights,
+    )  # fmt: skip
 
 
-@kernel()
+@kernel(inlined=True)
 def _run(
     own: Any, at: int, beside: Any, along: Any, places: Any, axes: int, tables: Any, work: Any,
     out: Any, n: int,
