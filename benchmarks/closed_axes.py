@@ -4,7 +4,7 @@
 them raises the coding gain (the mean over coefficients of log variance times squared norm, for
 Markov processes, some with white noise added), and the mean squared error of the last samples of
 white noise of which one level's high-pass coefficients are lost. ``--search`` looks for weights
-(``lifting.ENDS``) that raise it further, from the ones in use.
+(``cdf97.ENDS``) that raise it further, from the ones in use.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.rows import markdown
-from tinc_codec.stream.residual import lifting
+from tinc_codec.stream.residual import cdf97
 
 Matrix = npt.NDArray[np.float64]
 Ends = Sequence[Sequence[float]]
@@ -32,21 +32,21 @@ _DB_PER_BIT = 20 * np.log10(2)
 def analysis(n: int, ends: Ends | None) -> Matrix:
     """Return the matrix of one level, low samples first; closed with ends, else open."""
     x = np.eye(n)
-    closed = ends is not None and lifting.may_close(n)
+    closed = ends is not None and cdf97.may_close(n)
     if closed:
         x[[-2, -1]] = x[[-1, -2]]
-    factors = (lifting._A, lifting._B, lifting._C, lifting._D)
+    factors = (cdf97.A, cdf97.B, cdf97.C, cdf97.D)
     for step, factor in enumerate(map(float, factors)):
         for i in range(1 - step % 2, n, 2):
             before, after = x[i - 1 if i else 1], x[i + 1 if i + 1 < n else n - 2]
-            if closed and i >= n - lifting.CLOSED_END:
+            if closed and i >= n - cdf97.CLOSED_END:
                 assert ends is not None
                 one, other = ends[step][:2] if i < n - 2 else ends[step][2:]
-                after = x[n - lifting.CLOSED_END] if i == n - 1 else after
+                after = x[n - cdf97.CLOSED_END] if i == n - 1 else after
                 x[i] += factor * (one * before + other * after)
             else:
                 x[i] += factor * (before + after)
-    return np.concatenate([x[::2] * float(lifting._LOW), x[1::2] * float(lifting._HIGH)])
+    return np.concatenate([x[::2] * float(cdf97.LOW), x[1::2] * float(cdf97.HIGH)])
 
 
 def transform(n: int, levels: int, ends: Ends | None) -> Matrix:
@@ -88,7 +88,7 @@ def searched() -> Ends:
     """Return weights of a larger coding gain, found from the ones in use."""
     from scipy.optimize import minimize
 
-    start = np.array([(ends[0], ends[2]) for ends in lifting.ENDS], np.float64).ravel()
+    start = np.array([(ends[0], ends[2]) for ends in cdf97.ENDS], np.float64).ravel()
 
     def loss(x: npt.NDArray[Any]) -> float:
         return -sum(coding_gain(n, levels, ends_of(x)) * n for n, levels in LENGTHS[:3])
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.closed_axes", description=__doc__)
     parser.add_argument("--search", action="store_true")
     options = parser.parse_args(arguments)
-    closed = [[float(v) for v in ends] for ends in lifting.ENDS]
+    closed = [[float(v) for v in ends] for ends in cdf97.ENDS]
     sets: dict[str, Ends] = {"in use": closed}
     if options.search:
         sets["searched"] = searched()

@@ -34,9 +34,9 @@ from tinc_codec.stream.container import FORMAT_VERSION, SectionKind
 from tinc_codec.stream.normalize import ArrayInfo
 from tinc_codec.stream.residual import (
     binary,
+    cdf97,
     coefficients,
     differences,
-    lifting,
     predictive,
     tiles,
     wavelet,
@@ -366,10 +366,10 @@ def test_ends_of_closed_axes() -> None:
     found = {int(step): [float(v.replace("−", "-")) for v in ends] for step, *ends in rows}
     # Steps of the synthesis undo those of the analysis, the last one first.
     assert found == {
-        5 - k: pytest.approx([float(v) for v in ends]) for k, ends in enumerate(lifting.ENDS)
+        5 - k: pytest.approx([float(v) for v in ends]) for k, ends in enumerate(cdf97.ENDS)
     }
     assert found == {2 + k: list(ends) for k, ends in enumerate(wavelet_reader.ENDS)}
-    assert numbers(r"if n is even\s+and at least (\d+)", text) == [lifting.LEAST_CLOSED]
+    assert numbers(r"if n is even\s+and at least (\d+)", text) == [cdf97.LEAST_CLOSED]
 
 
 def test_numbers_of_the_correction_coder() -> None:

@@ -159,6 +159,7 @@ def test_plain_processors_decode_alike(features: str, tmp_path: Path) -> None:
         (RESIDUAL, "coefficients", ["binary"]),
         (RESIDUAL, "differences", ["binary"]),
         (RESIDUAL, "postfilter", ["../../llvm", "filtering"]),
+        (RESIDUAL, "lifting", ["../../llvm", "cdf97", "sweeping"]),
     ],
 )
 def test_compiled_code_is_dropped_when_what_it_builds_on_changes(

@@ -21,6 +21,7 @@ from tinc_codec.opened import Chunk, long_axes, open_chunk
 from tinc_codec.selection import Selection, resolve
 from tinc_codec.smoothed import low_pass_values, tree_values
 from tinc_codec.stream import cosine, exceptions, normalize
+from tinc_codec.threads import each
 from tinc_codec.tree import network
 from tinc_codec.tree.geometry import IntArray
 from tinc_codec.windowed import field_values, wavelet_values
@@ -176,7 +177,7 @@ def box_values(
         values = np.full(size, info.low, info.dtype)
     else:
         unit = unit_values(chunk, axes, pointwise=pointwise)
-        values = normalize.denormalize(unit, info.low, info.high, info.dtype, out)
+        values = normalize.denormalize(unit, info.low, info.high, info.dtype, out, each)
     if chunk.correction is not None:
         from tinc_codec.stream.residual import correction
 

@@ -45,7 +45,7 @@ def i64(value: int) -> Any:
     return ir.Constant(INT64, value)
 
 
-def splat(value: float) -> Any:
+def splat(value: float | np.float32) -> Any:
     """Return a vector of one number."""
     return ir.Constant(VECTOR, [float(np.float32(value))] * WIDTH)
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 Float32Array = npt.NDArray[np.float32]
 
+# Voxels that a thread is worth.
+_PART = 1 << 17
+
 
 def wavelet_values(
     coded: Coefficients,
@@ -46,7 +49,9 @@ def wavelet_values(
     """
     window, inside = _window(shape, axes, pointwise=pointwise)
     block = coded.values(window, each, below)
-    block += np.float32(coded.header.offset)
+    offset = np.float32(coded.header.offset)
+    planes = np.array_split(block, max(1, min(len(block), block.size // _PART)))
+    each(lambda part: np.add(part, offset, out=part), planes)
     return _picked(block, inside, pointwise=pointwise)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinc_codec.errors import CorruptPayload, UnsupportedData
+from tinc_codec.parallel import Run
 from tinc_codec.stream.wire import VARINT_LIMIT, Reader, Writer
 
 MAX_DIMENSIONS = 32
@@ -306,6 +307,7 @@ def denormalize(
     high: Number,
     dtype: np.dtype[Any],
     out: np.ndarray | None = None,
+    run: Run = map,
 ) -> np.ndarray:
     """Map [0, 1] to values: the inverse of :func:`normalize`, rounded to the dtype.
 
@@ -322,6 +324,8 @@ def denormalize(
         Of the result, byte order included.
     out : numpy.ndarray, optional
         Where to write it: C-contiguous, of this dtype and the shape of ``unit``.
+    run : callable
+        Maps a function over items, on threads perhaps.
 
     Returns
     -------
@@ -337,7 +341,9 @@ def denormalize(
         from tinc_codec import rescale
 
         fill = rescale.fill_floats if dtype.kind == "f" else rescale.fill_integers
-        fill(np.ravel(unit), float(low), float(high), out.reshape(-1))
+        numbers, values, ends = np.ravel(unit), out.reshape(-1), (float(low), float(high))
+        parts = [slice(at, at + _SLAB) for at in range(0, numbers.size, _SLAB)]
+        list(run(lambda part: fill(numbers[part], *ends, values[part]), parts))
         return out
     for part in _slabs(unit.shape):
         upper = np.array(unit[part], np.float64)

@@ -27,7 +27,7 @@ from tinc_codec.engines.cpu.vector import LANES, STRIDE
 
 # numba keeps compiled code until this file changes, whatever becomes of the code it builds on:
 # tests/test_kernels.py holds this to the checksum of that.
-BUILT_ON = "11c9aa8d"
+BUILT_ON = "90e5f826"
 
 
 @njit(nogil=True, cache=True)

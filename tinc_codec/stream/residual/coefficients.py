@@ -18,7 +18,7 @@ from tinc_codec.stream.residual.mixing import PROBABILITY
 
 # numba keeps compiled code until this file changes, whatever becomes of the code it builds on:
 # tests/test_kernels.py holds this to the checksum of that.
-BUILT_ON = "5a00d4ce"
+BUILT_ON = "96cd4655"
 
 # Zeros around each array of magnitudes, so that neighbours need no checks.
 PAD = 2
@@ -31,6 +31,9 @@ CLASSES = 64
 _MOST_ACTIVITY = 1023
 LEVELS = 21
 LEVEL = np.floor(2 * np.log2(1.0 + np.arange(_MOST_ACTIVITY + 1)) + 0.5).astype(np.uint8)
+# Bits of what :func:`around` finds.
+_ACTIVITY_BITS = 11
+_ACTIVITY = (1 << _ACTIVITY_BITS) - 1
 _EVEN = 1 << 15
 _MOST_UNARY = 16
 _LONGEST_TAIL = 24
@@ -70,8 +73,15 @@ def _level(activity: Any) -> Any:
 
 
 @kernel()
-def _tell(active: Any, i: Any, row: int, plane: int, size: int) -> None:
-    """Add a magnitude to the activity of the places that have it as a neighbour, weighted to 34."""
+def _tell(active: Any, nearest: Any, i: Any, row: int, plane: int, size: int) -> None:
+    """Add a magnitude to the activity of the places that have it as a neighbour, weighted to 34.
+
+    And, up to 2, to what later places know of the nearest before them, as digits of base 3.
+    """
+    digit = min(size, 2)
+    nearest[np.uint32(i + 1)] += 9 * digit
+    nearest[np.uint32(i + row)] += 3 * digit
+    nearest[np.uint32(i + plane)] += digit
     for step in (1, row, plane):
         active[np.uint32(i + step)] += 4 * size
     for step in (
@@ -84,20 +94,58 @@ def _tell(active: Any, i: Any, row: int, plane: int, size: int) -> None:
 
 @kernel()
 def around(v: Any, out: Any) -> None:
-    """Set out, int16, to the activity at each place of a band and on its sides, weighted to 10.
+    """Set out, int16, to what later contexts take of each place of a band, and of its sides.
 
-    ``v`` is padded, int8 or uint8; the outermost ring of ``out`` stays as it is.
+    The activity there, weighted to 10, and above its bits the magnitude up to 2. ``v``, int8 or
+    uint8, and ``out`` are padded; zeros around lines and planes let all be done as one axis.
     """
-    depth, height, width = v.shape
-    for z in range(1, depth - 1):
-        for y in range(1, height - 1):
-            for x in range(1, width - 1):
-                sides = (
-                    abs(np.int16(v[z - 1, y, x])) + abs(np.int16(v[z + 1, y, x]))
-                    + abs(np.int16(v[z, y - 1, x])) + abs(np.int16(v[z, y + 1, x]))
-                    + abs(np.int16(v[z, y, x - 1])) + abs(np.int16(v[z, y, x + 1]))
-                )  # fmt: skip
-                out[z, y, x] = 4 * abs(np.int16(v[z, y, x])) + sides
+    _, height, row = v.shape
+    plane = height * row
+    flat, target = v.reshape(-1), out.reshape(-1)[plane:]
+    n = len(flat) - 2 * plane
+    # Views that all begin at place 0: loops with places before it are not vectorised.
+    here, up, down = flat[plane:], flat, flat[2 * plane :]
+    west, east, north, south = (
+        flat[plane - 1 :], flat[plane + 1 :], flat[plane - row :], flat[plane + row :]
+    )  # fmt: skip
+    for i in range(n):
+        size = abs(np.int16(here[i]))
+        sides = abs(np.int16(west[i])) + abs(np.int16(east[i]))
+        sides += abs(np.int16(north[i])) + abs(np.int16(south[i]))
+        sides += abs(np.int16(up[i])) + abs(np.int16(down[i]))
+        digit = np.int16(min(size, np.int16(2)))
+        target[i] = np.int16(4 * size + sides + (digit << _ACTIVITY_BITS))
+
+
+@kernel()
+def around_within(v: Any, out: Any, depth: int, height: int, width: int) -> None:
+    """Do as :func:`around` for a band that may end one place before the others of its level.
+
+    What is beyond its end counts as zeros.
+    """
+    around(v, out)
+    z, y, x = PAD + depth, PAD + height, PAD + width
+    if z < v.shape[0] - PAD:
+        for j in range(PAD, y):
+            for i in range(PAD, x):
+                out[z - 1, j, i] -= np.int16(v[z, j, i])
+    if y < v.shape[1] - PAD:
+        for k in range(PAD, z):
+            for i in range(PAD, x):
+                out[k, y - 1, i] -= np.int16(v[k, y, i])
+    if x < v.shape[2] - PAD:
+        for k in range(PAD, z):
+            for j in range(PAD, y):
+                out[k, j, x - 1] -= np.int16(v[k, j, x])
+
+
+@kernel()
+def add_magnitudes(v: Any, sums: Any) -> None:
+    """Add the magnitudes of a band, int8, to those of others, uint8, clipped; both padded."""
+    flat, target = v.reshape(-1), sums.reshape(-1)
+    for i in range(len(flat)):
+        size = np.uint8(abs(np.int16(flat[i])))
+        target[i] = min(np.uint8(target[i] + size), np.uint8(CLIP))  # below 256: both are clipped
 
 
 @kernel(inlined=True)
@@ -171,17 +219,14 @@ def _code_sign(
 @kernel(inlined=True)
 def _code_coefficient(
     state: Any, data: Any, words: Any, weights: Any, real: Any,
-    worth: Any, v: Any, i: Any, row: int, plane: int, above: int, beside: int, same: int,
-    higher: int, side: int, kind: int, direction: int, price: Any,
+    worth: Any, v: Any, i: Any, row: int, plane: int, same: Any, nearest: Any, above: Any,
+    beside: Any, kind: int, direction: int, price: Any,
 ) -> Any:  # fmt: skip
     """Code one coefficient; return it."""
+    higher, side = above & _ACTIVITY, beside & _ACTIVITY
     every = _level(2 * same + 3 * higher + 4 * side)
     ls, lu, lb = _level(same), _level(higher), _level(side)
-    w: Any = abs(np.int64(v[np.uint32(i - 1)]))
-    n: Any = abs(np.int64(v[np.uint32(i - row)]))
-    u: Any = abs(np.int64(v[np.uint32(i - plane)]))
-    near = min(w, 2) * 81 + min(n, 2) * 27 + min(u, 2) * 9
-    near += min(abs(above), 2) * 3 + min(beside, 2)
+    near = 9 * nearest + 3 * (above >> _ACTIVITY_BITS) + (beside >> _ACTIVITY_BITS)
     slots = (
         _AT[0] + kind * LEVELS + ls, _AT[1] + ls * LEVELS + lu, _AT[2] + lu * LEVELS + lb,
         _AT[3] + near, _AT[4] + direction * LEVELS + every, _AT[5] + kind * LEVELS + every,
@@ -192,6 +237,9 @@ def _code_coefficient(
     learn(words, slots, weights, every, inputs, taken, p, bit, _LIMIT, _RATE)
     if bit == 0:
         return 0
+    w: Any = abs(np.int64(v[np.uint32(i - 1)]))
+    n: Any = abs(np.int64(v[np.uint32(i - row)]))
+    u: Any = abs(np.int64(v[np.uint32(i - plane)]))
     largest = min(max(w, n, u), _MOST_UNARY - 1)
     size = _code_size(
         state, data, words, weights, size, every, ls, largest, direction
@@ -253,73 +301,53 @@ def _code_block_flag(
     return bit
 
 
-@kernel(inlined=True)
-def _around_sums(sums: Any, i: Any, row: int, plane: int, inside: Any) -> Any:
-    """Return a place's sum and those at its sides, weighted to 10; 0 outside of the band."""
-    z, y, x = inside
-    total = 4 * np.int64(sums[np.uint32(i)])
-    total += np.int64(sums[np.uint32(i - 1)]) + np.int64(sums[np.uint32(i - row)])
-    total += np.int64(sums[np.uint32(i - plane)])
-    if x:
-        total += np.int64(sums[np.uint32(i + 1)])
-    if y:
-        total += np.int64(sums[np.uint32(i + row)])
-    if z:
-        total += np.int64(sums[np.uint32(i + plane)])
-    return total
-
-
 @kernel()
 def _code_block(
     state: Any, data: Any, words: Any, weights: Any, real: Any,
-    scale: Any, worth: Any, own: Any, own_active: Any, q: Any, parents: Any, parents_active: Any,
-    shift: Any, sums: Any, first: Any, last: Any, places: Any, above_places: Any, sum_places: Any,
-    kind: int, direction: int, price: Any,
+    scale: Any, worth: Any, own: Any, own_active: Any, nearest: Any, q: Any, above: Any,
+    shift: Any, beside: Any, first: Any, last: Any, places: Any, above_places: Any, kind: int,
+    direction: int, price: Any,
 ) -> None:  # fmt: skip
     """Code the coefficients of a block that has one but 0."""
     here, row, plane = places
     there, up_row, up_plane = above_places
-    beside, sum_row, sum_plane = sum_places
-    depth, height, width = q.shape
     encoding = not state[DECODING]
     for z in range(first[0], last[0]):
         for y in range(first[1], last[1]):
             i = here + z * plane + y * row
             up = there + (z >> shift[0]) * up_plane + (y >> shift[1]) * up_row
-            side = beside + z * sum_plane + y * sum_row
             for x in range(first[2], last[2]):
                 wanted = real[z, y, x] * scale if encoding else np.float32(0)
                 weight = worth[z, y, x] if encoding else np.float32(0)
                 at, over = np.uint32(i + x), np.uint32(up + (x >> shift[2]))
-                inside = (z + 1 < depth, y + 1 < height, x + 1 < width)
                 value = _code_coefficient(
-                    state, data, words, weights, wanted, weight, own, at, row,
-                    plane, parents[over], sums[np.uint32(side + x)], own_active[at],
-                    parents_active[over],
-                    _around_sums(sums, side + x, sum_row, sum_plane, inside), kind, direction,
-                    price,
+                    state, data, words, weights, wanted, weight, own, at, row, plane,
+                    np.int64(own_active[at]), np.int64(nearest[at]), np.int64(above[over]),
+                    np.int64(beside[at]), kind, direction, price,
                 )  # fmt: skip
                 if value:
                     q[z, y, x] = value
                     own[at] = min(max(value, -CLIP), CLIP)
-                    _tell(own_active, at, row, plane, abs(own[at]))
+                    _tell(own_active, nearest, at, row, plane, abs(own[at]))
 
 
 # One compiled form for whole bands and for views of them.
 _CODE_BAND = (
     "boolean(int64[::1], uint8[::1], uint32[::1], int32[:, ::1], "
     "float32[:, :, :], float32, float32[:, :, :], int32[:, :, :], int8[::1], int16[::1], "
-    "uint8[:, :, ::1], int8[::1], int16[::1], uint8[:, :, ::1], int64[::1], int64[::1], "
-    "int64[::1], uint8[::1], uint8[:, :, ::1], int64[::1], int64, int64, float32)"
+    "uint8[::1], uint8[:, :, ::1], int64[::1], int8[::1], int16[::1], uint8[:, :, ::1], "
+    "int64[::1], int64[::1], int64[::1], uint8[::1], int16[::1], uint8[:, :, ::1], int64, int64, "
+    "float32)"
 )
 
 
 @kernel(_CODE_BAND)
 def code_band(
     state: Any, data: Any, words: Any, weights: Any, real: Any,
-    scale: Any, worth: Any, q: Any, own: Any, own_active: Any, blocks: Any, parents: Any,
-    parents_active: Any, parent_blocks: Any, origin: Any, shift: Any, parent_places: Any, sums: Any,
-    sum_blocks: Any, sum_places: Any, kind: int, direction: int, price: Any,
+    scale: Any, worth: Any, q: Any, own: Any, own_active: Any, nearest: Any, blocks: Any,
+    places: Any, parents: Any, above: Any, parent_blocks: Any, origin: Any, shift: Any,
+    parent_places: Any, sums: Any, beside: Any, sum_blocks: Any, kind: int, direction: int,
+    price: Any,
 ) -> Any:  # fmt: skip
     """Encode a band, choosing its integers, or decode it; False: the data were too short.
 
@@ -343,11 +371,14 @@ def code_band(
         Zeros; then the integers.
     own : int8, padded
         Zeros; then the integers, clipped: the context of later ones.
-    own_active : int16, padded
-        Zeros; then the activity of the neighbours that came before.
+    own_active, nearest : int16 and uint8, padded
+        Zeros; then the activity of the neighbours that came before, and 9, 3 and 1 times the
+        magnitudes, up to 2, of those along x, y and z.
     blocks : (z, y, x) uint8
         Zeros; then its flags.
-    parents, parents_active, parent_blocks : int8, int16, padded, and flags
+    places : (3,) int64
+        Where in the padded arrays of this level the band begins; how far rows and planes are apart.
+    parents, above, parent_blocks : int8, int16, padded, and flags
         ``own`` of the band of this direction one level up, what :func:`around` makes of it, and
         its flags.
     origin : (3,) int64
@@ -355,11 +386,10 @@ def code_band(
     shift : (3,) int64
         1 for each axis that halves towards that band; 40: there is none.
     parent_places : (3,) int64
-        Where in ``parents`` the origin is; how far its rows and planes are apart.
-    sums, sum_blocks : uint8, padded, and flags
-        Magnitudes in the bands of this level coded before, as :func:`add_magnitudes` adds them.
-    sum_places : (3,) int64
-        As ``parent_places``, of ``sums``.
+        As ``places``, of the origin in ``parents``.
+    sums, beside, sum_blocks : uint8, int16, padded, and flags
+        Magnitudes in the bands of this level coded before, as :func:`add_magnitudes` adds them, and
+        what :func:`around_within` makes of them.
     kind, direction : int
         Class of the band; bit k of the direction: high-pass along axis k.
     price : float
@@ -367,11 +397,8 @@ def code_band(
     """
     encoding = not state[DECODING]
     depth, height, width = q.shape
-    row = width + 2 * PAD
-    plane = (height + 2 * PAD) * row
-    here = PAD * (plane + row + 1)
+    here, row, plane = places
     above_places = (parent_places[0], parent_places[1], parent_places[2])
-    beside, sum_row, sum_plane = sum_places
     for bz in range((depth + 3) >> 2):
         for by in range((height + 3) >> 2):
             if state[AT] > len(data) + SLACK:
@@ -392,7 +419,7 @@ def code_band(
                 if parent_blocks[pz, py, px]:
                     higher = _sum(parents, *above_places, first, last, shift)
                 if sum_blocks[bz + 1, by + 1, bx + 1]:
-                    side = _sum(sums, beside, sum_row, sum_plane, first, last, (0, 0, 0))
+                    side = _sum(sums, here, row, plane, first, last, (0, 0, 0))
                 gain = _gain(real, scale, worth, first, last, price) if encoding else np.float32(0)
                 bit = _code_block_flag(
                     state, data, words, weights, gain, near, higher, side,
@@ -401,30 +428,8 @@ def code_band(
                 blocks[bz + 1, by + 1, bx + 1] = bit
                 if bit:
                     _code_block(
-                        state, data, words, weights, real, scale,
-                        worth, own, own_active, q, parents, parents_active, shift, sums, first,
-                        last, (here, row, plane), above_places, (beside, sum_row, sum_plane), kind,
-                        direction, price,
+                        state, data, words, weights, real, scale, worth, own, own_active, nearest,
+                        q, above, shift, beside, first, last, (here, row, plane), above_places,
+                        kind, direction, price,
                     )  # fmt: skip
     return state[AT] <= len(data) + SLACK
-
-
-@kernel()
-def add_magnitudes(v: Any, blocks: Any, sums: Any, sum_blocks: Any) -> None:
-    """Add the magnitudes of a band, int8, to those of others, uint8, clipped; both padded.
-
-    Flags of blocks are as for :func:`code_band`; blocks without one are left out.
-    """
-    depth, height, width = v.shape
-    for bz in range(1, blocks.shape[0] - 1):
-        for by in range(1, blocks.shape[1] - 1):
-            for bx in range(1, blocks.shape[2] - 1):
-                if blocks[bz, by, bx] == 0:
-                    continue
-                sum_blocks[bz, by, bx] = 1
-                x = PAD + BLOCK * (bx - 1)
-                for z in range(PAD + BLOCK * (bz - 1), min(PAD + BLOCK * bz, depth - PAD)):
-                    for y in range(PAD + BLOCK * (by - 1), min(PAD + BLOCK * by, height - PAD)):
-                        for k in range(x, min(x + BLOCK, width - PAD)):
-                            size = np.int16(sums[z, y, k]) + abs(np.int16(v[z, y, k]))
-                            sums[z, y, k] = min(size, CLIP)

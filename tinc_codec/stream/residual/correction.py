@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tinc_codec.errors import CorruptPayload, InvalidSetting
+from tinc_codec.parallel import Run
 from tinc_codec.stream.residual import predictive
-from tinc_codec.stream.residual.wavelet import Run, Window, three_axes
+from tinc_codec.stream.residual.wavelet import Window, three_axes
 from tinc_codec.stream.wire import Reader, Writer
 
 Int64Array = npt.NDArray[np.int64]

@@ -2,16 +2,11 @@
 
 Daubechies and Sweldens, 1998. In binary32, every operation rounded, none fused: the inverse gives
 the same bits on every machine, and for a part of an axis the same as for all of it, but for the
-:data:`REACH` samples next to where the part was cut.
+:data:`cdf97.REACH` samples next to where the part was cut.
 
 Columns are transformed in place, even samples low and odd ones high. Lines, along the last axis,
 are taken from and put together to arrays of low and of high samples: both ways run over memory in
 order.
-
-An axis of an even number of samples ends with an odd one, which symmetric extension foretells from
-one side only: errors there are twice as large as elsewhere, and the next chunk begins with a step.
-A closed axis ends with an even one: its last two samples change places, and what the neighbours of
-the last four count is a matter of its own (:data:`ENDS`).
 """
 
 from __future__ import annotations
@@ -21,39 +16,30 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-# Samples next to an artificial end that the missing neighbours make wrong.
-REACH = 4
-
-_A, _B, _C, _D = map(np.float32, (-1.586134342, -0.05298011854, 0.8829110762, 0.4435068522))
-# Scales of low and high samples that make the transform almost orthonormal.
-_LOW, _HIGH = np.float32(1.149604398), np.float32(0.869864452)
-# The fewest samples of an axis that may be closed.
-LEAST_CLOSED = 6
-# Samples at a closed end that are not what they would be elsewhere.
-CLOSED_END = 4
-# In the steps with A to D: what the samples before and after the last but one even (B, D) or odd
-# (A, C) sample of a closed axis count, then those of the last one. Before and after the very last
-# sample, an odd one, the last two even ones are taken. Sums of 2 let constants be constant; the
-# rest was found by search for coding gain (python -m benchmarks.closed_axes).
-ENDS = tuple(
-    tuple(map(np.float32, ends))
-    for ends in (
-        (1.403, 0.597, 2.158, -0.158),
-        (0.749, 1.251, 1.869, 0.131),
-        (1.347, 0.653, 2.817, -0.817),
-        (0.723, 1.277, 0.798, 1.202),
-    )
+from tinc_codec.llvm import WIDTH
+from tinc_codec.stream.residual.cdf97 import (
+    CLOSED_END,
+    ENDS_A,
+    ENDS_B,
+    ENDS_C,
+    ENDS_D,
+    HIGH,
+    LOW,
+    A,
+    B,
+    C,
+    D,
 )
-_ENDS_A, _ENDS_B, _ENDS_C, _ENDS_D = ENDS
+from tinc_codec.stream.residual.sweeping import LEAST_ROWS, sweep
+
+# numba keeps compiled code until this file changes, whatever becomes of the code it builds on:
+# tests/test_kernels.py holds this to the checksum of that.
+BUILT_ON = "eebfc957"
+
 # Columns worked on together: the rows of a block stay in the cache.
 _COLUMNS = 256
 
 _PLANE = "float32[:, ::1]"
-
-
-def may_close(n: int) -> bool:
-    """Return whether an axis of n samples may be closed."""
-    return n % 2 == 0 and n >= LEAST_CLOSED
 
 
 @njit(nogil=True, cache=True)
@@ -106,27 +92,61 @@ def analyse_columns(x: Any, closed: bool, first: int, last: int) -> None:
         stop = min(start + _COLUMNS, last)
         if closed:
             _exchange(x, start, stop)
-        _step(x, 1, _A, closed, _ENDS_A, start, stop)
-        _step(x, 0, _B, closed, _ENDS_B, start, stop)
-        _step(x, 1, _C, closed, _ENDS_C, start, stop)
-        _step(x, 0, _D, closed, _ENDS_D, start, stop)
-        _scale(x, _LOW, _HIGH, start, stop)
+        _step(x, 1, A, closed, ENDS_A, start, stop)
+        _step(x, 0, B, closed, ENDS_B, start, stop)
+        _step(x, 1, C, closed, ENDS_C, start, stop)
+        _step(x, 0, D, closed, ENDS_D, start, stop)
+        _scale(x, LOW, HIGH, start, stop)
+
+
+@njit(f"void({_PLANE}, boolean, int64, int64)", nogil=True, cache=True)
+def _synthesise_few_rows(x: Any, closed: bool, first: int, last: int) -> None:
+    """Do the steps one by one, for columns that are too short for a way through all of them."""
+    if x.shape[0] < 2:
+        return
+    for start in range(first, last, _COLUMNS):
+        stop = min(start + _COLUMNS, last)
+        _scale(x, HIGH, LOW, start, stop)
+        _step(x, 0, -D, closed, ENDS_D, start, stop)
+        _step(x, 1, -C, closed, ENDS_C, start, stop)
+        _step(x, 0, -B, closed, ENDS_B, start, stop)
+        _step(x, 1, -A, closed, ENDS_A, start, stop)
+        if closed:
+            _exchange(x, start, stop)
 
 
 @njit(f"void({_PLANE}, boolean, int64, int64)", nogil=True, cache=True)
 def synthesise_columns(x: Any, closed: bool, first: int, last: int) -> None:
     """Undo :func:`analyse_columns`."""
-    if x.shape[0] < 2:
+    n = x.shape[0]
+    if n < LEAST_ROWS:
+        _synthesise_few_rows(x, closed, first, last)
         return
-    for start in range(first, last, _COLUMNS):
-        stop = min(start + _COLUMNS, last)
-        _scale(x, _HIGH, _LOW, start, stop)
-        _step(x, 0, -_D, closed, _ENDS_D, start, stop)
-        _step(x, 1, -_C, closed, _ENDS_C, start, stop)
-        _step(x, 0, -_B, closed, _ENDS_B, start, stop)
-        _step(x, 1, -_A, closed, _ENDS_A, start, stop)
-        if closed:
-            _exchange(x, start, stop)
+    rest = last - (last - first) % WIDTH
+    sweep(x, n, first, rest, closed)
+    if rest < last:
+        work = np.empty((n, WIDTH), np.float32)
+        for i in range(n):
+            for k in range(WIDTH):
+                work[i, k] = x[i, rest + k] if rest + k < last else np.float32(0)
+        sweep(work, n, 0, WIDTH, closed)
+        for i in range(n):
+            for k in range(last - rest):
+                x[i, rest + k] = work[i, k]
+
+
+@njit(nogil=True, cache=True)
+def analyse_planes(x: Any, closed: bool, first: int, last: int) -> None:
+    """Transform columns of the planes first to last (exclusive) of x (z, n, inner) in place."""
+    for plane in range(first, last):
+        analyse_columns(x[plane], closed, 0, x.shape[2])
+
+
+@njit(nogil=True, cache=True)
+def synthesise_planes(x: Any, closed: bool, first: int, last: int) -> None:
+    """Undo :func:`analyse_planes`."""
+    for plane in range(first, last):
+        synthesise_columns(x[plane], closed, 0, x.shape[2])
 
 
 @njit(nogil=True, cache=True)
@@ -205,14 +225,14 @@ def analyse_lines(
                 even[n // 2] = row[n - 1]
             elif closed:
                 even[n // 2 - 1], odd[n // 2 - 1] = row[n - 1], row[n - 2]
-            _step_high(even, odd, _A, closed, _ENDS_A)
-            _step_low(even, odd, _B, closed, _ENDS_B)
-            _step_high(even, odd, _C, closed, _ENDS_C)
-            _step_low(even, odd, _D, closed, _ENDS_D)
+            _step_high(even, odd, A, closed, ENDS_A)
+            _step_low(even, odd, B, closed, ENDS_B)
+            _step_high(even, odd, C, closed, ENDS_C)
+            _step_low(even, odd, D, closed, ENDS_D)
             for k in range(len(even)):
-                even[k] *= _LOW
+                even[k] *= LOW
             for k in range(len(odd)):
-                odd[k] *= _HIGH
+                odd[k] *= HIGH
 
 
 @njit(nogil=True, cache=True)
@@ -272,8 +292,8 @@ def synthesise_lines(
         for j, y in enumerate(range(at[2], len(plane), at[3])):
             lows = low[low_corner[0] + i, low_corner[1] + j]
             highs = high[high_corner[0] + i, high_corner[1] + j]
-            some = _restore(lows, low_corner[2], low_scale, _HIGH, even)
-            more = _restore(highs, high_corner[2], high_scale, _LOW, odd)
+            some = _restore(lows, low_corner[2], low_scale, HIGH, even)
+            more = _restore(highs, high_corner[2], high_scale, LOW, odd)
             row = plane[y]
             if some or more:
                 _put_together(work, row, closed)
@@ -300,7 +320,7 @@ def _put_together(work: Any, row: Any, closed: bool) -> None:
     even, odd = work[0, 1 : 1 + m], work[1, 1 : 1 + half]
     odd_before, odd_after, even_after = work[1, :m], work[1, 1 : 1 + m], work[0, 2 : 2 + half]
     for low_factor, high_factor, low_ends, high_ends in (
-        (-_D, -_C, _ENDS_D, _ENDS_C), (-_B, -_A, _ENDS_B, _ENDS_A)
+        (-D, -C, ENDS_D, ENDS_C), (-B, -A, ENDS_B, ENDS_A)
     ):  # fmt: skip
         work[1, 0] = odd[0]
         if m > half:

@@ -29,7 +29,7 @@ Float32Array = npt.NDArray[np.float32]
 
 # numba keeps compiled code until this file changes, whatever becomes of the code it builds on:
 # tests/test_kernels.py holds this to the checksum of that.
-BUILT_ON = "42125385"
+BUILT_ON = "14bf6b38"
 
 # Voxels of a line filtered at once.
 BLOCK = 1024

@@ -8,15 +8,15 @@ fitted to the field by least squares and stored; from there on, integers only. F
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tinc_codec.errors import CorruptPayload
+from tinc_codec.parallel import Run
 from tinc_codec.stream.residual import binary, differences, mixing
 from tinc_codec.stream.residual.differences import COUNTED, WEIGHT_BITS
 from tinc_codec.stream.wire import Reader, Writer
@@ -25,7 +25,6 @@ Int64Array = npt.NDArray[np.int64]
 Float64Array = npt.NDArray[np.float64]
 Shape = tuple[int, int, int]
 Window = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
-Run = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 Offsets = tuple[tuple[int, int, int], ...]
 
 AXES = 3

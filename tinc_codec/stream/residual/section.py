@@ -11,6 +11,8 @@ import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ import numpy.typing as npt
 from numpy.lib.stride_tricks import as_strided
 
 from tinc_codec.errors import CorruptPayload
+from tinc_codec.parallel import Run
 from tinc_codec.stream.residual import binary, coefficients, mixing, tiles, wavelet
 from tinc_codec.stream.residual.coefficients import PAD
 from tinc_codec.stream.residual.tiles import Cuts, Tile
@@ -28,7 +31,6 @@ from tinc_codec.stream.residual.wavelet import (
     Float32Array,
     IntArray,
     Layout,
-    Run,
     Window,
 )
 from tinc_codec.stream.wire import Reader, Writer
@@ -95,6 +97,42 @@ class _Band:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Beside:
+    """The bands of a level that have been coded: contexts for the others.
+
+    Attributes
+    ----------
+    sums : uint8 array, padded
+        Sums of their magnitudes.
+    around : int16 array, padded
+        What :func:`coefficients.around` makes of them.
+    blocks : (z, y, x) uint8
+        Flags of blocks, as of a :class:`_Band`.
+    """
+
+    sums: npt.NDArray[np.uint8]
+    around: npt.NDArray[np.int16]
+    blocks: npt.NDArray[np.uint8]
+
+    @classmethod
+    def nothing(cls, shape: Sequence[int]) -> _Beside:
+        """Return what no band adds up to, in the longest shape of the level's bands."""
+        sums, around = _padded(shape, np.uint8), _padded(shape, np.int16)
+        return cls(sums=sums, around=around, blocks=_no_blocks(shape))
+
+    def add(self, band: _Band) -> None:
+        """Add a band."""
+        if band.blocks.any():
+            coefficients.add_magnitudes(band.clipped, self.sums)
+            np.bitwise_or(self.blocks, band.blocks, out=self.blocks)
+
+    def look_around(self, shape: Sequence[int]) -> None:
+        """Make ``around`` that of a band of some shape."""
+        if self.blocks.any():
+            coefficients.around_within(self.sums, self.around, *shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Level:
     """A level that has been coded: contexts for the next finer one.
 
@@ -135,9 +173,10 @@ def _places(padded: npt.NDArray[Any], origin: Sequence[int]) -> npt.NDArray[np.i
     return np.array((z * plane + y * row + x + PAD * (plane + row + 1), row, plane), np.int64)
 
 
-def _around(v: npt.NDArray[Any]) -> npt.NDArray[np.int16]:
-    out = np.zeros(v.shape, np.int16)
-    coefficients.around(v, out)
+def _around(band: _Band) -> npt.NDArray[np.int16]:
+    out = np.zeros(band.clipped.shape, np.int16)
+    if band.blocks.any():
+        coefficients.around(band.clipped, out)
     return out
 
 
@@ -153,16 +192,16 @@ class _Coder:
         self.data, self.model = data, model
         self.state = np.zeros(binary.STATE_SIZE, np.int64)
         self.whole = True
-        self._active = np.zeros(0, np.int16)
+        self._room = {kind: np.zeros(0, kind) for kind in (np.int16, np.uint8)}
         binary.start(self.state, data, decoding)
 
-    def _not_active(self, size: int) -> npt.NDArray[np.int16]:
+    def _zeros(self, size: int, kind: type[Any]) -> npt.NDArray[Any]:
         """Return zeros in memory that is used again."""
-        if len(self._active) < size:
-            self._active = np.zeros(size, np.int16)
+        if len(self._room[kind]) < size:
+            self._room[kind] = np.zeros(size, kind)
         else:
-            self._active[:size] = 0
-        return self._active[:size]
+            self._room[kind][:size] = 0
+        return self._room[kind][:size]
 
     def low_pass(
         self, real: Float32Array, worth: Float32Array, q: IntArray, scale: float, price: float
@@ -170,7 +209,7 @@ class _Coder:
         """Code the low-pass band."""
         self._band(
             real, scale, worth, q, _Band.zeros(q.shape), _NO_LEVEL, (0, 0, 0), _FAR,
-            _padded(q.shape, np.uint8), _no_blocks(q.shape), _LOW_KIND, LOW_PASS, price,
+            _Beside.nothing(q.shape), _LOW_KIND, LOW_PASS, price,
         )  # fmt: skip
 
     def level(
@@ -179,35 +218,37 @@ class _Coder:
     ) -> dict[int, _Band]:  # fmt: skip
         """Code the bands of a level, or a tile of them; return what later ones need of them."""
         largest = [max(band.shape[k] for band in q.values()) for k in range(AXES)]
-        sums, sum_blocks = _padded(largest, np.uint8), _no_blocks(largest)
+        beside = _Beside.nothing(largest)
         kind = 8 * min(level, _LEVEL_CLASSES - 1)
         found = {}
         for direction, integers in q.items():
-            band = found[direction] = _Band.zeros(integers.shape)
+            band = found[direction] = _Band.zeros(largest)
             shift = parent.shift if direction in parent.bands else _FAR
             self._band(
                 real.get(direction, _NO_REAL), scale, worth.get(direction, _NO_REAL), integers,
-                band, parent, origin, shift, sums, sum_blocks, kind + direction, direction, price,
+                band, parent, origin, shift, beside, kind + direction, direction, price,
             )  # fmt: skip
-            coefficients.add_magnitudes(band.clipped, band.blocks, sums, sum_blocks)
+            beside.add(band)
         return found
 
     def _band(
         self, real: Float32Array, scale: float, worth: Float32Array, q: IntArray, band: _Band,
-        parent: _Level, origin: Sequence[int], shift: IntArray, sums: IntArray,
-        sum_blocks: IntArray, kind: int, direction: int, price: float,
+        parent: _Level, origin: Sequence[int], shift: IntArray, beside: _Beside, kind: int,
+        direction: int, price: float,
     ) -> None:  # fmt: skip
         if not self.whole:
             return
         above = parent.bands.get(direction, _NO_BAND)
         corner = np.array(origin, np.int64) >> shift
+        size = band.clipped.size
+        beside.look_around(q.shape)
         self.whole = coefficients.code_band(
-            self.state, self.data, *self.model, real,
-            np.float32(scale), worth, q, band.clipped.reshape(-1),
-            self._not_active(band.clipped.size), band.blocks, above.clipped.reshape(-1),
+            self.state, self.data, *self.model, real, np.float32(scale), worth, q,
+            band.clipped.reshape(-1), self._zeros(size, np.int16), self._zeros(size, np.uint8),
+            band.blocks, _places(band.clipped, (0, 0, 0)), above.clipped.reshape(-1),
             parent.active.get(direction, _NOT_ACTIVE).reshape(-1), above.blocks, corner, shift,
-            _places(above.clipped, corner.tolist()), sums.reshape(-1), sum_blocks,
-            _places(sums, (0, 0, 0)), kind, direction, np.float32(price),
+            _places(above.clipped, corner.tolist()), beside.sums.reshape(-1),
+            beside.around.reshape(-1), beside.blocks, kind, direction, np.float32(price),
         )  # fmt: skip
 
     def finished(self) -> bytes | None:
@@ -264,7 +305,7 @@ def _code_levels(
             origin,
         )  # fmt: skip
         halved = [plan.splits[level] >> k & 1 for k in range(AXES)]
-        active = {d: _around(band.clipped) for d, band in above.items()} if level > 0 else {}
+        active = {d: _around(band) for d, band in above.items()} if level > 0 else {}
         parent = _Level(bands=above, active=active, shift=np.array(halved, np.int64))
         origin = (0, 0, 0)
     return parent
@@ -293,17 +334,21 @@ def _nothing(plan: Layout) -> Bands:
     return Bands(low=_NO_REAL, levels=[{} for _ in plan.splits])
 
 
-def _zeros(plan: Layout) -> Bands:
-    """Return int32 zeros for all bands, in one piece of memory: fresh small ones cost more."""
-    shapes = [plan.shapes[-1]] + [
-        plan.band_shape(k, d) for k in range(len(plan.splits)) for d in plan.directions(k)
-    ]
-    sizes = list(map(math.prod, shapes))
-    cut = np.split(np.zeros(sum(sizes), np.int32), np.cumsum(sizes)[:-1])
-    low, *others = (part.reshape(shape) for part, shape in zip(cut, shapes, strict=True))
-    rest = iter(others)
-    levels = [{d: next(rest) for d in plan.directions(k)} for k in range(len(plan.splits))]
-    return Bands(low=low, levels=levels)
+def _zeros(plan: Layout, levels: range) -> list[dict[int, IntArray]]:
+    """Return int32 zeros for the bands of levels, in one piece of memory: small ones cost more."""
+    shapes = [(k, d, plan.band_shape(k, d)) for k in levels for d in plan.directions(k)]
+    ends = np.cumsum([0] + [math.prod(shape) for _, _, shape in shapes]).tolist()
+    room = np.zeros(ends[-1], np.int32)
+    found: dict[int, dict[int, IntArray]] = {k: {} for k in levels}
+    for (k, d, shape), (first, last) in zip(shapes, pairwise(ends), strict=True):
+        found[k][d] = room[first:last].reshape(shape)
+    return list(found.values())
+
+
+def _with_coarse_zeros(plan: Layout, cuts: Cuts, finest: list[dict[int, IntArray]]) -> Bands:
+    """Return zeros for the first segment, beside bands of the levels that are cut."""
+    low = np.zeros(plan.shapes[-1], np.int32)
+    return Bands(low=low, levels=finest + _zeros(plan, range(cuts.levels, len(plan.splits))))
 
 
 def _copy(model: Model) -> Model:
@@ -350,7 +395,7 @@ def encode(
     run : callable
         Maps a function over items, on threads perhaps.
     """
-    q = _zeros(plan)
+    q = _with_coarse_zeros(plan, cuts, _zeros(plan, range(cuts.levels)))
     scale = 1 / step
     first = _Coder(np.zeros(most, np.uint8), _new_model(), decoding=False)
     parent = _code_coarse(first, plan, real, worth, q, scale, price, cuts)
@@ -412,16 +457,26 @@ class Coefficients:
         scale = np.float32(self.header.step), np.float32(self.header.bias)
         return wavelet.inverse(plan, window, bands.low, bands.levels, scale, run, below)
 
+    def _coarse(self) -> tuple[Bands, Model, _Level]:
+        """Decode the first segment; return its bands, and what tiles begin with."""
+        plan, cuts = self.header.plan, self.header.cuts
+        none, bands = _nothing(plan), _with_coarse_zeros(plan, cuts, [{}] * cuts.levels)
+        first = _Coder(self._segments[0], _new_model(), decoding=True)
+        parent = _code_coarse(first, plan, none, none, bands, 1.0, 0.0, cuts)
+        _check_whole(first)
+        return bands, first.model, parent
+
     def _decoded(self, needed: Sequence[Window], run: Run) -> Bands:
         """Return the integers, with all tiles of the finest levels that are needed."""
         plan, cuts = self.header.plan, self.header.cuts
         none = _nothing(plan)
         if self._bands is None:
-            bands = _zeros(plan)
-            first = _Coder(self._segments[0], _new_model(), decoding=True)
-            parent = _code_coarse(first, plan, none, none, bands, 1.0, 0.0, cuts)
-            _check_whole(first)
-            self._bands, self._model, self._parent = bands, first.model, parent
+            # What tiles need is made while the first segment, which they follow, is decoded.
+            coarse, finest = run(
+                lambda make: make(), [self._coarse, partial(_zeros, plan, range(cuts.levels))]
+            )
+            bands, self._model, self._parent = coarse
+            self._bands = Bands(low=bands.low, levels=[*finest, *bands.levels[cuts.levels :]])
         bands, model, level = self._bands, self._model, self._parent
         assert model is not None
         assert level is not None

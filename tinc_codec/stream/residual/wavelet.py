@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tinc_codec.stream.residual import lifting
+from tinc_codec.parallel import Run
+from tinc_codec.stream.residual import cdf97, lifting
 
 Float32Array = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.integer[Any]]
 Shape = tuple[int, int, int]
 # Samples first to last (exclusive) along each axis.
 Window = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
-Run = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 # The low-pass band after so many levels, and what gives a window of what is to be added to it.
 Below = tuple[int, Callable[[Window], Float32Array]]
 # Step and bias of integers, in binary32.
@@ -48,7 +48,7 @@ class Layout:
         For each level, finest first: bit k: axis k is halved.
     closed : bool
         Whether both ends of axes are low-pass samples, of the lengths that may be closed
-        (:func:`lifting.may_close`).
+        (:func:`cdf97.may_close`).
     """
 
     shapes: tuple[Shape, ...]
@@ -58,7 +58,7 @@ class Layout:
     def closes(self, level: int, axis: int) -> bool:
         """Return whether a level halves an axis in the way of a closed one."""
         halved = bool(self.splits[level] >> axis & 1)
-        return self.closed and halved and lifting.may_close(self.shapes[level][axis])
+        return self.closed and halved and cdf97.may_close(self.shapes[level][axis])
 
     def closes_any(self) -> bool:
         """Return whether any level does."""
@@ -142,21 +142,15 @@ def _parts(length: int, samples: int) -> list[tuple[int, int]]:
     return list(pairwise(k * length // count for k in range(count + 1)))
 
 
-def _along_columns(
-    x: Float32Array, axis: int, lift: Callable[..., Any], closed: bool, run: Run
-) -> None:
-    """Lift in place along axis 0 or 1."""
-    n = x.shape[axis]
-    if axis:
-        list(run(lambda part: _planes(x[slice(*part)], lift, closed), _parts(len(x), x.size)))
-        return
-    columns = x.reshape(n, -1)
+def _across_planes(x: Float32Array, lift: Callable[..., Any], closed: bool, run: Run) -> None:
+    """Lift in place along axis 0."""
+    columns = x.reshape(len(x), -1)
     list(run(lambda part: lift(columns, closed, *part), _parts(columns.shape[1], x.size)))
 
 
-def _planes(x: Float32Array, lift: Callable[..., Any], closed: bool) -> None:
-    for plane in x:
-        lift(plane, closed, 0, plane.shape[1])
+def _within_planes(x: Float32Array, closed: bool, run: Run) -> None:
+    """Analyse in place along axis 1."""
+    list(run(lambda part: lifting.analyse_planes(x, closed, *part), _parts(len(x), x.size)))
 
 
 def _analyse_lines(
@@ -185,10 +179,10 @@ def forward(
     levels: list[dict[int, Float32Array]] = []
     low: Float32Array = np.array(volume, np.float32, order="C")
     for level, split in enumerate(plan.splits):
-        for axis in range(_LINES):
-            if split >> axis & 1:
-                closed = plan.closes(level, axis)
-                _along_columns(low, axis, lifting.analyse_columns, closed, run)
+        if split & 1:
+            _across_planes(low, lifting.analyse_columns, plan.closes(level, 0), run)
+        if split >> 1 & 1:
+            _within_planes(low, plan.closes(level, 1), run)
         bands = {}
         for d in _of_rows(plan, level):
             if not split >> _LINES & 1:
@@ -224,11 +218,11 @@ def _widened(plan: Layout, level: int, window: Window) -> Window:
 def _reaching(span: tuple[int, int], n: int, closed: bool) -> tuple[int, int]:
     """Return the samples, of n, that reach into some of them."""
     first, last = span
-    end = n - lifting.CLOSED_END if closed else n
+    end = n - cdf97.CLOSED_END if closed else n
     if last > end:
         first = min(first, end)
-    last += lifting.REACH
-    return max(0, first - lifting.REACH) & ~1, n if last > end else last
+    last += cdf97.REACH
+    return max(0, first - cdf97.REACH) & ~1, n if last > end else last
 
 
 def _band_part(split: int, wide: Window, direction: int) -> Window:
@@ -352,11 +346,11 @@ def _level(
             else:
                 lifting.synthesise_lines(*even, *odd, x, at, closed[_LINES], first, last, work)
         if split >> 1 & 1:
-            _planes(x[slice(*planes)], lifting.synthesise_columns, closed[1])
+            lifting.synthesise_planes(x, closed[1], *planes)
 
     list(run(lambda part: list(map(fill, _pieces(x, *part))), _parts(len(x), x.size)))
     if split & 1:
-        _along_columns(x, 0, lifting.synthesise_columns, closed[0], run)
+        _across_planes(x, lifting.synthesise_columns, closed[0], run)
     return x[_within(window, wide)]
 
 
