@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import datasets
-from tinc_codec.stream.residual import predictive, section, tiles, wavelet
+from tinc_codec.stream.residual import predictive, section, segments, tiles, wavelet
 
 SIDE = 128
 SHARES = (0.01, 0.003, 0.001, 0)
@@ -65,8 +65,8 @@ def wavelet_base(voxels: NDArray[Any], step: float) -> tuple[int, NDArray[np.int
     plan = plan_of(voxels.shape)
     bands, levels = wavelet.forward(unit - np.float32(offset), plan)
     scaled = float(np.float32(step / (high - low)))
-    coded = section.encode(
-        plan, section.Bands(low=bands, levels=levels), section.ones(plan), step=scaled,
+    coded = segments.encode(
+        plan, segments.Bands(low=bands, levels=levels), segments.ones(plan), step=scaled,
         price=0.08, cuts=tiles.NO_CUTS, most=8 * voxels.size, run=map,
     )  # fmt: skip
     assert coded is not None

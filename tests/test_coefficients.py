@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wavelets import cuts_of, cuts_of_plan, in_turn, plans, quantized, section_of, whole
 
-from tinc_codec.stream.residual import coefficients, section, wavelet
-from tinc_codec.stream.residual.section import Bands, Coefficients, Header
+from tinc_codec.stream.residual import coefficients, segments, wavelet
+from tinc_codec.stream.residual.section import Coefficients, Header
+from tinc_codec.stream.residual.segments import Bands
 from tinc_codec.stream.residual.tiles import NO_CUTS, Cuts
 from tinc_codec.stream.residual.wavelet import Float32Array, Layout
 
@@ -42,8 +43,8 @@ def test_integers_come_back(
     drawn: tuple[Layout, Float32Array, list[dict[int, Float32Array]], Cuts],
 ) -> None:
     plan, low, levels, cuts = drawn
-    coded = section.encode(
-        plan, Bands(low=low, levels=levels), section.ones(plan), step=1.0, price=0.0,
+    coded = segments.encode(
+        plan, Bands(low=low, levels=levels), segments.ones(plan), step=1.0, price=0.0,
         cuts=cuts, most=1 << 17, run=in_turn,
     )  # fmt: skip
     assert coded is not None
@@ -89,9 +90,9 @@ def test_too_few_bytes_give_none() -> None:
     plan, coded = quantized(values, (7, 7), step=0.5, cuts=7)
     needed = max(map(len, coded.segments))
     low, levels = wavelet.forward(values, plan)
-    real, worth = Bands(low=low, levels=levels), section.ones(plan)
+    real, worth = Bands(low=low, levels=levels), segments.ones(plan)
     for most in (0, 1, 100, needed - 1, needed):
-        found = section.encode(
+        found = segments.encode(
             plan, real, worth, step=0.5, price=0.08, cuts=cuts_of(7, plan), most=most, run=in_turn
         )
         assert (found is None) == (most < needed)
@@ -107,8 +108,8 @@ def test_sizes_at_either_side_of_the_unary_part_and_of_clipping() -> None:
     sizes = np.array([1, 14, 15, 16, 17, 18, 126, 127, 128, 2**16, 2**22, 2**24], np.float32)
     plan = wavelet.layout((1, 1, 2 * len(sizes)), [])
     low = np.concatenate([sizes, -sizes]).reshape(1, 1, -1)
-    real, worth = Bands(low=low, levels=[]), section.ones(plan)
-    coded = section.encode(
+    real, worth = Bands(low=low, levels=[]), segments.ones(plan)
+    coded = segments.encode(
         plan, real, worth, step=1.0, price=0.0, cuts=NO_CUTS, most=999, run=in_turn
     )
     assert coded is not None

@@ -8,8 +8,8 @@ from wavelets import whole
 
 from tinc_codec.fit import cutting, rate_control, residual
 from tinc_codec.phantom import phantom
-from tinc_codec.stream.residual import section, tiles, wavelet
-from tinc_codec.stream.residual.section import Bands
+from tinc_codec.stream.residual import section, segments, tiles, wavelet
+from tinc_codec.stream.residual.segments import Bands
 from tinc_codec.stream.residual.tiles import NO_CUTS, Cuts
 from tinc_codec.threads import each
 
@@ -89,7 +89,7 @@ def test_a_large_section_has_two_tiles_and_decodes_the_same(shape: tuple[int, in
     assert first + max(tiles) < 0.75 * len(coding.data)
     with_tiles = read.values(whole(read.header.plan), each)
     plain = volume._transform(read.header.plan)
-    coded = section.encode(
+    coded = segments.encode(
         plain.plan, plain.bands, plain.worth, step=coding.step, price=residual.PRICE, cuts=cuts,
         most=1 << 20, run=map,
     )  # fmt: skip

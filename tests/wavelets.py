@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from tinc_codec.stream.residual import coefficients, section, tiles, wavelet
-from tinc_codec.stream.residual.section import Bands, Header, Quantized
+from tinc_codec.stream.residual import coefficients, section, segments, tiles, wavelet
+from tinc_codec.stream.residual.section import Header
+from tinc_codec.stream.residual.segments import Bands, Quantized
 from tinc_codec.stream.residual.tiles import NO_CUTS, Cuts
 from tinc_codec.stream.residual.wavelet import Float32Array, Layout, Window
 
@@ -68,8 +69,8 @@ def quantized(
     shape = wavelet.three_axes(values.shape)
     plan = wavelet.layout(shape, splits, closed=closed)
     low, levels = wavelet.forward(values.reshape(shape), plan, run)
-    real, worth = Bands(low=low, levels=levels), section.ones(plan)
-    coded = section.encode(
+    real, worth = Bands(low=low, levels=levels), segments.ones(plan)
+    coded = segments.encode(
         plan, real, worth, step=step, price=price, cuts=cuts_of(cuts, plan), most=most, run=run
     )
     assert coded is not None

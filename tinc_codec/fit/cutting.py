@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinc_codec.stream.residual import coefficients, tiles
-from tinc_codec.stream.residual.section import Bands
+from tinc_codec.stream.residual.segments import Bands
 from tinc_codec.stream.residual.tiles import Cuts
 from tinc_codec.stream.residual.wavelet import AXES, Layout
 

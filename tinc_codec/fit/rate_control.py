@@ -17,7 +17,7 @@ import numpy as np
 
 from tinc_codec.fit.residual import Coding, Volume
 from tinc_codec.fit.steps import HEADER_BYTES, search
-from tinc_codec.stream.residual.section import Quantized
+from tinc_codec.stream.residual.segments import Quantized
 
 # A size is near enough from so many parts of it on, and these are aimed at; codings of more than
 # so many times the size are given up.

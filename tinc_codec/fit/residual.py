@@ -22,8 +22,9 @@ from numba import njit
 
 from tinc_codec.fit import cutting
 from tinc_codec.fit.steps import Magnitudes
-from tinc_codec.stream.residual import section, wavelet
-from tinc_codec.stream.residual.section import Bands, Header, Quantized
+from tinc_codec.stream.residual import section, segments, wavelet
+from tinc_codec.stream.residual.section import Header
+from tinc_codec.stream.residual.segments import Bands, Quantized
 from tinc_codec.stream.residual.tiles import NO_CUTS, Cuts
 from tinc_codec.stream.residual.wavelet import AXES, Float32Array, Layout, Shape
 from tinc_codec.threads import each
@@ -135,7 +136,7 @@ class Volume:
     def _transform(self, plan: Layout) -> _Transform:
         low, levels = wavelet.forward(self._values - np.float32(self._offset), plan, each)
         bands = Bands(low=low, levels=levels)
-        worth = section.ones(plan) if self._weight is None else worths(self._weight, plan)
+        worth = segments.ones(plan) if self._weight is None else worths(self._weight, plan)
         return _Transform(plan=plan, bands=bands, worth=worth)
 
     def whole(self, step: float, most: int | None = None) -> Quantized | None:
@@ -243,7 +244,7 @@ def _coded(
     """Code at a step; None where more than ``most`` bytes are needed, never without it."""
     if most is None:
         most = 4 * math.prod(transform.plan.shapes[0]) + 1024  # any coding of a volume fits
-    return section.encode(
+    return segments.encode(
         transform.plan, transform.bands, transform.worth, step=step, price=price, cuts=cuts,
         most=most, run=each,
     )  # fmt: skip

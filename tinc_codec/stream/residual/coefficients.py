@@ -31,7 +31,7 @@ CLASSES = 64
 _MOST_ACTIVITY = 1023
 LEVELS = 21
 LEVEL = np.floor(2 * np.log2(1.0 + np.arange(_MOST_ACTIVITY + 1)) + 0.5).astype(np.uint8)
-# Bits of what :func:`around` finds.
+# Bits of what :func:`_look_around` finds.
 _ACTIVITY_BITS = 11
 _ACTIVITY = (1 << _ACTIVITY_BITS) - 1
 _EVEN = 1 << 15
@@ -93,22 +93,17 @@ def _tell(active: Any, nearest: Any, i: Any, row: int, plane: int, size: int) ->
 
 
 @kernel()
-def around(v: Any, out: Any) -> None:
+def _look_around(v: Any, row: int, plane: int, out: Any) -> None:
     """Set out, int16, to what later contexts take of each place of a band, and of its sides.
 
     The activity there, weighted to 10, and above its bits the magnitude up to 2. ``v``, int8 or
     uint8, and ``out`` are padded; zeros around lines and planes let all be done as one axis.
     """
-    _, height, row = v.shape
-    plane = height * row
-    flat, target = v.reshape(-1), out.reshape(-1)[plane:]
-    n = len(flat) - 2 * plane
+    target = out[plane:]
     # Views that all begin at place 0: loops with places before it are not vectorised.
-    here, up, down = flat[plane:], flat, flat[2 * plane :]
-    west, east, north, south = (
-        flat[plane - 1 :], flat[plane + 1 :], flat[plane - row :], flat[plane + row :]
-    )  # fmt: skip
-    for i in range(n):
+    here, up, down = v[plane:], v, v[2 * plane :]
+    west, east, north, south = v[plane - 1 :], v[plane + 1 :], v[plane - row :], v[plane + row :]
+    for i in range(len(down)):
         size = abs(np.int16(here[i]))
         sides = abs(np.int16(west[i])) + abs(np.int16(east[i]))
         sides += abs(np.int16(north[i])) + abs(np.int16(south[i]))
@@ -118,34 +113,48 @@ def around(v: Any, out: Any) -> None:
 
 
 @kernel()
-def around_within(v: Any, out: Any, depth: int, height: int, width: int) -> None:
-    """Do as :func:`around` for a band that may end one place before the others of its level.
+def _cut_off(v: Any, row: int, plane: int, shape: Any, out: Any) -> None:
+    """Take from what :func:`_look_around` made of ``v`` all that is beyond a shape.
 
-    What is beyond its end counts as zeros.
+    Bands of a level differ by one place at most.
     """
-    around(v, out)
-    z, y, x = PAD + depth, PAD + height, PAD + width
-    if z < v.shape[0] - PAD:
-        for j in range(PAD, y):
-            for i in range(PAD, x):
-                out[z - 1, j, i] -= np.int16(v[z, j, i])
-    if y < v.shape[1] - PAD:
-        for k in range(PAD, z):
-            for i in range(PAD, x):
-                out[k, y - 1, i] -= np.int16(v[k, y, i])
-    if x < v.shape[2] - PAD:
-        for k in range(PAD, z):
-            for j in range(PAD, y):
-                out[k, j, x - 1] -= np.int16(v[k, j, x])
+    depth, height, width = shape
+    here = PAD * (plane + row + 1)
+    if depth < len(v) // plane - 2 * PAD:
+        for y in range(height):
+            for x in range(width):
+                i = np.uint32(here + (depth - 1) * plane + y * row + x)
+                out[i] -= np.int16(v[i + np.uint32(plane)])
+    if height < plane // row - 2 * PAD:
+        for z in range(depth):
+            for x in range(width):
+                i = np.uint32(here + z * plane + (height - 1) * row + x)
+                out[i] -= np.int16(v[i + np.uint32(row)])
+    if width < row - 2 * PAD:
+        for z in range(depth):
+            for y in range(height):
+                i = np.uint32(here + z * plane + y * row + width - 1)
+                out[i] -= np.int16(v[i + np.uint32(1)])
 
 
 @kernel()
-def add_magnitudes(v: Any, sums: Any) -> None:
-    """Add the magnitudes of a band, int8, to those of others, uint8, clipped; both padded."""
-    flat, target = v.reshape(-1), sums.reshape(-1)
-    for i in range(len(flat)):
-        size = np.uint8(abs(np.int16(flat[i])))
-        target[i] = min(np.uint8(target[i] + size), np.uint8(CLIP))  # below 256: both are clipped
+def _any(flags: Any) -> bool:
+    """Return whether any flag is 1."""
+    found = np.uint8(0)
+    for flag in flags.reshape(-1):
+        found |= flag
+    return bool(found)
+
+
+@kernel()
+def _add(v: Any, blocks: Any, sums: Any, sum_blocks: Any) -> None:
+    """Add the magnitudes of a band, int8, to those of others, uint8, clipped; and its flags."""
+    for i in range(len(v)):
+        size = np.uint8(abs(np.int16(v[i])))
+        sums[i] = min(np.uint8(sums[i] + size), np.uint8(CLIP))  # below 256: both are clipped
+    flags, others = blocks.reshape(-1), sum_blocks.reshape(-1)
+    for i in range(len(flags)):
+        others[i] |= flags[i]
 
 
 @kernel(inlined=True)
@@ -331,70 +340,15 @@ def _code_block(
                     _tell(own_active, nearest, at, row, plane, abs(own[at]))
 
 
-# One compiled form for whole bands and for views of them.
-_CODE_BAND = (
-    "boolean(int64[::1], uint8[::1], uint32[::1], int32[:, ::1], "
-    "float32[:, :, :], float32, float32[:, :, :], int32[:, :, :], int8[::1], int16[::1], "
-    "uint8[::1], uint8[:, :, ::1], int64[::1], int8[::1], int16[::1], uint8[:, :, ::1], "
-    "int64[::1], int64[::1], int64[::1], uint8[::1], int16[::1], uint8[:, :, ::1], int64, int64, "
-    "float32)"
-)
-
-
-@kernel(_CODE_BAND)
-def code_band(
+@kernel()
+def _code_blocks(
     state: Any, data: Any, words: Any, weights: Any, real: Any,
     scale: Any, worth: Any, q: Any, own: Any, own_active: Any, nearest: Any, blocks: Any,
     places: Any, parents: Any, above: Any, parent_blocks: Any, origin: Any, shift: Any,
     parent_places: Any, sums: Any, beside: Any, sum_blocks: Any, kind: int, direction: int,
     price: Any,
-) -> Any:  # fmt: skip
-    """Encode a band, choosing its integers, or decode it; False: the data were too short.
-
-    Arrays called padded have PAD places around the band, and are given as one axis. Flags of
-    blocks are 1 where a block may have anything but 0; along each axis one block of 0 comes before
-    the first, and one after the last: a band may reach one place beyond that one level up.
-
-    Parameters
-    ----------
-    state, data : arrays
-        Of the binary coder.
-    words, weights : arrays
-        Its model; changed.
-    real : (z, y, x) float32
-        Coefficients; not read when decoding.
-    scale : float32
-        One over the step.
-    worth : (z, y, x) float32
-        Weight of each coefficient's squared error; not read when decoding.
-    q : (z, y, x) int32
-        Zeros; then the integers.
-    own : int8, padded
-        Zeros; then the integers, clipped: the context of later ones.
-    own_active, nearest : int16 and uint8, padded
-        Zeros; then the activity of the neighbours that came before, and 9, 3 and 1 times the
-        magnitudes, up to 2, of those along x, y and z.
-    blocks : (z, y, x) uint8
-        Zeros; then its flags.
-    places : (3,) int64
-        Where in the padded arrays of this level the band begins; how far rows and planes are apart.
-    parents, above, parent_blocks : int8, int16, padded, and flags
-        ``own`` of the band of this direction one level up, what :func:`around` makes of it, and
-        its flags.
-    origin : (3,) int64
-        Place in that band of (0, 0, 0) of this one.
-    shift : (3,) int64
-        1 for each axis that halves towards that band; 40: there is none.
-    parent_places : (3,) int64
-        As ``places``, of the origin in ``parents``.
-    sums, beside, sum_blocks : uint8, int16, padded, and flags
-        Magnitudes in the bands of this level coded before, as :func:`add_magnitudes` adds them, and
-        what :func:`around_within` makes of them.
-    kind, direction : int
-        Class of the band; bit k of the direction: high-pass along axis k.
-    price : float
-        Squared steps that a bit is worth.
-    """
+) -> bool:  # fmt: skip
+    """Code all blocks of a band; False: the data were too short."""
     encoding = not state[DECODING]
     depth, height, width = q.shape
     here, row, plane = places
@@ -432,4 +386,85 @@ def code_band(
                         q, above, shift, beside, first, last, (here, row, plane), above_places,
                         kind, direction, price,
                     )  # fmt: skip
-    return state[AT] <= len(data) + SLACK
+    return bool(state[AT] <= len(data) + SLACK)
+
+
+# One compiled form for whole bands and for views of them.
+_CODE_BAND = (
+    "boolean(int64[::1], uint8[::1], uint32[::1], int32[:, ::1], "
+    "float32[:, :, :], float32, float32[:, :, :], int32[:, :, :], int8[::1], int16[::1], "
+    "uint8[::1], int16[::1], uint8[:, :, ::1], int64[::1], int8[::1], int16[::1], "
+    "uint8[:, :, ::1], int64[::1], int64[::1], int64[::1], uint8[::1], int16[::1], "
+    "uint8[:, :, ::1], int64, int64, float32)"
+)
+
+
+@kernel(_CODE_BAND)
+def code_band(
+    state: Any, data: Any, words: Any, weights: Any, real: Any,
+    scale: Any, worth: Any, q: Any, own: Any, own_active: Any, nearest: Any, own_around: Any,
+    blocks: Any, places: Any, parents: Any, above: Any, parent_blocks: Any, origin: Any, shift: Any,
+    parent_places: Any, sums: Any, beside: Any, sum_blocks: Any, kind: int, direction: int,
+    price: Any,
+) -> Any:  # fmt: skip
+    """Encode a band, choosing its integers, or decode it; False: the data were too short.
+
+    Arrays called padded have PAD places around the band, and are given as one axis. Flags of
+    blocks are 1 where a block may have anything but 0; along each axis one block of 0 comes before
+    the first, and one after the last: a band may reach one place beyond that one level up.
+
+    Parameters
+    ----------
+    state, data : arrays
+        Of the binary coder.
+    words, weights : arrays
+        Its model; changed.
+    real : (z, y, x) float32
+        Coefficients; not read when decoding.
+    scale : float32
+        One over the step.
+    worth : (z, y, x) float32
+        Weight of each coefficient's squared error; not read when decoding.
+    q : (z, y, x) int32
+        Zeros; then the integers.
+    own : int8, padded
+        Zeros; then the integers, clipped: the context of later ones.
+    own_active, nearest : int16 and uint8, padded
+        Zeros; then the activity of the neighbours that came before, and 9, 3 and 1 times the
+        magnitudes, up to 2, of those along x, y and z.
+    own_around : int16, padded
+        Zeros; then what contexts of the next finer level take of the band. Nothing: there is none.
+    blocks : (z, y, x) uint8
+        Zeros; then its flags.
+    places : (3,) int64
+        Where in the padded arrays of this level the band begins; how far rows and planes are apart.
+    parents, above, parent_blocks : int8, int16, padded, and flags
+        ``own``, ``own_around`` and flags of the band of this direction one level up.
+    origin : (3,) int64
+        Place in that band of (0, 0, 0) of this one.
+    shift : (3,) int64
+        1 for each axis that halves towards that band; 40: there is none.
+    parent_places : (3,) int64
+        As ``places``, of the origin in ``parents``.
+    sums, beside, sum_blocks : uint8, int16, padded, and flags
+        Sums of the magnitudes in the bands of this level coded before, the same as ``own_around``
+        of them, and their flags. Zeros for the first band; the next one takes what is left here.
+    kind, direction : int
+        Class of the band; bit k of the direction: high-pass along axis k.
+    price : float
+        Squared steps that a bit is worth.
+    """
+    row, plane = places[1], places[2]
+    if _any(sum_blocks):
+        _look_around(sums, row, plane, beside)
+        _cut_off(sums, row, plane, q.shape, beside)
+    whole = _code_blocks(
+        state, data, words, weights, real, scale, worth, q, own, own_active, nearest, blocks,
+        places, parents, above, parent_blocks, origin, shift, parent_places, sums, beside,
+        sum_blocks, kind, direction, price,
+    )  # fmt: skip
+    if whole and _any(blocks):
+        _add(own, blocks, sums, sum_blocks)
+        if len(own_around):
+            _look_around(own, row, plane, own_around)
+    return whole

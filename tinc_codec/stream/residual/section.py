@@ -1,9 +1,4 @@
-"""The WAVELET section: header, and the coefficients as one or more independent segments.
-
-The first segment holds the coarse levels. The finest levels, most of the coefficients, may be cut
-into tiles that are segments of their own: they start from the statistics that the first segment
-ends with, are coded on several threads, and a part of the volume needs only the tiles it touches.
-"""
+"""The WAVELET section: its header, and the coefficients in segments (segments.py)."""
 
 from __future__ import annotations
 
@@ -11,43 +6,21 @@ import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import pairwise
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from numpy.lib.stride_tricks import as_strided
 
 from tinc_codec.errors import CorruptPayload
 from tinc_codec.parallel import Run
-from tinc_codec.stream.residual import binary, coefficients, mixing, tiles, wavelet
-from tinc_codec.stream.residual.coefficients import PAD
-from tinc_codec.stream.residual.tiles import Cuts, Tile
-from tinc_codec.stream.residual.wavelet import (
-    AXES,
-    LOW_PASS,
-    Below,
-    Float32Array,
-    IntArray,
-    Layout,
-    Window,
-)
+from tinc_codec.stream.residual import tiles, wavelet
+from tinc_codec.stream.residual.segments import Bands, Coarse, decode_coarse, decode_tile
+from tinc_codec.stream.residual.tiles import Cuts
+from tinc_codec.stream.residual.wavelet import Below, Float32Array, Layout, Window
 from tinc_codec.stream.wire import Reader, Writer
-
-Model = tuple[npt.NDArray[np.uint32], npt.NDArray[np.int32]]
-Segment = npt.NDArray[np.uint8]
 
 # Bit of the byte of levels: axes are closed.
 _CLOSED = 1 << 7
 BIAS_UNIT = 256
 OFFSET_UNIT = 65535
-
-_NO_REAL = np.zeros((0,) * AXES, np.float32)
-_FAR = np.full(AXES, 40, np.int64)
-_LOW_KIND = coefficients.CLASSES - 8
-_LEVEL_CLASSES = 7
-_FIRST_WEIGHT, _SIZE_WEIGHT = 19661, 26214
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,346 +48,6 @@ class Header:
     cuts: Cuts
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Band:
-    """A band that has been coded: contexts for those that follow.
-
-    Attributes
-    ----------
-    clipped : int8 array, padded
-        Its integers.
-    blocks : (z, y, x) uint8
-        Flags of its blocks, as for :func:`coefficients.code_band`.
-    """
-
-    clipped: npt.NDArray[np.int8]
-    blocks: npt.NDArray[np.uint8]
-
-    @classmethod
-    def zeros(cls, shape: Sequence[int]) -> _Band:
-        """Return a band of which nothing has been coded yet."""
-        return cls(clipped=_padded(shape, np.int8), blocks=_no_blocks(shape))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Beside:
-    """The bands of a level that have been coded: contexts for the others.
-
-    Attributes
-    ----------
-    sums : uint8 array, padded
-        Sums of their magnitudes.
-    around : int16 array, padded
-        What :func:`coefficients.around` makes of them.
-    blocks : (z, y, x) uint8
-        Flags of blocks, as of a :class:`_Band`.
-    """
-
-    sums: npt.NDArray[np.uint8]
-    around: npt.NDArray[np.int16]
-    blocks: npt.NDArray[np.uint8]
-
-    @classmethod
-    def nothing(cls, shape: Sequence[int]) -> _Beside:
-        """Return what no band adds up to, in the longest shape of the level's bands."""
-        sums, around = _padded(shape, np.uint8), _padded(shape, np.int16)
-        return cls(sums=sums, around=around, blocks=_no_blocks(shape))
-
-    def add(self, band: _Band) -> None:
-        """Add a band."""
-        if band.blocks.any():
-            coefficients.add_magnitudes(band.clipped, self.sums)
-            np.bitwise_or(self.blocks, band.blocks, out=self.blocks)
-
-    def look_around(self, shape: Sequence[int]) -> None:
-        """Make ``around`` that of a band of some shape."""
-        if self.blocks.any():
-            coefficients.around_within(self.sums, self.around, *shape)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Level:
-    """A level that has been coded: contexts for the next finer one.
-
-    Attributes
-    ----------
-    bands : dict of direction to _Band
-        All of it.
-    active : dict of direction to int16 arrays, padded
-        What :func:`coefficients.around` makes of them.
-    shift : (3,) int64
-        1 for each axis that halves from the finer level to this one.
-    """
-
-    bands: dict[int, _Band]
-    active: dict[int, npt.NDArray[np.int16]]
-    shift: npt.NDArray[np.int64]
-
-
-def _new_model() -> Model:
-    weights = np.full((coefficients.ROWS, mixing.INPUTS), _SIZE_WEIGHT, np.int32)
-    weights[: coefficients.LEVELS] = _FIRST_WEIGHT
-    return np.full(coefficients.SLOTS, mixing.EVEN, np.uint32), weights
-
-
-def _padded(shape: Sequence[int], dtype: Any) -> npt.NDArray[Any]:
-    return np.zeros([n + 2 * PAD for n in shape], dtype)
-
-
-def _no_blocks(shape: Sequence[int]) -> npt.NDArray[np.uint8]:
-    """Return flags of the blocks of a band, and of one more at either end of each axis, all 0."""
-    return np.zeros([2 + math.ceil(n / coefficients.BLOCK) for n in shape], np.uint8)
-
-
-def _places(padded: npt.NDArray[Any], origin: Sequence[int]) -> npt.NDArray[np.int64]:
-    """Return where in a padded array, as one axis, a place is, and rows and planes apart."""
-    _, height, row = padded.shape
-    plane, (z, y, x) = height * row, origin
-    return np.array((z * plane + y * row + x + PAD * (plane + row + 1), row, plane), np.int64)
-
-
-def _around(band: _Band) -> npt.NDArray[np.int16]:
-    out = np.zeros(band.clipped.shape, np.int16)
-    if band.blocks.any():
-        coefficients.around(band.clipped, out)
-    return out
-
-
-_NO_LEVEL = _Level(bands={}, active={}, shift=_FAR)
-_NO_BAND = _Band.zeros((1, 1, 1))
-_NOT_ACTIVE = _padded((1, 1, 1), np.int16)
-
-
-class _Coder:
-    """Codes bands into one segment, or out of it."""
-
-    def __init__(self, data: Segment, model: Model, *, decoding: bool) -> None:
-        self.data, self.model = data, model
-        self.state = np.zeros(binary.STATE_SIZE, np.int64)
-        self.whole = True
-        self._room = {kind: np.zeros(0, kind) for kind in (np.int16, np.uint8)}
-        binary.start(self.state, data, decoding)
-
-    def _zeros(self, size: int, kind: type[Any]) -> npt.NDArray[Any]:
-        """Return zeros in memory that is used again."""
-        if len(self._room[kind]) < size:
-            self._room[kind] = np.zeros(size, kind)
-        else:
-            self._room[kind][:size] = 0
-        return self._room[kind][:size]
-
-    def low_pass(
-        self, real: Float32Array, worth: Float32Array, q: IntArray, scale: float, price: float
-    ) -> None:
-        """Code the low-pass band."""
-        self._band(
-            real, scale, worth, q, _Band.zeros(q.shape), _NO_LEVEL, (0, 0, 0), _FAR,
-            _Beside.nothing(q.shape), _LOW_KIND, LOW_PASS, price,
-        )  # fmt: skip
-
-    def level(
-        self, level: int, real: dict[int, Float32Array], worth: dict[int, Float32Array],
-        q: dict[int, IntArray], scale: float, price: float, parent: _Level, origin: Sequence[int],
-    ) -> dict[int, _Band]:  # fmt: skip
-        """Code the bands of a level, or a tile of them; return what later ones need of them."""
-        largest = [max(band.shape[k] for band in q.values()) for k in range(AXES)]
-        beside = _Beside.nothing(largest)
-        kind = 8 * min(level, _LEVEL_CLASSES - 1)
-        found = {}
-        for direction, integers in q.items():
-            band = found[direction] = _Band.zeros(largest)
-            shift = parent.shift if direction in parent.bands else _FAR
-            self._band(
-                real.get(direction, _NO_REAL), scale, worth.get(direction, _NO_REAL), integers,
-                band, parent, origin, shift, beside, kind + direction, direction, price,
-            )  # fmt: skip
-            beside.add(band)
-        return found
-
-    def _band(
-        self, real: Float32Array, scale: float, worth: Float32Array, q: IntArray, band: _Band,
-        parent: _Level, origin: Sequence[int], shift: IntArray, beside: _Beside, kind: int,
-        direction: int, price: float,
-    ) -> None:  # fmt: skip
-        if not self.whole:
-            return
-        above = parent.bands.get(direction, _NO_BAND)
-        corner = np.array(origin, np.int64) >> shift
-        size = band.clipped.size
-        beside.look_around(q.shape)
-        self.whole = coefficients.code_band(
-            self.state, self.data, *self.model, real, np.float32(scale), worth, q,
-            band.clipped.reshape(-1), self._zeros(size, np.int16), self._zeros(size, np.uint8),
-            band.blocks, _places(band.clipped, (0, 0, 0)), above.clipped.reshape(-1),
-            parent.active.get(direction, _NOT_ACTIVE).reshape(-1), above.blocks, corner, shift,
-            _places(above.clipped, corner.tolist()), beside.sums.reshape(-1),
-            beside.around.reshape(-1), beside.blocks, kind, direction, np.float32(price),
-        )  # fmt: skip
-
-    def finished(self) -> bytes | None:
-        """Return the segment; None if it did not fit."""
-        size = binary.finish(self.state, self.data)
-        return self.data[:size].tobytes() if self.whole and size <= len(self.data) else None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bands:
-    """The low-pass band, and the others of each level, finest first, by direction."""
-
-    low: Any
-    levels: Sequence[dict[int, Any]]
-
-    def tile(self, plan: Layout, tile: Tile) -> Bands:
-        """Return a tile of the finest levels, as views."""
-        levels = [
-            {d: band[_clipped(window, plan.band_shape(level, d))] for d, band in bands.items()}
-            for level, (window, bands) in enumerate(zip(tile, self.levels, strict=False))
-        ]
-        return Bands(low=self.low[:0], levels=levels)
-
-
-def _code_coarse(
-    coder: _Coder, plan: Layout, real: Bands, worth: Bands, q: Bands, scale: float, price: float,
-    cuts: Cuts,
-) -> _Level:  # fmt: skip
-    """Code the first segment: the low-pass band, and the levels that are not cut."""
-    coder.low_pass(real.low, worth.low, q.low, scale, price)
-    levels = range(cuts.levels, len(plan.splits))
-    return _code_levels(coder, plan, real, worth, q, scale, price, levels, _NO_LEVEL, (0, 0, 0))
-
-
-def _code_tile(
-    coder: _Coder, plan: Layout, real: Bands, worth: Bands, q: Bands, scale: float, price: float,
-    tile: Tile, parent: _Level,
-) -> None:  # fmt: skip
-    """Code the segment of a tile, whose coarsest level has a parent in the first segment."""
-    real, worth, q = (bands.tile(plan, tile) for bands in (real, worth, q))
-    origin = [a for a, _ in tile[-1]]
-    levels = range(len(tile))
-    _code_levels(coder, plan, real, worth, q, scale, price, levels, parent, origin)
-
-
-def _code_levels(
-    coder: _Coder, plan: Layout, real: Bands, worth: Bands, q: Bands, scale: float, price: float,
-    levels: range, parent: _Level, origin: Sequence[int],
-) -> _Level:  # fmt: skip
-    """Code levels, the coarsest first; ``origin`` is where that one starts in its own bands."""
-    for level in reversed(levels):
-        above = coder.level(
-            level, real.levels[level], worth.levels[level], q.levels[level], scale, price, parent,
-            origin,
-        )  # fmt: skip
-        halved = [plan.splits[level] >> k & 1 for k in range(AXES)]
-        active = {d: _around(band) for d, band in above.items()} if level > 0 else {}
-        parent = _Level(bands=above, active=active, shift=np.array(halved, np.int64))
-        origin = (0, 0, 0)
-    return parent
-
-
-def _clipped(window: Window, shape: Sequence[int]) -> tuple[slice, ...]:
-    return tuple(slice(a, min(b, n)) for (a, b), n in zip(window, shape, strict=True))
-
-
-def ones(plan: Layout) -> Bands:
-    """Return bands of float32 ones, which take memory once; not to be written to."""
-    one = np.ones(1, np.float32)
-
-    def band(shape: Sequence[int]) -> Float32Array:
-        return as_strided(one, shape, (0,) * AXES)
-
-    levels = [
-        {d: band(plan.band_shape(k, d)) for d in plan.directions(k)}
-        for k in range(len(plan.splits))
-    ]
-    return Bands(low=band(plan.shapes[-1]), levels=levels)
-
-
-def _nothing(plan: Layout) -> Bands:
-    """Return what stands for real bands where there are none."""
-    return Bands(low=_NO_REAL, levels=[{} for _ in plan.splits])
-
-
-def _zeros(plan: Layout, levels: range) -> list[dict[int, IntArray]]:
-    """Return int32 zeros for the bands of levels, in one piece of memory: small ones cost more."""
-    shapes = [(k, d, plan.band_shape(k, d)) for k in levels for d in plan.directions(k)]
-    ends = np.cumsum([0] + [math.prod(shape) for _, _, shape in shapes]).tolist()
-    room = np.zeros(ends[-1], np.int32)
-    found: dict[int, dict[int, IntArray]] = {k: {} for k in levels}
-    for (k, d, shape), (first, last) in zip(shapes, pairwise(ends), strict=True):
-        found[k][d] = room[first:last].reshape(shape)
-    return list(found.values())
-
-
-def _with_coarse_zeros(plan: Layout, cuts: Cuts, finest: list[dict[int, IntArray]]) -> Bands:
-    """Return zeros for the first segment, beside bands of the levels that are cut."""
-    low = np.zeros(plan.shapes[-1], np.int32)
-    return Bands(low=low, levels=finest + _zeros(plan, range(cuts.levels, len(plan.splits))))
-
-
-def _copy(model: Model) -> Model:
-    words, weights = model
-    return words.copy(), weights.copy()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quantized:
-    """Integers of a transform, the cuts into tiles, and the segments they are coded in."""
-
-    bands: Bands
-    cuts: Cuts
-    segments: tuple[bytes, ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all segments."""
-        return sum(map(len, self.segments))
-
-
-def encode(
-    plan: Layout, real: Bands, worth: Bands, *, step: float, price: float, cuts: Cuts, most: int,
-    run: Run,
-) -> Quantized | None:  # fmt: skip
-    """Quantise and code a transform; None where it takes more than ``most`` bytes.
-
-    Parameters
-    ----------
-    plan : Layout
-        Of the transform.
-    real : Bands of float32
-        As :func:`wavelet.forward` gives them.
-    worth : Bands of float32
-        Weight of each coefficient's squared error.
-    step : float
-        Quantisation step.
-    price : float
-        Squared steps that a bit is worth: larger, and more coefficients become 0.
-    cuts : Cuts
-        Into tiles.
-    most : int
-        Bytes at hand for each segment; the sum is the caller's matter.
-    run : callable
-        Maps a function over items, on threads perhaps.
-    """
-    q = _with_coarse_zeros(plan, cuts, _zeros(plan, range(cuts.levels)))
-    scale = 1 / step
-    first = _Coder(np.zeros(most, np.uint8), _new_model(), decoding=False)
-    parent = _code_coarse(first, plan, real, worth, q, scale, price, cuts)
-    found = [first.finished()]
-    if found[0] is None:
-        return None
-
-    def code_tile(tile: Tile) -> bytes | None:
-        coder = _Coder(np.zeros(most, np.uint8), _copy(first.model), decoding=False)
-        _code_tile(coder, plan, real, worth, q, scale, price, tile, parent)
-        return coder.finished()
-
-    found += run(code_tile, cuts.tiles(plan))
-    segments = tuple(segment for segment in found if segment is not None)
-    if len(segments) < len(found):
-        return None
-    return Quantized(bands=q, cuts=cuts, segments=segments)
-
-
 class Coefficients:
     """The coefficients of a section: parsed at once, decoded when they are asked for.
 
@@ -430,9 +63,7 @@ class Coefficients:
         self.header = header
         self._segments = [np.frombuffer(s, np.uint8).copy() for s in segments]
         self._lock = threading.Lock()
-        self._bands: Bands | None = None
-        self._model: Model | None = None
-        self._parent: _Level | None = None
+        self._coarse: Coarse | None = None
         self._missing = header.cuts.tiles(header.plan)
         self._tile_segments = dict(zip(self._missing, self._segments[1:], strict=True))
 
@@ -457,45 +88,18 @@ class Coefficients:
         scale = np.float32(self.header.step), np.float32(self.header.bias)
         return wavelet.inverse(plan, window, bands.low, bands.levels, scale, run, below)
 
-    def _coarse(self) -> tuple[Bands, Model, _Level]:
-        """Decode the first segment; return its bands, and what tiles begin with."""
-        plan, cuts = self.header.plan, self.header.cuts
-        none, bands = _nothing(plan), _with_coarse_zeros(plan, cuts, [{}] * cuts.levels)
-        first = _Coder(self._segments[0], _new_model(), decoding=True)
-        parent = _code_coarse(first, plan, none, none, bands, 1.0, 0.0, cuts)
-        _check_whole(first)
-        return bands, first.model, parent
-
     def _decoded(self, needed: Sequence[Window], run: Run) -> Bands:
         """Return the integers, with all tiles of the finest levels that are needed."""
         plan, cuts = self.header.plan, self.header.cuts
-        none = _nothing(plan)
-        if self._bands is None:
-            # What tiles need is made while the first segment, which they follow, is decoded.
-            coarse, finest = run(
-                lambda make: make(), [self._coarse, partial(_zeros, plan, range(cuts.levels))]
-            )
-            bands, self._model, self._parent = coarse
-            self._bands = Bands(low=bands.low, levels=[*finest, *bands.levels[cuts.levels :]])
-        bands, model, level = self._bands, self._model, self._parent
-        assert model is not None
-        assert level is not None
+        if self._coarse is None:
+            self._coarse = decode_coarse(plan, cuts, self._segments[0], run)
+        coarse = self._coarse
         # Of the coarsest level that is cut the widest window is needed.
         wanted = [tile for tile in self._missing if _overlap(tile[-1], needed[cuts.levels])]
-
-        def decode_tile(tile: Tile) -> None:
-            coder = _Coder(self._tile_segments[tile], _copy(model), decoding=True)
-            _code_tile(coder, plan, none, none, bands, 1.0, 0.0, tile, level)
-            _check_whole(coder)
-
-        list(run(decode_tile, wanted))
+        data = self._tile_segments
+        list(run(lambda tile: decode_tile(coarse, plan, tile, data[tile]), wanted))
         self._missing = [tile for tile in self._missing if tile not in wanted]
-        return bands
-
-
-def _check_whole(coder: _Coder) -> None:
-    if not coder.whole:
-        raise CorruptPayload("WAVELET section: the coefficients end early; restore it")
+        return coarse.bands
 
 
 def _overlap(tile: Window, wanted: Window) -> bool:
