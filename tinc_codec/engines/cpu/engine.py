@@ -250,14 +250,18 @@ def _evaluate_increasing(
     strides = np.array([math.prod(out.shape[k + 1 :]) for k in range(out.ndim)])
     tasks = []
     for grid in _leaf_grids(tree, axes, strides):
-        step = max(1, _TILES_A_TASK // len(grid.leaves))
-        tasks += [(grid, at, min(at + step, grid.tiles)) for at in range(0, grid.tiles, step)]
+        pieces = -(-grid.tiles * len(grid.leaves) // _TILES_A_TASK)
+        pieces = min(pieces, grid.tiles)
+        tasks += [
+            (grid, *ends) for ends in pairwise(k * grid.tiles // pieces for k in range(pieces + 1))
+        ]
+    left = iter(tasks)
 
-    def run(part: int) -> None:
+    def run(_: int) -> None:
         x, row = _aligned(_rows(table) * STRIDE), np.zeros(table.paths.shape[1] + 1, np.int64)
         index = np.empty(len(axes), np.int64)
         run_at, run_place = np.empty(LANES + 1, np.int64), np.empty(LANES, np.int64)
-        for grid, first, last in tasks[part::parts]:
+        for grid, first, last in left:  # whichever thread is free takes the next one
             passes.evaluate_grid(
                 parameters, *_tables(table), grid.leaves, grid.bases, grid.coordinates,
                 grid.first_at, grid.counts, strides, first, last, flat, x, row, index, run_at,
@@ -265,8 +269,7 @@ def _evaluate_increasing(
             )  # fmt: skip
 
     with _share_of_threads(current_runtime().thread_count()) as threads:
-        parts = max(1, min(threads, len(tasks)))
-        run_parts(run, parts, threads)
+        shared(run, max(1, min(threads, len(tasks))))
     return out
 
 
