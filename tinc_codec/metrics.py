@@ -164,7 +164,7 @@ def _slab_errors(a: NDArray[np.float64], b: NDArray[np.float64]) -> Errors:
     difference = np.abs(b - a).ravel()
     return Errors(
         voxels=a.size,
-        squared_error=float(difference @ difference),
+        squared_error=float(np.einsum("i,i", difference, difference)),
         max_error=float(difference.max()),
         low=low,
         high=high,

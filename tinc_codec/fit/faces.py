@@ -146,5 +146,6 @@ def _error(values: Float32Array, unit: Float32Array, weight: Float32Array | None
     total = 0.0
     for k, (said, wanted) in enumerate(zip(values, unit, strict=True)):
         rest = np.clip(said, 0, 1) - wanted
-        total += float(np.vdot(rest, rest if weight is None else weight[k] * rest))
+        counted = rest if weight is None else weight[k] * rest
+        total += float(np.einsum("i,i", rest.reshape(-1), counted.reshape(-1)))
     return total

@@ -32,6 +32,7 @@ from tinc_codec.stream.residual.postfilter import (
     neighbours,
     value_knots,
 )
+from tinc_codec.threads import each
 
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
@@ -41,6 +42,8 @@ _KNOTS, _FEW_KNOTS, _ACTIVITIES = 12, 6, 8
 _QUANTILES = (0, 0.25, 0.5, 0.75, 0.9, 0.97, 0.99, 1)
 # Voxels of the sample: a part of all, at least and at most.
 _SAMPLED_PART, _FEWEST, _MOST = 16, 1 << 16, 1 << 17
+# Parts of the sample that threads add up.
+_PARTS = 4
 _TURNS = 12
 # Usual size of strengths and weights.
 _USUAL = 1.0
@@ -68,7 +71,10 @@ class _Normal:
 
     def error(self, solution: Float64Array) -> float:
         """Return the mean squared error that a solution leaves."""
-        left = self.squares - 2 * solution @ self.wanted + solution @ self.matrix @ solution
+        # Sums that BLAS would take threads of its own for are einsum's: those go on for a while
+        # after, and take a core from the threads of other chunks.
+        squares = np.einsum("i,ij,j", solution, self.matrix, solution)
+        left = self.squares - 2 * solution @ self.wanted + squares
         return max(float(left), 0.0) / self.count
 
     def solve(self, directions: Float64Array, tones: int) -> Float64Array:
@@ -107,7 +113,7 @@ def choose(
     """
     voxels = _sample(unit.size, weight)
     wanted = (unit.reshape(-1)[voxels] - said.reshape(-1)[voxels]).astype(np.float64)
-    squares = float(wanted @ wanted)
+    squares = float(np.einsum("i,i", wanted, wanted))
     if squares == 0:
         return None
     stencil = _stencil(said, voxels)
@@ -184,11 +190,20 @@ def _normal(
 ) -> _Normal:
     """Return the normal equations."""
     size = taps * (_ACTIVITIES + len(knots)) + len(knots)
-    matrix, right = np.zeros((size, size)), np.zeros(size)
-    activities = activity_knots(_ACTIVITIES, finest)
-    _add_up(stencil, wanted, activities, value_knots(knots), matrix, right)
+    activities, values = activity_knots(_ACTIVITIES, finest), value_knots(knots)
+
+    def add_up(part: slice) -> tuple[Float64Array, Float64Array]:
+        matrix, right = np.zeros((size, size)), np.zeros(size)
+        _add_up(stencil[:, part], wanted[part], activities, values, matrix, right)
+        return matrix, right
+
+    # As many parts whatever the number of threads, so that the sums are the same.
+    bounds = [k * len(wanted) // _PARTS for k in range(_PARTS + 1)]
+    sums = each(add_up, [slice(*ends) for ends in pairwise(bounds)])
+    matrix, right = (np.sum(parts, axis=0) for parts in zip(*sums, strict=True))
     matrix += np.tril(matrix, -1).T
-    return _Normal(matrix=matrix, wanted=right, squares=float(wanted @ wanted), count=len(wanted))
+    squares = float(np.einsum("i,i", wanted, wanted))
+    return _Normal(matrix=matrix, wanted=right, squares=squares, count=len(wanted))
 
 
 @njit(nogil=True, cache=True)

@@ -43,6 +43,8 @@ _SAMPLES = 1 << 14
 # The mode is chosen on one in so many planes, in the middle, and on this many at least.
 _TRIAL, _TRIAL_DEPTH = 4, 16
 _RIDGE = 1e-6
+# Samples summed up at once when weights are fitted.
+_PIECE = 512
 # Bytes for each element that a slab's buffer starts with.
 _BUFFER = 9
 
@@ -181,12 +183,30 @@ def _fit(field: Int64Array, lattice: _Lattice, bound: int) -> Int64Array:
         return np.zeros(n, np.int64)
     share = 1 / (np.abs(near[:8]).mean(axis=0) + bound + 0.5)
     noise = bound * (bound + 1) / 3 * share.sum()
-    square = (near * share) @ near.T + noise * (np.eye(n) + 1)
+    square, right = _weighted_sums(near, share, wanted)
+    square += noise * (np.eye(n) + 1)
     square += np.eye(n) * (_RIDGE * np.trace(square) / n + 1e-9)
-    weights = np.linalg.solve(square, (near * share) @ wanted + noise)
+    weights = np.linalg.solve(square, right + noise)
     whole = np.rint(weights * (1 << WEIGHT_BITS))
     found: Int64Array = np.clip(whole, 1 - WEIGHT_LIMIT, WEIGHT_LIMIT - 1).astype(np.int64)
     return found
+
+
+def _weighted_sums(
+    near: Float64Array, share: Float64Array, wanted: Float64Array
+) -> tuple[Float64Array, Float64Array]:
+    """Return the weighted sums of products of the neighbours, and of each with what is wanted.
+
+    In pieces that BLAS takes no threads of its own for: sums do not depend on how many there are,
+    and no core stays busy with them.
+    """
+    square, right = np.zeros((len(near), len(near))), np.zeros(len(near))
+    for at in range(0, near.shape[1], _PIECE):
+        some = near[:, at : at + _PIECE]
+        weighted = some * share[at : at + _PIECE]
+        square += weighted @ some.T
+        right += weighted @ wanted[at : at + _PIECE]
+    return square, right
 
 
 def _fit_all(field: Int64Array, mode: int, bound: int) -> tuple[Int64Array, ...]:
