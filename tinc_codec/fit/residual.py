@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numba import njit
@@ -28,6 +29,9 @@ from tinc_codec.stream.residual.segments import Bands, Quantized
 from tinc_codec.stream.residual.tiles import NO_CUTS, Cuts
 from tinc_codec.stream.residual.wavelet import AXES, Float32Array, Layout, Shape
 from tinc_codec.threads import each
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 # Squared steps that a bit is worth. At high rate a bit is worth (step^2 / 12) 2 ln 2 = 0.115.
 PRICE = 0.08
@@ -152,12 +156,15 @@ class Volume:
             return whole
         price, shape = self._price, self._chosen.plan.shapes[0]
         best = _cost(self._chosen, whole, step, price)
+
+        def tried(starts: tuple[int, ...]) -> tuple[float, tuple[int, ...], _Transform, Quantized]:
+            found = self._transform(plan_of(shape, starts))
+            coded = _uncut(found, step, price)
+            return _cost(found, coded, step, price), starts, found, coded
+
         for _ in range(_PLAN_ROUNDS):
             least, taken = best * (1 - _PLAN_GAIN), None
-            for starts in _neighbours(self._starts):
-                found = self._transform(plan_of(shape, starts))
-                coded = _uncut(found, step, price)
-                cost = _cost(found, coded, step, price)
+            for cost, starts, found, coded in _in_pairs(tried, _neighbours(self._starts)):
                 if cost < least:
                     least, taken = cost, (starts, found, coded)
             if taken is None:
@@ -177,16 +184,20 @@ class Volume:
         price, taken = self._price, whole
         best = _cost(self._chosen, whole, step, price) + _time(whole, price, size)
         last = math.inf
-        # Of most levels first, mostly the best: once fewer do no better, still fewer do not.
-        for cuts in reversed(list(cutting.candidates(self._chosen.plan, whole.bands))):
+
+        def tried(cuts: Cuts) -> tuple[float, Quantized]:
             coded = _coded(self._chosen, step, price, cuts)
             assert coded is not None
-            cost = _cost(self._chosen, coded, step, price) + _time(coded, price, size)
+            return _cost(self._chosen, coded, step, price) + _time(coded, price, size), coded
+
+        # Of most levels first, mostly the best: once fewer do no better, still fewer do not.
+        candidates = list(cutting.candidates(self._chosen.plan, whole.bands))[::-1]
+        for cost, coded in _in_pairs(tried, candidates):
             if cost >= last:
                 break
             last = cost
             if cost < best:
-                best, self._cuts, taken = cost, cuts, coded
+                best, self._cuts, taken = cost, coded.cuts, coded
         return taken
 
     def code(self, step: float, most: int | None = None) -> Coding | None:
@@ -226,6 +237,12 @@ class Volume:
         bands = _each(self._chosen.bands)
         largest = max(float(max(b.max(initial=0), -b.min(initial=0))) for b in bands)
         return float(max(largest, 2.0**-20) / 2**_MOST_BITS)
+
+
+def _in_pairs(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> Iterator[_Result]:
+    """Yield function(item) of each item, two done together: more would take too much memory."""
+    for at in range(0, len(items), 2):
+        yield from each(function, items[at : at + 2])
 
 
 def _neighbours(starts: tuple[int, ...]) -> list[tuple[int, ...]]:
