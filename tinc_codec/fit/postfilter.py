@@ -19,7 +19,7 @@ import numpy.typing as npt
 from numba import njit
 
 from tinc_codec.stream.residual import postfilter
-from tinc_codec.stream.residual.filtering import REACH
+from tinc_codec.stream.residual.filtering import REACH, SIDES
 from tinc_codec.stream.residual.postfilter import (
     MOST_EXPONENT,
     VALUE_UNIT,
@@ -36,6 +36,7 @@ from tinc_codec.threads import each
 
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
+Int64Array = npt.NDArray[np.int64]
 
 _KNOTS, _FEW_KNOTS, _ACTIVITIES = 12, 6, 8
 # Quantiles of the values at which their curves have knots, before the widest gaps are halved.
@@ -139,7 +140,7 @@ def counted(size: int, weight: Float32Array | None) -> float:
     return size if weight is None else float(weight.sum())
 
 
-def _sample(size: int, weight: Float32Array | None) -> npt.NDArray[np.int64]:
+def _sample(size: int, weight: Float32Array | None) -> Int64Array:
     """Return voxels, in order, as often as they weigh: one of each of runs of equal weight."""
     count = size if weight is None else int(np.count_nonzero(weight))
     wanted = min(max(size // _SAMPLED_PART, _FEWEST), _MOST, count)
@@ -149,21 +150,30 @@ def _sample(size: int, weight: Float32Array | None) -> npt.NDArray[np.int64]:
         return rng.integers(starts[:-1], starts[1:])
     reached = np.cumsum(weight, dtype=np.float64)
     drawn = (np.arange(wanted) + rng.random(wanted)) * (reached[-1] / wanted)
-    places: npt.NDArray[np.int64] = np.searchsorted(reached, drawn, side="right")
+    places: Int64Array = np.searchsorted(reached, drawn, side="right")
     return np.minimum(places, size - 1)
 
 
-def _stencil(said: Float32Array, voxels: npt.NDArray[np.int64]) -> Float32Array:
+def _stencil(said: Float32Array, voxels: Int64Array) -> Float32Array:
     """Return voxels, one row, and their neighbours, two rows for each tap."""
     flat = said.reshape(-1)
     places = np.unravel_index(voxels, said.shape)
-    rows = [flat[voxels]]
-    for axis in range(said.ndim - axes_filtered(said.ndim), said.ndim):
+    first = said.ndim - axes_filtered(said.ndim)
+    stencil = np.empty((1 + SIDES * (said.ndim - first), len(voxels)), np.float32)
+    stencil[0] = flat[voxels]
+    for axis in range(first, said.ndim):
         apart = math.prod(said.shape[axis + 1 :])
         here = places[axis].astype(np.int64)
         shifts = neighbours(here, said.shape[axis])[1:] - here
-        rows += [flat[voxels + apart * shift] for shift in shifts]
-    return np.stack(rows)
+        rows = stencil[1 + SIDES * (axis - first) :]
+
+        def look_up(
+            k: int, apart: int = apart, shifts: Int64Array = shifts, rows: Float32Array = rows
+        ) -> None:
+            flat.take(voxels + apart * shifts[k], out=rows[k], mode="clip")
+
+        each(look_up, range(SIDES))
+    return stencil
 
 
 def _knots(values: Float32Array, count: int) -> tuple[int, ...]:
