@@ -113,7 +113,7 @@ def torch_stays_in_functions(imports: Imports) -> Iterator[str]:
     torch = ("torch", "triton", *kernels)
     yield from only(imports, torch, ("tinc_codec.engines.gpu", "tinc_codec.fit"))
     for name, statements in imports.items():
-        if name in kernels:
+        if within(name, *kernels):
             continue
         for statement in statements:
             if within(statement.target, *torch) and not statement.in_function:

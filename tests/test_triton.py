@@ -177,7 +177,8 @@ def test_what_is_too_wide_or_too_long_goes_through_the_products() -> None:
 
 
 def test_kernels_that_fail_or_disagree_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tinc_codec.engines.gpu import fused, kernels
+    from tinc_codec.engines.gpu import trust
+    from tinc_codec.engines.gpu.kernels import decode as kernels
 
     tree = TREES["line"]
     parameters = parameters_of(tree)
@@ -190,7 +191,7 @@ def test_kernels_that_fail_or_disagree_are_not_used(monkeypatch: pytest.MonkeyPa
         args[9].zero_()
 
     for kernel, message in ((broken, "RuntimeError: no such instruction"), (idle, "off by")):
-        monkeypatch.setattr(fused, "_agreed", {})
+        monkeypatch.setattr(trust, "_agreed", {})
         monkeypatch.setattr(kernels, "decode_tiles", {(3,): kernel})
         with pytest.warns(UserWarning, match=f"kernels are not used on .*: {message}"):
             values = grid(tree, parameters, whole(tree))
@@ -199,7 +200,7 @@ def test_kernels_that_fail_or_disagree_are_not_used(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tinc_codec.engines.gpu import fused
+    from tinc_codec.engines.gpu import fused, trust
 
     def wanted(device: str, widths: Any = (16,), **chosen: Any) -> bool:
         with runtime(**chosen):
@@ -207,8 +208,8 @@ def test_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.delenv("TINC_TRITON", raising=False)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    monkeypatch.setattr(fused, "_capable", lambda device: True)
-    monkeypatch.setattr(fused, "_has_tried_triton", lambda: True)
+    monkeypatch.setattr(trust, "_capable", lambda device: True)
+    monkeypatch.setattr(trust, "_has_tried_triton", lambda: True)
     assert not wanted("cpu")
     assert wanted("cpu", triton=True)
     assert wanted("cuda")
@@ -216,31 +217,31 @@ def test_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
     for most, more in (((64,) * 5, (80,) * 5), ((96, 96), (96, 112)), ((16,) * 8, (16,) * 9)):
         assert wanted("cuda", most)
         assert not wanted("cuda", more)
-    monkeypatch.setattr(fused, "_capable", lambda device: False)
+    monkeypatch.setattr(trust, "_capable", lambda device: False)
     assert not wanted("cuda")
-    monkeypatch.setattr(fused, "_capable", lambda device: True)
+    monkeypatch.setattr(trust, "_capable", lambda device: True)
     monkeypatch.setenv("TINC_TRITON", "0")
     assert not wanted("cuda")
     assert wanted("cuda", triton=True)
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     with pytest.raises(InvalidSetting, match=r"CUDA device, not cpu: .*TRITON_INTERPRET=1"):
         wanted("cpu", triton=True)
-    monkeypatch.setattr(fused, "_has_triton", lambda: False)
+    monkeypatch.setattr(trust, "_has_triton", lambda: False)
     with pytest.raises(InvalidSetting, match="triton, which is not installed: pip install triton"):
         wanted("cuda", triton=True)
     monkeypatch.delenv("TINC_TRITON")
-    monkeypatch.setattr(fused, "_has_tried_triton", lambda: False)
+    monkeypatch.setattr(trust, "_has_tried_triton", lambda: False)
     assert not wanted("cuda")
 
 
 def test_only_versions_that_have_run_on_a_gpu_are_used_unasked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from tinc_codec.engines.gpu import fused
+    from tinc_codec.engines.gpu import trust
 
     def tried(version: str) -> bool:
-        monkeypatch.setattr(fused.importlib.metadata, "version", lambda name: version)
-        return fused._has_tried_triton.__wrapped__()
+        monkeypatch.setattr(trust.importlib.metadata, "version", lambda name: version)
+        return trust._has_tried_triton.__wrapped__()
 
     assert tried("3.6.0")
     assert tried("3.6.1")
@@ -268,7 +269,7 @@ def test_an_optimisers_step_in_one_launch(name: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u2", "i4", "u4"])
 def test_integers_are_those_of_the_host(dtype: str) -> None:
-    from tinc_codec.engines.gpu import fused, values
+    from tinc_codec.engines.gpu import trust, values
     from tinc_codec.stream import normalize
 
     info = np.iinfo(dtype)
@@ -277,7 +278,7 @@ def test_integers_are_those_of_the_host(dtype: str) -> None:
     there = torch.tensor(unit, device="cuda" if ON_GPU else "cpu")
     for low, high in ((int(info.min), int(info.max)), (3, 17), (0, 5)):
         with runtime(device=DEVICE, triton=True):
-            assert fused.are_asked_for(there.device)
+            assert trust.are_asked_for(there.device)
             found = values.denormalize(there, low, high, np.dtype(dtype))
         expected = normalize.denormalize(unit, low, high, np.dtype(dtype))
         np.testing.assert_array_equal(values.to_numpy(found, np.dtype(dtype)), expected)
@@ -287,7 +288,7 @@ def test_integers_are_those_of_the_host(dtype: str) -> None:
 def test_faces_are_corrected_as_on_the_host_bit_for_bit(reach: int) -> None:
     from tinc_codec.engines.cpu import faces as on_host
     from tinc_codec.engines.gpu import faces as there
-    from tinc_codec.engines.gpu import fused
+    from tinc_codec.engines.gpu import trust
     from tinc_codec.tree.faces import Smoothing, plans
 
     geometry = Geometry(shape=(9, 14, 12), splits=((0, 1, 2), (1,)), coordinates="global")
@@ -302,7 +303,7 @@ def test_faces_are_corrected_as_on_the_host_bit_for_bit(reach: int) -> None:
             axes = there.axes_of(geometry, smoothing, tuple(a.tobytes() for a in asked), device)
             on_device = torch.tensor(values, device=device)
             found = there.smooth(on_device, axes).cpu().numpy()
-        assert fused._agreed[("faces", on_device.device)]
+        assert trust._agreed[("faces", on_device.device)]
         for chunk, own in zip(values, found, strict=True):
             expected = on_host.smooth(chunk.copy(), wanted)
             np.testing.assert_array_equal(own, expected, strict=True)
@@ -401,14 +402,15 @@ _COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from tinc_codec.engines.gpu import kernels
+from tinc_codec.engines.gpu.kernels.decode import decode_tiles
+from tinc_codec.engines.gpu.kernels.fit import fit_tiles
 
 INTEGERS = dict.fromkeys(("leaves", "n", "total", "voxels", "parts", "rounds", "size"), "i32")
 KINDS = INTEGERS | dict.fromkeys(("table", "where", "firsts", "places", "strides"), "*i64")
 KINDS |= dict.fromkeys(("counts", "sides"), "*i32")
 CONSTANTS = {"AXES": 3, "BLOCKS": (16, 32, 16), "AT": (0, 0, 32), "FIRST": (0, 1, 3), "BLOCK": 64,
              "WEIGHTED": True, "POINTS": False, "WHOLE": True, "DOT": "float16", "FAST": True}
-for kernel, capability in ((kernels.decode_tiles, 80), (kernels.fit_tiles, 90)):
+for kernel, capability in ((decode_tiles, 80), (fit_tiles, 90)):
     names = kernel.arg_names
     kinds = {name: "*fp32" for name in names} | KINDS | dict.fromkeys(CONSTANTS, "constexpr")
     source = ASTSource(
@@ -436,9 +438,9 @@ def test_the_kernels_compile_for_gpus(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", TREES)
 def test_the_kernels_agree_on_the_gpu(name: str) -> None:
     """With the tiles and programs that fits use."""
-    from tinc_codec.engines.gpu import fused
+    from tinc_codec.engines.gpu import trust
 
     assert_decodes(TREES[name], parameters_of(TREES[name]))
     test_gradients_are_those_of_the_products(name)
-    assert fused._agreed
-    assert all(fused._agreed.values())
+    assert trust._agreed
+    assert all(trust._agreed.values())

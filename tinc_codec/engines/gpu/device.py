@@ -55,10 +55,10 @@ def check_device() -> None:
     InvalidSetting
         As :func:`current_device`, and where Triton cannot run.
     """
-    from tinc_codec.engines.gpu import fused
+    from tinc_codec.engines.gpu import trust
 
     if current_runtime().uses_torch:
-        fused.are_asked_for(current_device())
+        trust.are_asked_for(current_device())
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinc_codec import metrics
-from tinc_codec.engines.gpu import fused
+from tinc_codec.engines.gpu import fused, trust
 from tinc_codec.engines.gpu.device import current_device
 from tinc_codec.tree.faces import STENCIL, Smoothing, plans
 from tinc_codec.tree.geometry import Geometry, IntArray
@@ -172,7 +172,7 @@ def _correct(values: torch.Tensor, number: int, axis: Axis) -> None:
 
 def _kernels_agree(values: torch.Tensor, number: int, axis: Axis) -> bool:
     """Tell whether Triton's kernels give the same bits, in the first chunk they meet."""
-    if not fused.are_asked_for(values.device):
+    if not trust.are_asked_for(values.device):
         return False
 
     def compare() -> tuple[torch.Tensor, torch.Tensor]:
@@ -181,4 +181,4 @@ def _kernels_agree(values: torch.Tensor, number: int, axis: Axis) -> bool:
         _correct(expected, number, axis)
         return found, expected
 
-    return fused.agreed(("faces",), values.device, compare, 0.0)
+    return trust.agreed(("faces",), values.device, compare, 0.0)

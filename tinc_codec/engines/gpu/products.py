@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tinc_codec.engines.gpu import fused
+from tinc_codec.engines.gpu import fused, trust
 from tinc_codec.engines.gpu.memory import LANES
 from tinc_codec.engines.gpu.stacks import Stacked, Stacks
 from tinc_codec.tree.geometry import boxes, coordinate_leaders, leaf_affine
@@ -145,12 +145,12 @@ class Gradient:
             return
 
         def compare() -> tuple[torch.Tensor, torch.Tensor]:
-            parameters = fused.probe(self._stacks, targets.device)
+            parameters = trust.probe(self._stacks, targets.device)
             found = self._fused(paths, parameters, key, targets, weights)[1]
             return found, self._products(parameters, key, targets, weights, squared=False)[1]
 
         what = "fit", weights is not None, paths.widths, paths.axes
-        if not fused.agreed(what, targets.device, compare, fused.ROUGH_AGREEMENT):
+        if not trust.agreed(what, targets.device, compare, trust.ROUGH_AGREEMENT):
             self._paths = None
 
     def _fused(

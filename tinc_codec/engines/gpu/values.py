@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tinc_codec.engines.gpu import fused
+from tinc_codec.engines.gpu import fused, trust
 
 if TYPE_CHECKING:
     import torch
@@ -41,14 +41,14 @@ def denormalize(unit: torch.Tensor, low: float, high: float, dtype: np.dtype[Any
     tensor of signed integers of the dtype's size
         Same shape: the bits, in native order.
     """
-    if dtype.kind != "f" and dtype.itemsize <= 4 and fused.are_asked_for(unit.device):
+    if dtype.kind != "f" and dtype.itemsize <= 4 and trust.are_asked_for(unit.device):
         bits, limits = _bits(dtype), (int(low), int(high))
 
         def compare() -> tuple[torch.Tensor, torch.Tensor]:
             some = unit.reshape(-1)[:_COMPARED].contiguous()
             return fused.to_integers(some, *limits, bits), _in_steps(some, low, high, dtype)
 
-        if not unit.numel() or fused.agreed(("integers", bits), unit.device, compare, 0.0):
+        if not unit.numel() or trust.agreed(("integers", bits), unit.device, compare, 0.0):
             return fused.to_integers(unit.contiguous(), *limits, bits)
     return _in_steps(unit, low, high, dtype)
 
