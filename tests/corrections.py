@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 
+from tinc_codec.parallel import even_parts
 from tinc_codec.stream.residual import predictive
 from tinc_codec.stream.residual.wavelet import three_axes
 
@@ -28,7 +29,7 @@ def coded(field: npt.ArrayLike, bound: int, *, mode: int, slabs: int = 1) -> byt
         highest=int(values.max()),
         weights=predictive._fit_all(values, mode, bound),
     )
-    parts = predictive._slabs(len(values), min(slabs, len(values)))
+    parts = even_parts(len(values), min(slabs, len(values)))
     return predictive._to_bytes(
         header, [predictive._encode_slab(header, values[a:b]) for a, b in parts]
     )

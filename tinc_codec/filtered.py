@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from tinc_codec.parallel import even_parts
 from tinc_codec.threads import each
 from tinc_codec.tree.geometry import IntArray
 
@@ -106,7 +107,7 @@ def _grid(
     lines, flat = four[0] * near_z.shape[1] * near_y.shape[1], values.reshape(-1)
     out = np.empty((lines, high - low + 1), np.float32)
 
-    def run(rows: IntArray) -> None:
+    def run(rows: tuple[int, int]) -> None:
         stage.filter_lines(
             flat, window, near_z, near_y, low - first, filtered, rows, tables, *_room(), out
         )
@@ -156,8 +157,7 @@ def _room() -> tuple[Float32Array, npt.NDArray[np.int64]]:
     return np.empty(stage.WORK, np.float32), np.empty(stage.PLACES, np.int64)
 
 
-def _parts(lines: int, length: int) -> list[IntArray]:
+def _parts(lines: int, length: int) -> list[tuple[int, int]]:
     """Cut lines in parts that are worth a thread each."""
     count = max(1, min(16, lines * length // _LEAST_PART))
-    bounds = np.arange(count + 1) * lines // count
-    return [bounds[k : k + 2] for k in range(count)]
+    return even_parts(lines, count)

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from tinc_codec.parallel import even_parts
 from tinc_codec.stream.residual import postfilter
 from tinc_codec.stream.residual.filtering import REACH, SIDES
 from tinc_codec.stream.residual.postfilter import (
@@ -72,9 +73,7 @@ class _Normal:
 
     def error(self, solution: Float64Array) -> float:
         """Return the mean squared error that a solution leaves."""
-        # Sums that BLAS would take threads of its own for are einsum's: those go on for a while
-        # after, and take a core from the threads of other chunks.
-        squares = np.einsum("i,ij,j", solution, self.matrix, solution)
+        squares = np.einsum("i,ij,j", solution, self.matrix, solution)  # see _squares
         left = self.squares - 2 * solution @ self.wanted + squares
         return max(float(left), 0.0) / self.count
 
@@ -114,7 +113,7 @@ def choose(
     """
     voxels = _sample(unit.size, weight)
     wanted = (unit.reshape(-1)[voxels] - said.reshape(-1)[voxels]).astype(np.float64)
-    squares = float(np.einsum("i,i", wanted, wanted))
+    squares = _squares(wanted)
     if squares == 0:
         return None
     stencil = _stencil(said, voxels)
@@ -133,6 +132,15 @@ def choose(
         if cost < least and (most is None or size <= most):
             best, least = found, cost
     return best
+
+
+def _squares(values: Float64Array) -> float:
+    """Return the sum of squares.
+
+    By einsum: BLAS would take threads of its own, which go on for a while after, and take a core
+    from the threads of other chunks.
+    """
+    return float(np.einsum("i,i", values, values))
 
 
 def counted(size: int, weight: Float32Array | None) -> float:
@@ -208,11 +216,10 @@ def _normal(
         return matrix, right
 
     # As many parts whatever the number of threads, so that the sums are the same.
-    bounds = [k * len(wanted) // _PARTS for k in range(_PARTS + 1)]
-    sums = each(add_up, [slice(*ends) for ends in pairwise(bounds)])
+    sums = each(add_up, [slice(*ends) for ends in even_parts(len(wanted), _PARTS)])
     matrix, right = (np.sum(parts, axis=0) for parts in zip(*sums, strict=True))
     matrix += np.tril(matrix, -1).T
-    squares = float(np.einsum("i,i", wanted, wanted))
+    squares = _squares(wanted)
     return _Normal(matrix=matrix, wanted=right, squares=squares, count=len(wanted))
 
 

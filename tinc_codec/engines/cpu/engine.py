@@ -21,6 +21,7 @@ import numpy.typing as npt
 from tinc_codec.engines.cpu import passes
 from tinc_codec.engines.cpu.vector import LANES, STRIDE
 from tinc_codec.llvm import WIDTH
+from tinc_codec.parallel import even_parts
 from tinc_codec.runtime import current_runtime
 from tinc_codec.threads import shared
 from tinc_codec.tree.geometry import (
@@ -250,11 +251,8 @@ def _evaluate_increasing(
     strides = np.array([math.prod(out.shape[k + 1 :]) for k in range(out.ndim)])
     tasks = []
     for grid in _leaf_grids(tree, axes, strides):
-        pieces = -(-grid.tiles * len(grid.leaves) // _TILES_A_TASK)
-        pieces = min(pieces, grid.tiles)
-        tasks += [
-            (grid, *ends) for ends in pairwise(k * grid.tiles // pieces for k in range(pieces + 1))
-        ]
+        pieces = min(-(-grid.tiles * len(grid.leaves) // _TILES_A_TASK), grid.tiles)
+        tasks += [(grid, *ends) for ends in even_parts(grid.tiles, pieces)]
     left = iter(tasks)
 
     def run(_: int) -> None:

@@ -350,7 +350,7 @@ def filter_lines(
         Place of the first voxel wanted along the last axis.
     axes : int
         How many of the last axes have neighbours.
-    rows : (2,) int64
+    rows : two int
         The first line to do and the last, exclusive, of all in C order.
     tables : Tables
         Of the filter.

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
 from tinc_codec.errors import CorruptPayload
-from tinc_codec.parallel import Run
+from tinc_codec.parallel import Run, even_parts
 from tinc_codec.stream.residual import binary, differences, mixing
 from tinc_codec.stream.residual.differences import COUNTED, WEIGHT_BITS
 from tinc_codec.stream.wire import Reader, Writer
@@ -136,10 +135,6 @@ def _sets(mode: int) -> list[int]:
     if mode == SPARSE:
         return []
     return [len(_BEFORE) - 1] if mode == CAUSAL else [len(_BETWEEN[0]) - 1] * (2 * AXES)
-
-
-def _slabs(depth: int, count: int) -> list[tuple[int, int]]:
-    return list(pairwise(k * depth // count for k in range(count + 1)))
 
 
 # Fitting the weights.
@@ -347,7 +342,7 @@ def encode(field: npt.NDArray[np.int64], bound: int, *, run: Run = map) -> bytes
         raise ValueError(f"field {lowest} to {highest}, bound {bound}: all are to be below 2**33")
     depth = len(field)
     count = max(1, min(depth // _SLAB_DEPTH, round(field.size / _SLAB_SIZE)))
-    slabs = [field[a:b] for a, b in _slabs(depth, count)]
+    slabs = [field[a:b] for a, b in even_parts(depth, count)]
     headers = [
         _Header(
             mode=mode, bound=bound, lowest=lowest, highest=highest,
@@ -393,7 +388,7 @@ def decode(
     (z0, z1), (y0, y1), (x0, x1) = window or ((0, depth), (0, height), (0, width))
     slabs = [
         (slab, part)
-        for slab, part in zip(_slabs(depth, len(coded)), coded, strict=True)
+        for slab, part in zip(even_parts(depth, len(coded)), coded, strict=True)
         if slab[0] < z1 and z0 < slab[1]
     ]
     if not slabs:

@@ -124,9 +124,10 @@ class _Columns:
                     with with_odd:
                         self._odd_end(b, n, *known)
 
-    def _parted(self, carried: list[Any]) -> Sequence[_Row]:
+    def _parted(self, values: list[Any]) -> list[_Row]:
+        """Return the rows that follow one another in a list."""
         m = self.vectors
-        return [carried[k : k + m] for k in range(0, 4 * m, m)]
+        return [values[k : k + m] for k in range(0, len(values), m)]
 
     def _done(
         self, b: Any, row: Any, o: _Row, e1: _Row, o1: _Row, e2: _Row, e1_next: _Row
@@ -144,14 +145,14 @@ class _Columns:
     def _even_end(self, b: Any, row: Any, o: _Row, e1: _Row, o1: _Row, e2: _Row) -> None:
         """End with an even row, without an odd one after it."""
         e1_last = _step(b, self._scaled(b, row, cdf97.HIGH), -cdf97.D, o, o)
-        o1, e2 = self._halves(self._done(b, row, o, e1, o1, e2, e1_last))
+        o1, e2 = self._parted(self._done(b, row, o, e1, o1, e2, e1_last))
         e2_last = _step(b, e1_last, -cdf97.B, o1, o1)
         self._set(b, b.sub(row, i64(1)), _step(b, o1, -cdf97.A, e2, e2_last))
         self._set(b, row, e2_last)
 
     def _odd_end(self, b: Any, row: Any, o: _Row, e1: _Row, o1: _Row, e2: _Row) -> None:
         """End with an odd row, before the row given."""
-        o1, e2 = self._halves(self._done(b, row, o, e1, o1, e2, e1))
+        o1, e2 = self._parted(self._done(b, row, o, e1, o1, e2, e1))
         self._set(b, b.sub(row, i64(1)), _step(b, o1, -cdf97.A, e2, e2))
 
     def _closed_end(self, b: Any, row: Any, o: _Row, e1: _Row, o1: _Row, e2: _Row) -> None:
@@ -161,7 +162,7 @@ class _Columns:
         even, last_even = _end_steps(
             b, -cdf97.D, cdf97.ENDS_D, (even, o, odd), (last_even, odd, last_odd)
         )
-        o1, e2 = self._halves(self._done(b, row, o, e1, o1, e2, even))
+        o1, e2 = self._parted(self._done(b, row, o, e1, o1, e2, even))
         odd, last_odd = _end_steps(
             b, -cdf97.C, cdf97.ENDS_C, (odd, even, last_even), (last_odd, last_even, even)
         )
@@ -174,9 +175,6 @@ class _Columns:
         )
         for at, values in zip(rows, (even, odd, last_odd, last_even), strict=True):
             self._set(b, at, values)
-
-    def _halves(self, values: list[Any]) -> tuple[_Row, _Row]:
-        return values[: self.vectors], values[self.vectors :]
 
 
 def _step(b: Any, row: _Row, factor: np.float32, before: _Row, after: _Row) -> _Row:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tinc_codec.parallel import Run
+from tinc_codec.parallel import Run, even_parts
 from tinc_codec.stream.residual import cdf97, lifting
 
 Float32Array = npt.NDArray[np.float32]
@@ -139,7 +138,7 @@ def _places(split: int, direction: int) -> tuple[int, int, int, int]:
 def _parts(length: int, samples: int) -> list[tuple[int, int]]:
     """Cut an axis in parts that are worth a thread each."""
     count = max(1, min(_MOST_PARTS, samples // _LEAST_PART, length))
-    return list(pairwise(k * length // count for k in range(count + 1)))
+    return even_parts(length, count)
 
 
 def _across_planes(x: Float32Array, lift: Callable[..., Any], closed: bool, run: Run) -> None:
