@@ -34,8 +34,9 @@ WEIGHT_LIMIT = 1 << 13
 MOST_LEVELS = 5
 
 _NAME = "CORRECTION section"
-# A slab has about this many elements, and as many planes at least.
-_SLAB_SIZE, _SLAB_DEPTH = 1 << 20, 16
+# A slab has about this many bytes of data, or as many elements, and these planes at least. What it
+# has to learn anew takes up to 0.6 % more; slabs are decoded side by side, or left alone.
+_SLAB_BYTES, _SLAB_SIZE, _SLAB_DEPTH = 1 << 17, 1 << 20, 16
 # Where more of the field than this is within the bound of 0: sparse is tried; nothing else is.
 _MAYBE_SPARSE, _SURELY_SPARSE = 0.5, 0.98
 _SAMPLES = 1 << 14
@@ -303,15 +304,21 @@ def _modes(field: Int64Array, bound: int) -> list[int]:
     return [SPARSE, CAUSAL, INTERPOLATED] if within > _MAYBE_SPARSE else [CAUSAL, INTERPOLATED]
 
 
-def _best(headers: Sequence[_Header], field: Int64Array, run: Run) -> _Header:
-    """Return the header whose mode takes the fewest bytes on the planes in the middle."""
-    if len(headers) == 1:
-        return headers[0]
+def _best(headers: Sequence[_Header], field: Int64Array, run: Run) -> tuple[_Header, int]:
+    """Return the header whose mode takes the fewest bytes, and how many slabs to cut the field in.
+
+    Judged by the planes in the middle.
+    """
     depth = len(field)
+    most = depth // _SLAB_DEPTH
+    if most < 2 and len(headers) == 1:
+        return headers[0], 1
     planes = min(depth, max(depth // _TRIAL, _TRIAL_DEPTH))
     trial = field[(depth - planes) // 2 :][:planes]
-    coded = list(run(lambda header: _to_bytes(header, [_encode_slab(header, trial)]), headers))
-    return headers[min(range(len(headers)), key=lambda k: len(coded[k]))]
+    sizes = list(run(lambda header: len(_to_bytes(header, [_encode_slab(header, trial)])), headers))
+    size = min(sizes)
+    wanted = max(round(field.size / _SLAB_SIZE), size * depth // (planes * _SLAB_BYTES))
+    return headers[sizes.index(size)], max(1, min(most, wanted))
 
 
 def encode(field: npt.NDArray[np.int64], bound: int, *, run: Run = map) -> bytes:
@@ -340,9 +347,6 @@ def encode(field: npt.NDArray[np.int64], bound: int, *, run: Run = map) -> bytes
     lowest, highest = int(field.min()), int(field.max())
     if max(-lowest, highest) >= LIMIT or not 0 <= bound < LIMIT:
         raise ValueError(f"field {lowest} to {highest}, bound {bound}: all are to be below 2**33")
-    depth = len(field)
-    count = max(1, min(depth // _SLAB_DEPTH, round(field.size / _SLAB_SIZE)))
-    slabs = [field[a:b] for a, b in even_parts(depth, count)]
     headers = [
         _Header(
             mode=mode, bound=bound, lowest=lowest, highest=highest,
@@ -350,7 +354,8 @@ def encode(field: npt.NDArray[np.int64], bound: int, *, run: Run = map) -> bytes
         )
         for mode in _modes(field, bound)
     ]  # fmt: skip
-    header = _best(headers, field, run)
+    header, count = _best(headers, field, run)
+    slabs = [field[a:b] for a, b in even_parts(len(field), count)]
     return _to_bytes(header, list(run(lambda slab: _encode_slab(header, slab), slabs)))
 
 
