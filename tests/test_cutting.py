@@ -103,3 +103,29 @@ def test_a_small_section_is_not_cut() -> None:
     coding = rate_control.within_size(residual.Volume(values), 2_000)
     assert coding is not None
     assert section.from_bytes(coding.data, values.shape).header.cuts == NO_CUTS
+
+
+def test_cuts_by_rule_are_those_of_most_levels() -> None:
+    shape = (64, 64, 64)
+    rng = np.random.default_rng(3)
+    noise = rng.normal(0, 0.05, shape).astype(np.float32)
+    volume = residual.Volume(phantom(shape).astype(np.float32) / np.float32(65535) + noise)
+    start = rate_control.foretold(volume, 20_000)
+    coding = rate_control.within_size(volume, 20_000, start=start, enough=0.99)
+    assert coding is not None
+    assert 0.98 * 20_000 < len(coding.data) <= 20_000
+    cuts = section.from_bytes(coding.data, shape).header.cuts
+    coded = volume.whole(coding.step)
+    assert coded is not None
+    deepest = list(cutting.candidates(volume._chosen.plan, coded.bands))[-1]
+    assert cuts.levels == deepest.levels
+    assert len(section.from_bytes(coding.data, shape)._segments) == 3
+
+
+def test_a_section_that_will_be_small_is_not_cut_by_rule() -> None:
+    values = phantom((64, 64, 64)).astype(np.float32) / np.float32(65535)
+    volume = residual.Volume(values)
+    rate_control.foretold(volume, 20_000)
+    assert volume._cuts != NO_CUTS
+    rate_control.foretold(volume, 2_000)
+    assert volume._cuts == NO_CUTS

@@ -133,7 +133,7 @@ def _prepare(
         _check_room(exact, budget, has_values=low != high)
     if low == high:
         return container.pack(exact)
-    unit = normalize.normalize(box, low, high).reshape(long_axes(box.shape))
+    unit = normalize.normalize(box, low, high, each).reshape(long_axes(box.shape))
     inside = weights if weights is None or crop is None else weights[crop.slices]
     weight = _weight(box, valid, inside, settings)
     if weight is not None:

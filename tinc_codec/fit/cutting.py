@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numba import njit
 
 from tinc_codec.stream.residual import coefficients, tiles
 from tinc_codec.stream.residual.segments import Bands
@@ -28,9 +30,7 @@ def candidates(plan: Layout, integers: Bands) -> Iterator[Cuts]:
     integers : Bands of int32
         Quantised; what is not 0 is taken for the work.
     """
-    works = [
-        [_along(axis, list(bands.values())) for axis in range(AXES)] for bands in integers.levels
-    ]
+    works = [_along_axes(list(bands.values())) for bands in integers.levels]
     total = sum(int(work[0].sum()) for work in works) + int(np.count_nonzero(integers.low))
     longest = total
     for levels in range(1, min(len(plan.splits), tiles.MOST_CUT_LEVELS) + 1):
@@ -45,13 +45,26 @@ def candidates(plan: Layout, integers: Bands) -> Iterator[Cuts]:
             yield Cuts(levels=levels, at=(a, b, c))
 
 
-def _along(axis: int, bands: list[npt.NDArray[np.int32]]) -> Work:
-    """Return how many integers but 0 the bands of a level have at each place of an axis."""
-    work = np.zeros(max(band.shape[axis] for band in bands), np.int64)
-    others = tuple(k for k in range(AXES) if k != axis)
+def _along_axes(bands: list[npt.NDArray[np.int32]]) -> list[Work]:
+    """Return how many integers but 0 the bands of a level have at each place of each axis."""
+    works = [np.zeros(max(b.shape[axis] for b in bands), np.int64) for axis in range(AXES)]
     for band in bands:
-        work[: band.shape[axis]] += np.count_nonzero(band, axis=others)
-    return work
+        _count(band, *works)
+    return works
+
+
+@njit(nogil=True, cache=True)
+def _count(band: Any, along_z: Any, along_y: Any, along_x: Any) -> None:
+    """Add the integers but 0 of a band at each place of each axis."""
+    for z in range(band.shape[0]):
+        for y in range(band.shape[1]):
+            row, count = band[z, y], 0
+            for x in range(len(row)):
+                there = row[x] != 0
+                along_x[x] += there
+                count += there
+            along_z[z] += count
+            along_y[y] += count
 
 
 def _half(axis: int, levels: int, plan: Layout, works: list[list[Work]]) -> tuple[int, int]:

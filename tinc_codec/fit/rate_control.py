@@ -1,7 +1,7 @@
 """The step at which a wavelet section has a size, or is as good as asked for.
 
 1. About the step: magnitudes tell it, or a coding or two do.
-2. Plan and cuts are chosen there.
+2. Plan and cuts are chosen there; or by rule, without any coding.
 3. Step: size and error are smooth, steep functions of it; a few more codings find it.
 
 The caller may try other prices of a bit: which one decodes best in the same bytes depends on the
@@ -19,9 +19,9 @@ from tinc_codec.fit.residual import Coding, Volume
 from tinc_codec.fit.steps import HEADER_BYTES, search
 from tinc_codec.stream.residual.segments import Quantized
 
-# A size is near enough from so many parts of it on, and these are aimed at; codings of more than
-# so many times the size are given up.
-_ENOUGH, _WANTED, _ROOM = 0.998, 0.999, 4
+# A size is near enough from so many parts of it on, and the middle is aimed at; codings of more
+# than so many times the size are given up.
+_ENOUGH, _ROOM = 0.998, 4
 # The most tries for a size; for a score, which has to be found: the search is over long before.
 _TURNS, _MOST_TURNS = 20, 99
 # How near two tries may come, in octaves of the step.
@@ -55,7 +55,7 @@ def settle_about(volume: Volume, size: int, *, plans: bool) -> float | None:
 
     None where all that was tried takes several times the size.
     """
-    wanted = math.log2(_WANTED * size)
+    wanted = math.log2((1 + _ENOUGH) / 2 * size)
     tried: tuple[float, Quantized] | None = None
 
     def attempt(step: float) -> tuple[float, bool, bool]:
@@ -77,9 +77,17 @@ def settle_about(volume: Volume, size: int, *, plans: bool) -> float | None:
     return 2 ** volume.magnitudes().sizes().beyond(math.log2(step), wanted - found)
 
 
+def foretold(volume: Volume, size: int) -> float:
+    """Take cuts by rule; return the step that may give a size."""
+    step = 2 ** volume.magnitudes().sizes().step(math.log2(size))
+    volume.cut_by_rule(step)
+    return step
+
+
 def within_size(
-    volume: Volume, size: int, *, plans: bool = False, start: float | None = None
-) -> Coding | None:
+    volume: Volume, size: int, *, plans: bool = False, start: float | None = None,
+    enough: float = _ENOUGH,
+) -> Coding | None:  # fmt: skip
     """Return the coding with the finest step that takes at most ``size`` bytes.
 
     Not finer than integers can hold: a smooth volume may take less.
@@ -93,7 +101,9 @@ def within_size(
     plans : bool
         Whether to try other plans than the one in use.
     start : float, optional
-        A step near the wanted one, for a volume whose plan and cuts have been chosen.
+        A step near the wanted one, for a volume whose plan and cuts have been taken.
+    enough : float
+        Share of the size at which no finer step is looked for.
 
     Returns
     -------
@@ -113,10 +123,10 @@ def within_size(
         if coding is None or found > size:
             return math.log2(found), True, False
         best = coding
-        return math.log2(found), False, found >= _ENOUGH * size
+        return math.log2(found), False, found >= enough * size
 
     forecast, finest = volume.magnitudes().sizes(), volume.finest_step()
-    wanted = math.log2(_WANTED * size)
+    wanted = math.log2((1 + enough) / 2 * size)
     search(forecast, start, finest, wanted, _SIZE_WIDTH, _TURNS, attempt)
     return best
 
@@ -148,6 +158,13 @@ def settle_near(
     return 2 ** volume.magnitudes().decibels().beyond(math.log2(step), wanted - found)
 
 
+def foretold_score(volume: Volume, wanted: float) -> float:
+    """Take cuts by rule; return the step that may give a score in dB."""
+    step = min(2 ** volume.magnitudes().decibels().step(wanted), volume.spread())
+    volume.cut_by_rule(step)
+    return step
+
+
 def as_good(
     volume: Volume, score: Callable[[Coding], float], wanted: float, start: float
 ) -> Coding | None:
@@ -156,7 +173,7 @@ def as_good(
     Parameters
     ----------
     volume : Volume
-        What to code, whose plan and cuts have been chosen.
+        What to code, whose plan and cuts have been taken.
     score : callable
         Tells in dB how good a coding is, from its decoded bytes.
     wanted : float

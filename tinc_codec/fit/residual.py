@@ -22,7 +22,7 @@ import numpy as np
 from numba import njit
 
 from tinc_codec.fit import cutting
-from tinc_codec.fit.steps import Magnitudes
+from tinc_codec.fit.steps import ZERO_BELOW, Magnitudes
 from tinc_codec.stream.residual import section, segments, wavelet
 from tinc_codec.stream.residual.section import Header
 from tinc_codec.stream.residual.segments import Bands, Quantized
@@ -199,6 +199,24 @@ class Volume:
             if cost < best:
                 best, self._cuts, taken = cost, coded.cuts, coded
         return taken
+
+    def cut_by_rule(self, step: float) -> None:
+        """Take the cuts of most levels, mostly the best, unless a coding at a step will be small.
+
+        Judged by what will not be 0, without coding anything.
+        """
+        self._cuts = NO_CUTS
+        size = 2 ** self.magnitudes().sizes().value(math.log2(step))
+        if self._values.size < _CUT_FROM_VOXELS or size < _CUT_FROM_BYTES:
+            return
+        least = ZERO_BELOW * step
+        levels = [
+            {d: np.abs(band) >= least for d, band in level.items()}
+            for level in self._chosen.bands.levels
+        ]
+        kept = Bands(low=np.abs(self._chosen.bands.low) >= least, levels=levels)
+        for cuts in cutting.candidates(self._chosen.plan, kept):
+            self._cuts = cuts
 
     def code(self, step: float, most: int | None = None) -> Coding | None:
         """Code at a step, rounded to binary32; None where more than ``most`` bytes are needed."""

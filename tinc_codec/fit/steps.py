@@ -20,7 +20,7 @@ Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
 
 # Magnitudes below so many steps are mostly coded as 0.
-_ZERO_BELOW = 0.6
+ZERO_BELOW = 0.6
 # Bits that another takes when it is no larger, and squared steps that it leaves.
 _BITS, _LEFT = 3.0, 0.12
 # Of a section with few levels.
@@ -107,7 +107,7 @@ class Magnitudes:
         middles = (logs[:-1] + logs[1:]) / 2
         sums = np.append(np.cumsum((inside * middles)[::-1])[::-1], 0.0)
         # At the last step all are 0 for certain.
-        steps = logs - math.log2(_ZERO_BELOW)
+        steps = logs - math.log2(ZERO_BELOW)
         steps[-1] += 1
         return cls(
             steps=steps,

@@ -212,8 +212,8 @@ def decoded(payload: bytes, volume: Volume) -> npt.NDArray[Any]:
 
 def _decoded_unit(payload: bytes, volume: Volume) -> Float32Array:
     """Return the decoded voxels normalised again, of the volume's shape."""
-    low, high = volume.info.low, volume.info.high
-    return normalize.normalize(decoded(payload, volume), low, high).reshape(volume.unit.shape)
+    ends = volume.info.low, volume.info.high
+    return normalize.normalize(decoded(payload, volume), *ends, each).reshape(volume.unit.shape)
 
 
 def ssim(payload: bytes, volume: Volume) -> float:

@@ -20,11 +20,14 @@ if TYPE_CHECKING:
 
 # Bytes below which no wavelet section says anything.
 _SMALLEST_WAVELET = 24
+# Share of the bytes that is enough where cuts are taken by rule: a coding or two less, of two to
+# four, for 0.01 dB.
+_ROUGHLY = 0.99
 # How near to a score plan and cuts are chosen, in dB; with filters to come the best without is
 # found on the way.
 _ABOUT_DB, _SMALL_DB = 1.0, 0.01
-# Efforts from which filters are tried, and other plans of the transform too.
-_FILTERS_FROM, _PLANS_FROM = 2, 3
+# Efforts from which filters and several cuts are tried, and other plans of the transform too.
+_FILTERS_FROM, _CUTS_FROM, _PLANS_FROM = 2, 2, 3
 # What a filter has to gain, its bytes paid: it takes a sixth to a third of the time to decode.
 _WORTH_DB = 0.05
 # Prices of a bit, in squared steps, that are tried beside the usual one from an effort on.
@@ -38,7 +41,9 @@ class Search:
     Attributes
     ----------
     plans : bool
-        Other plans of the transform than the one in which all axes are alike.
+        Other plans of the transform than the one in which all axes are alike. Needs cuts.
+    cuts : bool
+        Several cuts in tiles, instead of those that are mostly the best.
     filters : bool
         Filters of the decoded values.
     prices : tuple of float
@@ -46,6 +51,7 @@ class Search:
     """
 
     plans: bool
+    cuts: bool
     filters: bool
     prices: tuple[float, ...]
 
@@ -63,6 +69,7 @@ def search_of(settings: Settings) -> Search:
     others = (some for least, some in _PRICES.items() if settings.effort >= least)
     return Search(
         plans=settings.effort >= _PLANS_FROM,
+        cuts=settings.effort >= _CUTS_FROM,
         filters=settings.effort >= _FILTERS_FROM,
         prices=(residual.PRICE, *chain.from_iterable(others)),
     )
@@ -100,7 +107,11 @@ def within_budget(volume: Volume, tree: BandTree | None, search: Search) -> Form
 
     first, *others = search.prices
     rest = _rest(volume, tree).at_price(first)
-    coding = rate_control.within_size(rest, size, plans=search.plans)
+    if search.cuts:
+        coding = rate_control.within_size(rest, size, plans=search.plans)
+    else:
+        start = rate_control.foretold(rest, size)
+        coding = rate_control.within_size(rest, size, start=start, enough=_ROUGHLY)
     if coding is None:
         return None
     forms = [plain := _with_wavelet(volume, tree, coding)]
@@ -181,7 +192,10 @@ def as_good(
     rest = _rest(volume, tree).at_price(first)
     # A filter takes some 40 bytes, more than it is worth where all is a few hundred.
     within = _SMALL_DB if search.filters else _ABOUT_DB
-    start = rate_control.settle_near(rest, plain, wanted, within, plans=search.plans)
+    if search.cuts:
+        start = rate_control.settle_near(rest, plain, wanted, within, plans=search.plans)
+    else:
+        start = rate_control.foretold_score(rest, wanted)
     coding = rate_control.as_good(rest, finish, wanted, start)
     if coding is None:
         return None
@@ -223,9 +237,12 @@ def at_step(volume: Volume, step: float, search: Search) -> Form:
 
     rest = _rest(volume, None)
     step = max(step, rest.finest_step())
-    whole = rest.whole(step)
-    assert whole is not None
-    rate_control.settle(rest, step, whole, plans=search.plans)
+    if search.cuts:
+        whole = rest.whole(step)
+        assert whole is not None
+        rate_control.settle(rest, step, whole, plans=search.plans)
+    else:
+        rest.cut_by_rule(step)
     coding = rest.code(step)
     assert coding is not None
     return _with_wavelet(volume, None, coding)

@@ -271,7 +271,7 @@ def value_range(
     return (min(found), max(found)) if found else (0, 0)
 
 
-def normalize(values: np.ndarray, low: Number, high: Number) -> NDArray[np.float32]:
+def normalize(values: np.ndarray, low: Number, high: Number, run: Run = map) -> NDArray[np.float32]:
     """Map values to [0, 1], ``low`` to 0 and ``high`` to 1.
 
     Parameters
@@ -281,6 +281,8 @@ def normalize(values: np.ndarray, low: Number, high: Number) -> NDArray[np.float
         end, NaN maps to 0.
     low, high : int or float
         Finite, low <= high. When they are equal every value maps to 0.
+    run : callable
+        Maps a function over items, on threads perhaps.
 
     Returns
     -------
@@ -293,11 +295,17 @@ def normalize(values: np.ndarray, low: Number, high: Number) -> NDArray[np.float
     # Half of each, where the span of float64 extremes overflows.
     scale = 1.0 if math.isfinite(float(high) - float(low)) else 0.5
     base, span = low * scale, high * scale - low * scale
-    for part in _slabs(values.shape):
+
+    def fill(part: tuple[slice | int, ...]) -> None:
         with np.errstate(over="ignore", invalid="ignore"):
-            unit = np.asarray(values[part], np.float64) * scale
-            unit = (unit - base) / span
-            out[part] = np.fmin(np.fmax(unit, 0.0), 1.0)
+            unit = np.array(values[part], np.float64)
+            unit *= scale
+            unit -= base
+            unit /= span
+            np.fmax(unit, 0.0, out=unit)
+            out[part] = np.fmin(unit, 1.0, out=unit)
+
+    list(run(fill, list(_slabs(values.shape))))
     return out
 
 
