@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import re
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -254,6 +255,47 @@ def test_parts_held_out(
     assert "1 of 8 written: tooth_end" in capsys.readouterr().out
     monkeypatch.setenv("TINC_DATA", str(tmp_path / "parts"))
     np.testing.assert_array_equal(datasets.load("tooth_end"), tooth[33:])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:tifffile")
+def test_unseen_volumes_are_read_at_their_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tifffile import imwrite
+
+    from benchmarks import unseen
+
+    def git(*arguments: str) -> str:
+        names = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        command = ["git", "-C", str(tmp_path / "clones" / "planes"), *names, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    planes = np.arange(4 * 5 * 6, dtype=np.uint16).reshape(4, 5, 6)
+    (tmp_path / "clones" / "planes" / "raw").mkdir(parents=True)
+    git("init")
+    for k, plane in enumerate(planes):
+        imwrite(tmp_path / "clones" / "planes" / "raw" / f"{k}.tif", plane)
+    git("add", ".")
+    git("commit", "-m", "planes")
+    commit = git("rev-parse", "HEAD")
+    git("rm", "raw/2.tif")
+    git("commit", "-m", "one less")
+    known, gone = (
+        unseen.Repository(owner="someone", name=name, commit=commit) for name in ("planes", "gone")
+    )
+    volumes = {
+        name: unseen.Volume(
+            repository=repository, path="raw", read=unseen._tiff, suffix=".tif",
+            box=(slice(1, 4), slice(2)),
+        )
+        for name, repository in (("there", known), ("missing", gone))
+    }  # fmt: skip
+    monkeypatch.setattr(unseen, "VOLUMES", volumes)
+    assert unseen.main([str(tmp_path / "clones"), str(tmp_path / "parts")]) == 0
+    printed = capsys.readouterr().out
+    assert "1 of 2 written: there" in printed
+    assert "git clone https://github.com/someone/gone" in printed
+    np.testing.assert_array_equal(np.load(tmp_path / "parts" / "there.npy"), planes[1:4, :2])
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:tifffile")
