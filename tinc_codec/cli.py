@@ -41,7 +41,8 @@ Chunks = Annotated[
     typer.Option(
         metavar="Z,Y,X",
         help="Chunk edges of the last axes; axes before them get 1. By default equal parts of at "
-        "most 128; those of 64 decode small parts sooner, and lose 0.1 to 2 dB.",
+        "most 128, longer where an axis is short; those of 64 decode small parts sooner, and lose "
+        "0.1 to 2 dB.",
     ),
 ]
 Roi = Annotated[

@@ -233,11 +233,12 @@ def plan(
         Of the encoder.
     chunks : sequence of int, optional
         Chunk edges of the last axes; axes before them get 1. By default the last three axes are
-        cut in equal parts of at most 128 voxels. Chunks of 64 decode small parts sooner, and lose
-        0.1 to 2 dB at 64 to 512 times (README.md).
+        cut in equal parts of at most 128 voxels; where one is shorter the others in longer ones,
+        up to 512 and 128**3 voxels in all. Chunks of 64 decode small parts sooner, and lose 0.1 to
+        2 dB at 64 to 512 times (README.md).
     shards : sequence of int, optional
-        Shard edges of the last axes, multiples of the chunks'. By default at most 256 voxels and 4
-        chunks along each of the last three axes. Format 2 has no shards.
+        Shard edges of the last axes, multiples of the chunks'. By default at most 256**3 voxels,
+        and 4 chunks along each of the last three axes. Format 2 has no shards.
     zarr_format : int
         2 or 3.
     levels : int
