@@ -71,7 +71,7 @@ def _longest_edge(sides: Sequence[int], room: float, most: int) -> int:
     left = len(sides)
     for side in sorted(sides):
         if side**left > room:
-            return max(1, min(math.floor(room ** (1 / left) + 1e-9), most))
+            return max(1, min(int(math.pow(room, 1 / left) + 1e-9), most))
         room, left = room / side, left - 1
     return most
 
