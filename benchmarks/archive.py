@@ -88,7 +88,7 @@ def _resident() -> int:
 
 def overhead(workers: int, edge: int) -> str:
     """Convert a phantom with processes, then fit its chunks in this process on one thread each."""
-    settings = Settings(ratio=64, effort=2)
+    settings = Settings(ratio=64, effort=3)
     volume = phantom((edge,) * 3)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -117,7 +117,7 @@ def overhead(workers: int, edge: int) -> str:
 
 def _warm() -> None:
     """Compile, or load, what a fit needs."""
-    encode_chunks([phantom((64, 64, 64))], Settings(ratio=64, effort=2))
+    encode_chunks([phantom((64, 64, 64))], Settings(ratio=64, effort=3))
 
 
 def _fits_on(client: Any, made: Any, source: Path, settings: Settings) -> float:

@@ -478,7 +478,7 @@ def test_settings_survive_json(settings: dict[str, Any]) -> None:
     assert made.ratio == settings.get("ratio", None if made.psnr or "max_error" in settings else 64)
 
 
-def test_the_least_effort_tries_no_tree_unless_something_is_said_of_it(
+def test_the_least_efforts_try_no_tree_unless_something_is_said_of_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tried: list[int] = []
@@ -490,9 +490,11 @@ def test_the_least_effort_tries_no_tree_unless_something_is_said_of_it(
 
     monkeypatch.setattr(chunk, "fit_trees", counted)
     array = phantom((12, 12, 12))
-    encode(array, ratio=16, effort=1)
-    encode(array, psnr=30, effort=1)
+    for effort in (1, 2):
+        encode(array, ratio=16, effort=effort)
+        encode(array, psnr=30, effort=effort)
     assert not tried
     encode(array, ratio=16, effort=1, levels=1, iterations=5)
     encode(array, ratio=16, effort=2, iterations=5)
-    assert tried == [1, 2]
+    encode(array, ratio=16, effort=3)
+    assert tried[:3] == [1, 2, 3]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tinc_codec.fit.chunk import FittedTree
 
 # Effort from which trees are tried.
-_TREES_FROM = 2
+_TREES_FROM = 3
 # Short fits tell where a whole one is worth its time: where they are not further behind wavelets
 # than so many dB. From some effort on, one with a tenth of the work: whole fits of root and embryo
 # had 0.01 to 0.1 dB more. Before it, one with a hundredth of effort 5's: where trees paid on tooth
@@ -69,8 +69,8 @@ class _Fit:
 def are_tried(settings: Settings) -> bool:
     """Tell whether trees are tried.
 
-    At the least effort, where one takes ten times the time of all else, only if something is said
-    of it.
+    At the least efforts, where one takes several times the time of all else, only if something is
+    said of it.
     """
     said = settings.levels != "auto" or settings.iterations != "auto"
     return settings.form == "auto" and (said or settings.effort >= _TREES_FROM)
