@@ -66,9 +66,9 @@ class Settings:
     allocation : "auto", "even", "signal" or "variance"
         How a level's parameters are shared among its nodes (sec. 4, intra-level).
     effort : int
-        1 to 9: how long the fit may take. At 1 and 2, form "auto" tries a tree only where ``levels``
-        or ``iterations`` is given. Above, short fits tell whether a whole one is worth its time, but
-        where ``iterations`` is given.
+        1 to 9: how long the fit may take. At 1 and 2, form "auto" tries a tree only where
+        ``levels`` or ``iterations`` is given. Above, short fits tell whether a whole one is worth
+        its time, but where ``iterations`` is given.
     seed : int
         Seed of every random choice; 0 to 2**32 - 1.
     preset : "default" or "paper"

@@ -40,17 +40,16 @@ def step_at(price: float, coding: Coding) -> float:
     return float(coding.step * (coding.price / price) ** _STEP_BY_PRICE)
 
 
-def settle(volume: Volume, step: float, whole: Quantized, *, plans: bool) -> int:
-    """Take the plan, if others are to be tried, and the cuts that do best at a step.
+def settle(volume: Volume, step: float, whole: Quantized) -> int:
+    """Take the plan and the cuts that do best at a step.
 
     Given the coding at that step without cuts, return how many bytes it takes then, about.
     """
-    if plans:
-        whole = volume.choose_plan(step, whole)
+    whole = volume.choose_plan(step, whole)
     return volume.choose_cuts(step, whole).nbytes + HEADER_BYTES
 
 
-def settle_about(volume: Volume, size: int, *, plans: bool) -> float | None:
+def settle_about(volume: Volume, size: int) -> float | None:
     """Take plan and cuts where a size is about as wanted; return the step that may give it.
 
     None where all that was tried takes several times the size.
@@ -73,7 +72,7 @@ def settle_about(volume: Volume, size: int, *, plans: bool) -> float | None:
     if tried is None:
         return None
     step, whole = tried
-    found = math.log2(settle(volume, step, whole, plans=plans))
+    found = math.log2(settle(volume, step, whole))
     return 2 ** volume.magnitudes().sizes().beyond(math.log2(step), wanted - found)
 
 
@@ -85,9 +84,8 @@ def foretold(volume: Volume, size: int) -> float:
 
 
 def within_size(
-    volume: Volume, size: int, *, plans: bool = False, start: float | None = None,
-    enough: float = _ENOUGH,
-) -> Coding | None:  # fmt: skip
+    volume: Volume, size: int, *, start: float | None = None, enough: float = _ENOUGH
+) -> Coding | None:
     """Return the coding with the finest step that takes at most ``size`` bytes.
 
     Not finer than integers can hold: a smooth volume may take less.
@@ -98,10 +96,9 @@ def within_size(
         What to code.
     size : int
         Bytes at hand for the section.
-    plans : bool
-        Whether to try other plans than the one in use.
     start : float, optional
-        A step near the wanted one, for a volume whose plan and cuts have been taken.
+        A step near the wanted one, for a volume whose plan and cuts have been taken; by default
+        they are chosen first.
     enough : float
         Share of the size at which no finer step is looked for.
 
@@ -111,7 +108,7 @@ def within_size(
         None where not even zeros fit.
     """
     if start is None:
-        start = settle_about(volume, size, plans=plans)
+        start = settle_about(volume, size)
     if start is None:
         return None
     best = None
@@ -132,7 +129,7 @@ def within_size(
 
 
 def settle_near(
-    volume: Volume, score: Callable[[Coding], float], wanted: float, within: float, *, plans: bool
+    volume: Volume, score: Callable[[Coding], float], wanted: float, within: float
 ) -> float:
     """Take plan and cuts where a score is within some dB of what is wanted.
 
@@ -154,7 +151,7 @@ def settle_near(
     search(forecast, start, finest, wanted, _SCORE_WIDTH, _MOST_TURNS, attempt)
     assert tried is not None
     step, found, whole = tried
-    settle(volume, step, whole, plans=plans)
+    settle(volume, step, whole)
     return 2 ** volume.magnitudes().decibels().beyond(math.log2(step), wanted - found)
 
 

@@ -156,20 +156,20 @@ class Volume:
             return whole
         price, shape = self._price, self._chosen.plan.shapes[0]
         best = _cost(self._chosen, whole, step, price)
-
-        def tried(starts: tuple[int, ...]) -> tuple[float, tuple[int, ...], _Transform, Quantized]:
-            found = self._transform(plan_of(shape, starts))
-            coded = _uncut(found, step, price)
-            return _cost(found, coded, step, price), starts, found, coded
-
         for _ in range(_PLAN_ROUNDS):
-            least, taken = best * (1 - _PLAN_GAIN), None
-            for cost, starts, found, coded in _in_pairs(tried, _neighbours(self._starts)):
+            least, moved = best * (1 - _PLAN_GAIN), None
+            for starts in _neighbours(self._starts):
+                # One by one, and none kept that is not the best: they take a lot of memory.
+                found = self._transform(plan_of(shape, starts))
+                coded = _uncut(found, step, price)
+                cost = _cost(found, coded, step, price)
                 if cost < least:
-                    least, taken = cost, (starts, found, coded)
-            if taken is None:
+                    least, moved = cost, starts
+                    self._chosen, whole = found, coded
+                del found, coded
+            if moved is None:
                 break
-            best, (self._starts, self._chosen, whole) = least, taken
+            best, self._starts = least, moved
         return whole
 
     def choose_cuts(self, step: float, whole: Quantized) -> Quantized:
@@ -311,8 +311,12 @@ def _smoothed(weight: Float32Array, axis: int, *, exchanged: bool) -> Float32Arr
     With the last two exchanged, as they are on a closed axis.
     """
     along = np.moveaxis(weight, axis, 0)
-    beside = np.concatenate([along[:1], along, along[-1:]])
-    smooth: Float32Array = (beside[:-2] + 4 * along + beside[2:]) / 6
+    smooth: Float32Array = 4 * along
+    smooth[1:] += along[:-1]
+    smooth[0] += along[0]
+    smooth[:-1] += along[1:]
+    smooth[-1] += along[-1]
+    smooth /= 6
     if exchanged:
         smooth[[-2, -1]] = smooth[[-1, -2]]
     return np.moveaxis(smooth, 0, axis)

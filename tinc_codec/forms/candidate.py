@@ -76,7 +76,9 @@ class Volume:
         """
         if self.weight is None:
             return None
-        found = np.where(self.weight == 0, np.float32(1), self.weight)
+        found = self.weight
+        if not found.all():
+            found = np.where(found == 0, np.float32(1), found)
         return None if np.all(found == 1) else found
 
     def own_budget(self) -> int:

@@ -23,11 +23,10 @@ _SMALLEST_WAVELET = 24
 # Share of the bytes that is enough where cuts are taken by rule: a coding or two less, of two to
 # four, for 0.01 dB.
 _ROUGHLY = 0.99
-# How near to a score plan and cuts are chosen, in dB; with filters to come the best without is
-# found on the way.
-_ABOUT_DB, _SMALL_DB = 1.0, 0.01
-# Efforts from which filters and several cuts are tried, and other plans of the transform too.
-_FILTERS_FROM, _CUTS_FROM, _PLANS_FROM = 2, 2, 3
+# How near to a score plan and cuts are chosen, in dB: what is best without a filter is found then.
+_SMALL_DB = 0.01
+# Effort from which other plans of the transform, several cuts and filters are tried.
+_TRIES_FROM = 2
 # What a filter has to gain, its bytes paid: it takes a sixth to a third of the time to decode.
 _WORTH_DB = 0.05
 # Prices of a bit, in squared steps, that are tried beside the usual one from an effort on.
@@ -40,19 +39,14 @@ class Search:
 
     Attributes
     ----------
-    plans : bool
-        Other plans of the transform than the one in which all axes are alike. Needs cuts.
-    cuts : bool
-        Several cuts in tiles, instead of those that are mostly the best.
-    filters : bool
-        Filters of the decoded values.
+    tries : bool
+        Other plans of the transform than the one in which all axes are alike, several cuts in
+        tiles, and filters of the decoded values; else rules choose, and there is no filter.
     prices : tuple of float
         Prices of a bit, in squared steps; plans are chosen at the first one.
     """
 
-    plans: bool
-    cuts: bool
-    filters: bool
+    tries: bool
     prices: tuple[float, ...]
 
     def at_price_of(self, form: Form | None) -> Search:
@@ -68,9 +62,7 @@ def search_of(settings: Settings) -> Search:
 
     others = (some for least, some in _PRICES.items() if settings.effort >= least)
     return Search(
-        plans=settings.effort >= _PLANS_FROM,
-        cuts=settings.effort >= _CUTS_FROM,
-        filters=settings.effort >= _FILTERS_FROM,
+        tries=settings.effort >= _TRIES_FROM,
         prices=(residual.PRICE, *chain.from_iterable(others)),
     )
 
@@ -107,8 +99,8 @@ def within_budget(volume: Volume, tree: BandTree | None, search: Search) -> Form
 
     first, *others = search.prices
     rest = _rest(volume, tree).at_price(first)
-    if search.cuts:
-        coding = rate_control.within_size(rest, size, plans=search.plans)
+    if search.tries:
+        coding = rate_control.within_size(rest, size)
     else:
         start = rate_control.foretold(rest, size)
         coding = rate_control.within_size(rest, size, start=start, enough=_ROUGHLY)
@@ -116,7 +108,7 @@ def within_budget(volume: Volume, tree: BandTree | None, search: Search) -> Form
         return None
     forms = [plain := _with_wavelet(volume, tree, coding)]
     taken, less = 0, size
-    if search.filters:
+    if search.tries:
         filtered = _filtered(volume, plain, coding)
         if filtered is not plain:
             taken = len(filtered.sections[SectionKind.FILTER])
@@ -187,13 +179,12 @@ def as_good(
         scored(form)
         return scored(_filtered(volume, form, coding))
 
-    finish = filtered if search.filters else plain
+    finish = filtered if search.tries else plain
     first, *others = search.prices
     rest = _rest(volume, tree).at_price(first)
-    # A filter takes some 40 bytes, more than it is worth where all is a few hundred.
-    within = _SMALL_DB if search.filters else _ABOUT_DB
-    if search.cuts:
-        start = rate_control.settle_near(rest, plain, wanted, within, plans=search.plans)
+    if search.tries:
+        # A filter takes some 40 bytes, more than it is worth where all is a few hundred.
+        start = rate_control.settle_near(rest, plain, wanted, _SMALL_DB)
     else:
         start = rate_control.foretold_score(rest, wanted)
     coding = rate_control.as_good(rest, finish, wanted, start)
@@ -237,10 +228,10 @@ def at_step(volume: Volume, step: float, search: Search) -> Form:
 
     rest = _rest(volume, None)
     step = max(step, rest.finest_step())
-    if search.cuts:
+    if search.tries:
         whole = rest.whole(step)
         assert whole is not None
-        rate_control.settle(rest, step, whole, plans=search.plans)
+        rate_control.settle(rest, step, whole)
     else:
         rest.cut_by_rule(step)
     coding = rest.code(step)
