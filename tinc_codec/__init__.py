@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tinc_codec.zarr_v2 import TINC
     from tinc_codec.zarr_v3 import TINCSerializer
 
-__version__ = "0.7.1"
+__version__ = "0.8.0"
 
 __all__ = [
     "TINC",
