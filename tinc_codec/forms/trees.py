@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 
 # Effort from which trees are tried.
 _TREES_FROM = 3
-# Short fits tell where a whole one is worth its time. From some effort on, one with a hundredth of
-# effort 5's work, which may not be further behind wavelets than so many dB: where trees paid it was
-# at most 0.26 dB behind. Then one with a tenth: a whole fit gains about half as much again as that
-# one gained over the first, and has to promise so many dB.
-_TENTH_FROM, _TENTH, _PROMISED_DB = 5, 0.1, 0.02
-_SHORTEST, _SHORTEST_DB, _STILL = -3, -0.3, 0.5
+# Short fits tell where a whole one is worth its time: where they are not further behind wavelets
+# than so many dB. From some effort on, one with a tenth of the work. Before it, one with a
+# hundredth of effort 5's: where trees paid it was at most 0.3 dB behind. A whole fit gains about
+# half as much again as the tenth gained over that, and has to promise so many dB: on noise it
+# gains next to nothing.
+_TENTH_FROM, _TENTH, _TENTH_DB = 5, 0.1, -0.02
+_SHORTEST, _SHORTEST_DB = -3, -0.4
+_STILL, _PROMISED_DB = 0.5, 0.02
 # Below, one with a thirtieth of effort 5's, which was at most 0.1 dB behind where trees paid, and
 # 0.2 on FIB-SEM and cells. These efforts are below those that a user may choose.
 _SHORT, _SHORT_DB = -1, -0.12
@@ -127,10 +129,10 @@ def with_trees(
         pairs = made_by(fit)
         gained = {k: gains(form, found[k]) for k, form in pairs}
         least = fit.least if fit.is_trial else _WORTH_DB
-        promised = gained
+        chosen = [k for k in gained if gained[k] > (tried[k] if least is None else least)]
         if fit.is_trial and least is not None and tried:
-            promised = {k: gain + _STILL * (gain - tried[k]) for k, gain in gained.items()}
-        chosen = [k for k in gained if promised[k] > (tried[k] if least is None else least)]
+            promised = {k: gained[k] + _STILL * (gained[k] - tried[k]) for k in chosen}
+            chosen = [k for k in chosen if promised[k] > _PROMISED_DB]
         if fit.is_trial:
             tried = gained
         better = [
@@ -163,7 +165,7 @@ def _trials(effort: int, *, of_voxels: bool) -> list[tuple[float, float | None]]
 
     if effort < _TENTH_FROM:
         return [(share_of_work(_SHORT, effort), _SHORT_DB)]
-    return [(share_of_work(_SHORTEST, effort), _SHORTEST_DB), (_TENTH, _PROMISED_DB)]
+    return [(share_of_work(_SHORTEST, effort), _SHORTEST_DB), (_TENTH, _TENTH_DB)]
 
 
 def _share_of(size: int, *, of_voxels: bool) -> int:
