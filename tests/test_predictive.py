@@ -143,6 +143,17 @@ def test_only_slabs_of_the_window_are_decoded(monkeypatch: pytest.MonkeyPatch) -
     assert len(decoded) == 1 + 5
 
 
+@pytest.mark.parametrize(("spread", "bound", "slabs"), [(200, 0, 2), (200, 20, 1), (1, 1, 1)])
+def test_slabs_are_cut_by_the_bytes_they_take(spread: int, bound: int, slabs: int) -> None:
+    field = np.random.default_rng(1).integers(-spread, spread + 1, (48, 64, 80))
+    data = encode(field, bound)
+    _, coded = predictive._from_bytes(data, len(field))
+    assert len(coded) == slabs
+    largest = max(map(len, coded))
+    assert largest <= 1.5 * predictive._SLAB_BYTES
+    np.testing.assert_allclose(decode(data, field.shape), field, rtol=0, atol=bound)
+
+
 def test_bytes_do_not_depend_on_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     slabs(monkeypatch)
     field = texture((24, 17, 23))
