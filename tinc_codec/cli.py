@@ -340,7 +340,8 @@ def _info(
     if found.summary:
         rows["forms"] = ", ".join(f"{n} {form}" for form, n in found.summary.forms.items())
         rows["ratio of chunks"] = _spread(found.summary.ratio, "{:.2f}")
-        rows["PSNR of chunks"] = _spread(found.summary.psnr_db, "{:.2f} dB", "not recorded")
+        psnr = _spread(found.summary.psnr_db, "{:.2f} dB", "not recorded")
+        rows["PSNR of chunks"] = f"{psnr} (each against its own range)"
     if found.provenance:
         origin = found.provenance.get("source", {})
         rows["made from"] = f"{origin.get('name')} ({origin.get('kind')})"
