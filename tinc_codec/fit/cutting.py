@@ -27,8 +27,8 @@ def candidates(plan: Layout, integers: Bands) -> Iterator[Cuts]:
     ----------
     plan : Layout
         Of the transform.
-    integers : Bands of int32
-        Quantised; what is not 0 is taken for the work.
+    integers : Bands of int32 or bool
+        Quantised, or whether that is not 0; what is not 0 is taken for the work.
     """
     works = [_along_axes(list(bands.values())) for bands in integers.levels]
     total = sum(int(work[0].sum()) for work in works) + int(np.count_nonzero(integers.low))

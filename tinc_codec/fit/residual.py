@@ -215,8 +215,7 @@ class Volume:
             for level in self._chosen.bands.levels
         ]
         kept = Bands(low=np.abs(self._chosen.bands.low) >= least, levels=levels)
-        for cuts in cutting.candidates(self._chosen.plan, kept):
-            self._cuts = cuts
+        self._cuts = [NO_CUTS, *cutting.candidates(self._chosen.plan, kept)][-1]
 
     def code(self, step: float, most: int | None = None) -> Coding | None:
         """Code at a step, rounded to binary32; None where more than ``most`` bytes are needed."""

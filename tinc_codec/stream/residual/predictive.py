@@ -35,7 +35,7 @@ MOST_LEVELS = 5
 
 _NAME = "CORRECTION section"
 # A slab has about this many bytes of data, or as many elements, and these planes at least. What it
-# has to learn anew takes up to 0.6 % more; slabs are decoded side by side, or left alone.
+# has to learn anew takes up to 0.5 % more; slabs are decoded side by side, or left alone.
 _SLAB_BYTES, _SLAB_SIZE, _SLAB_DEPTH = 1 << 17, 1 << 20, 16
 # Where more of the field than this is within the bound of 0: sparse is tried; nothing else is.
 _MAYBE_SPARSE, _SURELY_SPARSE = 0.5, 0.98
