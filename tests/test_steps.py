@@ -120,9 +120,15 @@ def test_a_size_is_found_with_few_codings(monkeypatch: pytest.MonkeyPatch) -> No
         return coded(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(residual, "_coded", counted)
-    coded_volume = volume()
-    start = rate_control.foretold(coded_volume, 3_000)
-    coding = rate_control.within_size(coded_volume, 3_000, start=start)
+    by_rule = volume()
+    start = rate_control.foretold(by_rule, 3_000)
+    coding = rate_control.within_size(by_rule, 3_000, start=start)
     assert coding is not None
     assert 0.998 * 3_000 <= len(coding.data) <= 3_000
     assert len(calls) <= 5
+    calls.clear()
+    plan = by_rule._chosen.plan
+    coding = rate_control.within_size(residual.Volume(by_rule._values, plan=plan), 3_000)
+    assert coding is not None
+    assert 0.998 * 3_000 <= len(coding.data) <= 3_000
+    assert len(calls) <= 8

@@ -21,7 +21,7 @@ Position = tuple[int, ...]
 
 # Chunks of 128 voxels have 0.1 to 2 dB more than of 64 at 64 to 512 times; where readers want
 # single planes or small boxes, those of 64 decode in an eighth of the time. What a thin stack lacks
-# along one axis chunks have along the others, up to so many voxels: 0.1 to 0.5 dB more.
+# along one axis chunks have along the others, up to so many voxels: 0.1 to 0.2 dB more.
 DEFAULT_EDGE, _LONGEST_EDGE = 128, 512
 # A shard is a task: its chunks are read, fitted and written together, and lost together in a kill.
 _SHARD_EDGE, _MOST_ALONG = 256, 4

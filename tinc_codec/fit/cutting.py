@@ -45,8 +45,8 @@ def candidates(plan: Layout, integers: Bands) -> Iterator[Cuts]:
             yield Cuts(levels=levels, at=(a, b, c))
 
 
-def _along_axes(bands: list[npt.NDArray[np.int32]]) -> list[Work]:
-    """Return how many integers but 0 the bands of a level have at each place of each axis."""
+def _along_axes(bands: list[npt.NDArray[Any]]) -> list[Work]:
+    """Return how much of the bands of a level is not 0 at each place of each axis."""
     works = [np.zeros(max(b.shape[axis] for b in bands), np.int64) for axis in range(AXES)]
     for band in bands:
         _count(band, *works)
@@ -55,7 +55,7 @@ def _along_axes(bands: list[npt.NDArray[np.int32]]) -> list[Work]:
 
 @njit(nogil=True, cache=True)
 def _count(band: Any, along_z: Any, along_y: Any, along_x: Any) -> None:
-    """Add the integers but 0 of a band at each place of each axis."""
+    """Add what of a band is not 0 at each place of each axis."""
     for z in range(band.shape[0]):
         for y in range(band.shape[1]):
             row, count = band[z, y], 0

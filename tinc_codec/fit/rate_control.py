@@ -128,13 +128,13 @@ def within_size(
     return best
 
 
-def settle_near(
-    volume: Volume, score: Callable[[Coding], float], wanted: float, within: float
-) -> float:
-    """Take plan and cuts where a score is within some dB of what is wanted.
+def _step_of_score(volume: Volume, wanted: float) -> float:
+    """Return the step that may give a score in dB; at most what the values vary by."""
+    return float(min(2 ** volume.magnitudes().decibels().step(wanted), volume.spread()))
 
-    Return the step that may give it.
-    """
+
+def settle_near(volume: Volume, score: Callable[[Coding], float], wanted: float) -> float:
+    """Take plan and cuts where a score is about as wanted; return the step that may give it."""
     tried: tuple[float, float, Quantized] | None = None
 
     def attempt(step: float) -> tuple[float, bool, bool]:
@@ -144,10 +144,10 @@ def settle_near(
         assert whole is not None
         found = min(score(volume.finished(whole, step)), wanted + _FAR_DB)
         tried = step, found, whole
-        return found, found >= wanted, abs(found - wanted) < within
+        return found, found >= wanted, abs(found - wanted) < _NEAR_DB
 
     forecast, finest = volume.magnitudes().decibels(), volume.finest_step()
-    start = min(2 ** forecast.step(wanted), volume.spread())
+    start = _step_of_score(volume, wanted)
     search(forecast, start, finest, wanted, _SCORE_WIDTH, _MOST_TURNS, attempt)
     assert tried is not None
     step, found, whole = tried
@@ -157,7 +157,7 @@ def settle_near(
 
 def foretold_score(volume: Volume, wanted: float) -> float:
     """Take cuts by rule; return the step that may give a score in dB."""
-    step = min(2 ** volume.magnitudes().decibels().step(wanted), volume.spread())
+    step = _step_of_score(volume, wanted)
     volume.cut_by_rule(step)
     return step
 

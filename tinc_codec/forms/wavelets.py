@@ -23,8 +23,6 @@ _SMALLEST_WAVELET = 24
 # Share of the bytes that is enough where cuts are taken by rule: a coding or two less, of two to
 # four, for 0.01 dB.
 _ROUGHLY = 0.99
-# How near to a score plan and cuts are chosen, in dB: what is best without a filter is found then.
-_SMALL_DB = 0.01
 # Effort from which other plans of the transform, several cuts and filters are tried.
 _TRIES_FROM = 2
 # What a filter has to gain, its bytes paid: it takes a sixth to a third of the time to decode.
@@ -179,14 +177,14 @@ def as_good(
         scored(form)
         return scored(_filtered(volume, form, coding))
 
-    finish = filtered if search.tries else plain
     first, *others = search.prices
     rest = _rest(volume, tree).at_price(first)
     if search.tries:
-        # A filter takes some 40 bytes, more than it is worth where all is a few hundred.
-        start = rate_control.settle_near(rest, plain, wanted, _SMALL_DB)
+        # What is best without a filter is found on the way: its 40 bytes are more than it is worth
+        # where all is a few hundred.
+        finish, start = filtered, rate_control.settle_near(rest, plain, wanted)
     else:
-        start = rate_control.foretold_score(rest, wanted)
+        finish, start = plain, rate_control.foretold_score(rest, wanted)
     coding = rate_control.as_good(rest, finish, wanted, start)
     if coding is None:
         return None
