@@ -20,7 +20,7 @@ from trees import parameters_of
 from volumes import volume
 from wavelets import section_of
 
-from tinc_codec import TincError, decode, encode, inspect, runtime, weights
+from tinc_codec import TincError, decode, decode_overview, encode, inspect, runtime, weights
 from tinc_codec.errors import CorruptPayload, TruncatedPayload
 from tinc_codec.stream import container, entropy, normalize
 from tinc_codec.stream.container import SectionKind
@@ -285,6 +285,22 @@ def test_forged_sections(form: str) -> None:
     rng = random.Random(form)
     ends = {check_forged(forged(rng, form)) for _ in range(400)}
     assert {"CorruptPayload", "TruncatedPayload", "array"} <= ends
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_overviews_of_forged_sections(form: str) -> None:
+    rng = random.Random(form)
+    for _ in range(200):
+        parts = forged(rng, form)
+        started = time.monotonic()
+        try:
+            info = ArrayInfo.from_bytes(parts.get(SectionKind.ARRAY, b""))
+            if info.nbytes <= 1 << 22:
+                found = decode_overview(container.pack(parts), 4)
+                assert found.shape == tuple(-(-n // 4) for n in info.shape)
+        except TincError:
+            pass
+        assert time.monotonic() - started < 10
 
 
 @pytest.mark.parametrize("kind", SectionKind)

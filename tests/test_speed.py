@@ -121,7 +121,7 @@ def test_decode(speed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own = [row for row in rows if row["codec"] == "TINC"]
     assert [row["part"] for row in own] == [
         *("whole", "plane across axis 0", "plane across axis 1", "plane across axis 2"),
-        *("every 4th voxel", "a voxel"),
+        *("every 4th voxel", "a voxel", "overview, 1/4", "overview, 1/8"),
     ]
     whole = own[0]
     voxels, macs = float(whole["mvoxels"]), float(whole["macs_per_voxel"])

@@ -25,10 +25,11 @@ from tinc_codec.settings import Settings
 if TYPE_CHECKING:
     from tinc_codec.archive.reading import open_archive as open
     from tinc_codec.decode_together import decode_chunks
+    from tinc_codec.overview import decode_overview
     from tinc_codec.zarr_v2 import TINC
     from tinc_codec.zarr_v3 import TINCSerializer
 
-__version__ = "0.8.0"
+__version__ = "0.9.0"
 
 __all__ = [
     "TINC",
@@ -43,6 +44,7 @@ __all__ = [
     "__version__",
     "decode",
     "decode_chunks",
+    "decode_overview",
     "encode",
     "encode_chunks",
     "inspect",
@@ -54,6 +56,7 @@ _LAZY = {
     "TINC": ("tinc_codec.zarr_v2", "TINC"),
     "TINCSerializer": ("tinc_codec.zarr_v3", "TINCSerializer"),
     "decode_chunks": ("tinc_codec.decode_together", "decode_chunks"),
+    "decode_overview": ("tinc_codec.overview", "decode_overview"),
     "open": ("tinc_codec.archive.reading", "open_archive"),
 }
 

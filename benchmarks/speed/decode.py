@@ -2,7 +2,8 @@
 
 Times are whole calls, from bytes in memory to an array of the data's dtype; medians of rounds in
 which every codec decodes once. Parts of a block are read by the package alone: the middle plane
-across each axis, every fourth voxel along all axes, the middle voxel.
+across each axis, every fourth voxel along all axes, the middle voxel, and overviews of a sample for
+every fourth and every eighth voxel.
 
 The package keeps the payloads read last taken apart. That is undone before each call, so that
 ``decode_s`` is of bytes never seen; ``again_s`` is of reading the same bytes again.
@@ -24,7 +25,7 @@ from benchmarks.baselines import registry
 from benchmarks.baselines.protocol import Coded, Target
 from benchmarks.rows import Row, markdown
 from benchmarks.speed.common import Options, interleaved, timed, warm_up
-from tinc_codec import Settings, decode, inspect
+from tinc_codec import Settings, decode, decode_overview, inspect
 from tinc_codec.encode import encode_chunk
 from tinc_codec.metrics import psnr
 from tinc_codec.opened import forget_chunks
@@ -32,6 +33,7 @@ from tinc_codec.opened import forget_chunks
 _OWN = "TINC"
 _WHOLE = "whole"
 _LOSSLESS = "Blosc-Zstd"
+_FACTORS = (4, 8)
 _RIVALS = ("HEVC", "H.264", "SPERR bpp", "SZ3", "ZFP", "JPEG XL", "JPEG 2000", _LOSSLESS)
 
 
@@ -56,6 +58,14 @@ def selections(shape: tuple[int, ...]) -> dict[str, Any]:
     return planes | {"every 4th voxel": (slice(None, None, 4),) * len(shape), "a voxel": middle}
 
 
+def readings(payload: bytes, shape: tuple[int, ...]) -> dict[str, Callable[[], NDArray[Any]]]:
+    """Return what reads the whole, each part, and overviews, by name."""
+    parts = {_WHOLE: None, **selections(shape)}
+    found = {part: partial(decode, payload, selection) for part, selection in parts.items()}
+    overviews = {f"overview, 1/{f}": partial(decode_overview, payload, f) for f in _FACTORS}
+    return found | overviews
+
+
 def measure(array: NDArray[Any], case: Case, rounds: int) -> list[dict[str, Any]]:
     """Return the rows of a case; a codec that cannot reach the ratio has one without figures."""
     payload, encode_s = timed(
@@ -65,10 +75,7 @@ def measure(array: NDArray[Any], case: Case, rounds: int) -> list[dict[str, Any]
         name: registry.get(name).encode(array, Target(ratio=1 if name == _LOSSLESS else case.ratio))
         for name in _RIVALS
     }
-    parts = {_WHOLE: None, **selections(array.shape)}
-    own: dict[tuple[str, str], Callable[[], Any]] = {
-        (_OWN, part): partial(decode, payload, selection) for part, selection in parts.items()
-    }
+    own = {(_OWN, part): read for part, read in readings(payload, array.shape).items()}
     rivals = {(name, _WHOLE): found.decode for name, found in coded.items() if found}
     seconds = interleaved(own | rivals, rounds, before=forget_chunks)
     again = interleaved(own, rounds)
@@ -195,7 +202,7 @@ def run(options: Options) -> str:
             case = Case(volume=volume, block=block, ratio=ratio, effort=effort)
             found.append(store.rows(case, lambda a=array, c=case: measure(a, c, rounds)))
     columns = ("volume", "ratio", "MAC/voxel", "GMAC/s", *(f"{c}: Mvoxel/s (dB)" for c in _CODECS))
-    parts = selections((block,) * 3)
+    parts = list(readings(b"", (block,) * 3))[1:]
     return "\n\n".join(
         (
             markdown(columns, (line for rows in found for line in lines(rows))),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
+from numpy.typing import NDArray
 from zarr.errors import ContainsArrayError, GroupNotFoundError, NodeNotFoundError
 
-from tinc_codec.archive import ome
+from tinc_codec.archive import ome, overviews
 from tinc_codec.archive.layout import grid_shape
 from tinc_codec.archive.sources import default_dimension_names
 from tinc_codec.errors import InvalidSetting
@@ -22,19 +24,26 @@ _TASK_BYTES = 32 << 20  # of a dask chunk, at most, unless one zarr chunk is mor
 _VARIABLE = "data"  # of each level in a tree; levels are called by their paths
 
 
-def open_archive(path: str | Path) -> xr.DataArray | xr.DataTree:
+def open_archive(
+    path: str | Path, *, overview: int | Sequence[int] | None = None
+) -> xr.DataArray | xr.DataTree:
     """Open a zarr archive in xarray; offered as :func:`tinc_codec.open`.
 
     Nothing is decoded until it is asked for. Values come as dask arrays, whose chunks are whole
     zarr chunks. A selection by integers and slices reaches the codec: in zarr v3 only the voxels
-    selected are evaluated, so ``data[100]`` decodes a plane, and ``data[::8, ::8, ::8]`` is a quick
-    preview of every eighth voxel along each axis (aliased; for lasting overviews write a pyramid).
+    selected are evaluated, so ``data[100]`` decodes a plane.
 
     Parameters
     ----------
     path : str or Path
         A zarr array or group (v2 or v3, sharded or not, OME-Zarr or not), local or a URL that
         fsspec knows.
+    overview : int or sequence of int, optional
+        Open an array of TINC's payloads at a lower resolution, as
+        :func:`tinc_codec.decode_overview` does, by this factor for all axes or for each of them.
+        Samples begin anew in each chunk, at its first voxel; coordinates, where no scale is known
+        the indices of voxels, tell where they are. Channels, and other axes of chunks of one
+        voxel, stay whole.
 
     Returns
     -------
@@ -49,16 +58,22 @@ def open_archive(path: str | Path) -> xr.DataArray | xr.DataTree:
     FileNotFoundError
         If nothing is there.
     InvalidSetting
-        If it is not zarr.
+        If it is not zarr; if an overview is asked for of a pyramid, of a group without OME-Zarr
+        metadata or of other codecs' chunks, or its factor is not a power of two.
     OSError
         If it cannot be read.
     """
     node = _open_node(path)
     if isinstance(node, zarr.Array):
-        return _lazy(node, None, dict(node.attrs))
+        return _lazy(node, None, dict(node.attrs), overview)
     block, attributes = ome.split(node.attrs.asdict())
     if ome.level_zero_path(block) is not None:
-        return _multiscale(path, node, block, attributes)
+        return _multiscale(path, node, block, attributes, overview)
+    if overview is not None:
+        names = ", ".join(sorted(name for name, _ in node.arrays())) or "none"
+        raise InvalidSetting(
+            f"{path} is a group; overviews are of one array: open {path}/NAME (arrays: {names})"
+        )
     return _as_xarray_has_it(path, node)
 
 
@@ -78,19 +93,31 @@ def _open_node(path: str | Path) -> zarr.Array[Any] | zarr.Group:
 
 
 def _multiscale(
-    path: str | Path, group: zarr.Group, block: dict[str, Any], attributes: dict[str, Any]
+    path: str | Path,
+    group: zarr.Group,
+    block: dict[str, Any],
+    attributes: dict[str, Any],
+    overview: int | Sequence[int] | None,
 ) -> xr.DataArray | xr.DataTree:
     import xarray as xr
 
     levels: dict[str, xr.DataArray] = {}
-    for level in block["multiscales"][0]["datasets"]:
+    datasets = block["multiscales"][0]["datasets"]
+    if overview is not None and len(datasets) > 1:
+        raise InvalidSetting(
+            f"{path} is a pyramid of {len(datasets)} levels, which are overviews already: open it "
+            f"without overview and take a level, or open {path}/{datasets[0]['path']}"
+        )
+    for level in datasets:
         array = group.get(str(level["path"]))
         if not isinstance(array, zarr.Array):
             raise InvalidSetting(
                 f"{path}: its OME metadata name the level {level['path']}, which is no array"
             )
         own = {**block, "multiscales": [{**block["multiscales"][0], "datasets": [level]}]}
-        levels[str(level["path"])] = _lazy(array, own, {**attributes, **array.attrs.asdict()})
+        levels[str(level["path"])] = _lazy(
+            array, own, {**attributes, **array.attrs.asdict()}, overview
+        )
     if len(levels) == 1:
         return next(iter(levels.values()))
     nodes = {
@@ -100,15 +127,23 @@ def _multiscale(
 
 
 def _lazy(
-    array: zarr.Array[Any], block: dict[str, Any] | None, attributes: dict[str, Any]
+    array: zarr.Array[Any],
+    block: dict[str, Any] | None,
+    attributes: dict[str, Any],
+    overview: int | Sequence[int] | None,
 ) -> xr.DataArray:
     import dask.array as da
     import xarray as xr
 
-    # Slicing is fused into reading: a graph that holds the array itself lets dask do so.
-    values = da.from_array(  # type: ignore[no-untyped-call]
-        array, chunks=task_chunks(array), inline_array=True
-    )
+    if overview is None:
+        # Slicing is fused into reading: a graph that holds the array itself lets dask do so.
+        values = da.from_array(  # type: ignore[no-untyped-call]
+            array, chunks=task_chunks(array), inline_array=True
+        )
+        places = [np.arange(n) for n in array.shape]
+    else:
+        values = overviews.overview(array, overview, array.shards or task_chunks(array))
+        places = overviews.places(array, overview)
     grid = ome.grid_of(block, array.ndim) if block else None
     names = attributes.pop("_ARRAY_DIMENSIONS", None) or getattr(
         array.metadata, "dimension_names", None
@@ -117,7 +152,8 @@ def _lazy(
         names = grid.names
     if not names or None in names or len(set(names)) != array.ndim:
         names = default_dimension_names(array.ndim)
-    coordinates = _coordinates(grid, array.shape, block or {}) if grid else {}
+    indices = {} if overview is None else dict(zip(names, places, strict=True))
+    coordinates = indices | (_coordinates(grid, places, block or {}) if grid else {})
     return xr.DataArray(
         values, dims=names, coords=coordinates, name=array.basename or _VARIABLE, attrs=attributes
     )
@@ -141,17 +177,20 @@ def task_chunks(array: zarr.Array[Any]) -> tuple[int, ...]:
             return tuple(n * c for n, c in zip(counts, array.chunks, strict=True))
 
 
-def _coordinates(grid: ome.Grid, shape: tuple[int, ...], block: dict[str, Any]) -> dict[str, Any]:
+def _coordinates(
+    grid: ome.Grid, places: Sequence[NDArray[np.int64]], block: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the coordinates of voxels, by the names of axes."""
     found: dict[str, Any] = {}
     for k, (name, kind) in enumerate(zip(grid.names, grid.types, strict=True)):
         scale, unit = grid.scale[k], grid.units[k]
         if kind == "channel":
             labels = _channel_labels(block)
-            if len(labels) == shape[k] == len(set(labels)):
+            if len(labels) == len(places[k]) == len(set(labels)):
                 found[name] = (name, labels)
         elif scale is not None and (unit is not None or scale != 1):
             # A scale of 1 without a unit is what OME-Zarr demands where none is known.
-            centres = (grid.translation[k] or 0.0) + scale * np.arange(shape[k])
+            centres = (grid.translation[k] or 0.0) + scale * places[k]
             found[name] = (name, centres, {} if unit is None else {"units": unit})
     return found
 

@@ -88,6 +88,42 @@ class Coefficients:
         scale = np.float32(self.header.step), np.float32(self.header.bias)
         return wavelet.inverse(plan, window, bands.low, bands.levels, scale, run, below)
 
+    def low_pass(self, level: int, run: Run, below: Below | None = None) -> Float32Array:
+        """Return the low-pass band after so many levels; finer ones are not decoded.
+
+        ``below`` is what is added to a low-pass band, of this level or another one.
+
+        Raises
+        ------
+        CorruptPayload
+            If the data end before the coefficients do.
+        """
+        with self._lock:
+            bands = self._decoded_from(level, run)
+        coarse = wavelet.coarser(self.header.plan, level)
+        scale = np.float32(self.header.step), np.float32(self.header.bias)
+        window = wavelet.whole(coarse.shapes[0])
+        added = (below[0] - level, below[1]) if below and below[0] > level else None
+        x = wavelet.inverse(coarse, window, bands.low, bands.levels[level:], scale, run, added)
+        if below is None or added is not None:
+            return x
+        between = wavelet.finer(wavelet.coarser(self.header.plan, below[0]), level - below[0])
+        return x + wavelet.forward(below[1](wavelet.whole(between.shapes[0])), between, run)[0]
+
+    def _decoded_from(self, level: int, run: Run) -> Bands:
+        """Return the integers of the low-pass band and the levels from one on."""
+        plan, cuts = self.header.plan, self.header.cuts
+        coarse = self._coarse
+        if coarse is None:
+            coarse = decode_coarse(plan, cuts, self._segments[0], run, level)
+        if level < cuts.levels:
+            self._coarse = coarse
+            data = self._tile_segments
+            list(
+                run(lambda tile: decode_tile(coarse, plan, tile, data[tile], level), self._missing)
+            )
+        return coarse.bands
+
     def _decoded(self, needed: Sequence[Window], run: Run) -> Bands:
         """Return the integers, with all tiles of the finest levels that are needed."""
         plan, cuts = self.header.plan, self.header.cuts

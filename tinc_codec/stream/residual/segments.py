@@ -222,22 +222,21 @@ class Bands:
 
 def _code_coarse(
     coder: _Coder, plan: Layout, real: Bands, worth: Bands, q: Bands, scale: float, price: float,
-    cuts: Cuts,
+    levels: range,
 ) -> _Level:  # fmt: skip
     """Code the first segment: the low-pass band, and the levels that are not cut."""
     coder.low_pass(real.low, worth.low, q.low, scale, price)
-    levels = range(cuts.levels, len(plan.splits))
     return _code_levels(coder, plan, real, worth, q, scale, price, levels, _NO_LEVEL, (0, 0, 0))
 
 
 def _code_tile(
     coder: _Coder, plan: Layout, real: Bands, worth: Bands, q: Bands, scale: float, price: float,
-    tile: Tile, parent: _Level,
+    tile: Tile, parent: _Level, finest: int = 0,
 ) -> None:  # fmt: skip
     """Code the segment of a tile, whose coarsest level has a parent in the first segment."""
     real, worth, q = (bands.tile(plan, tile) for bands in (real, worth, q))
     origin = [a for a, _ in tile[-1]]
-    levels = range(len(tile))
+    levels = range(finest, len(tile))
     _code_levels(coder, plan, real, worth, q, scale, price, levels, parent, origin)
 
 
@@ -291,10 +290,10 @@ def _zeros(plan: Layout, levels: range) -> list[dict[int, IntArray]]:
     return list(found.values())
 
 
-def _with_coarse_zeros(plan: Layout, cuts: Cuts, finest: list[dict[int, IntArray]]) -> Bands:
-    """Return zeros for the first segment, beside bands of the levels that are cut."""
+def _with_coarse_zeros(plan: Layout, coarse: range, finest: list[dict[int, IntArray]]) -> Bands:
+    """Return zeros for the low-pass band and coarse levels, beside bands of the finer ones."""
     low = np.zeros(plan.shapes[-1], np.int32)
-    return Bands(low=low, levels=finest + _zeros(plan, range(cuts.levels, len(plan.splits))))
+    return Bands(low=low, levels=finest + _zeros(plan, coarse))
 
 
 def _copy(model: Model) -> Model:
@@ -341,10 +340,11 @@ def encode(
     run : callable
         Maps a function over items, on threads perhaps.
     """
-    q = _with_coarse_zeros(plan, cuts, _zeros(plan, range(cuts.levels)))
+    coarse = range(cuts.levels, len(plan.splits))
+    q = _with_coarse_zeros(plan, coarse, _zeros(plan, range(cuts.levels)))
     scale = 1 / step
     first = _Coder(np.zeros(most, np.uint8), _new_model(), decoding=False)
-    parent = _code_coarse(first, plan, real, worth, q, scale, price, cuts)
+    parent = _code_coarse(first, plan, real, worth, q, scale, price, coarse)
     found = [first.finished()]
     if found[0] is None:
         return None
@@ -380,33 +380,34 @@ class Coarse:
     level: _Level
 
 
-def decode_coarse(plan: Layout, cuts: Cuts, data: Segment, run: Run) -> Coarse:
-    """Decode the first segment.
+def decode_coarse(plan: Layout, cuts: Cuts, data: Segment, run: Run, finest: int = 0) -> Coarse:
+    """Decode the first segment; of it no level finer than ``finest``.
 
     Raises
     ------
     CorruptPayload
         If the data end before the coefficients do.
     """
+    levels = range(max(finest, cuts.levels), len(plan.splits))
 
     def first() -> tuple[Bands, Model, _Level]:
-        none, bands = _nothing(plan), _with_coarse_zeros(plan, cuts, [{}] * cuts.levels)
+        none, bands = _nothing(plan), _with_coarse_zeros(plan, levels, [{}] * levels.start)
         coder = _Coder(data, _new_model(), decoding=True)
-        parent = _code_coarse(coder, plan, none, none, bands, 1.0, 0.0, cuts)
+        parent = _code_coarse(coder, plan, none, none, bands, 1.0, 0.0, levels)
         _check_whole(coder)
         return bands, coder.model, parent
 
-    def finest() -> list[dict[int, IntArray]]:
-        return _zeros(plan, range(cuts.levels))
+    def others() -> list[dict[int, IntArray]]:
+        return _zeros(plan, range(cuts.levels)) if finest < cuts.levels else []
 
     # Room for tiles is made while the first segment, which they need, is decoded.
-    (bands, model, level), room = run(lambda make: make(), [first, finest])
-    bands = Bands(low=bands.low, levels=[*room, *bands.levels[cuts.levels :]])
+    (bands, model, level), room = run(lambda make: make(), [first, others])
+    bands = Bands(low=bands.low, levels=[*room, *bands.levels[len(room) :]])
     return Coarse(bands=bands, model=model, level=level)
 
 
-def decode_tile(coarse: Coarse, plan: Layout, tile: Tile, data: Segment) -> None:
-    """Decode a tile into the bands.
+def decode_tile(coarse: Coarse, plan: Layout, tile: Tile, data: Segment, finest: int = 0) -> None:
+    """Decode a tile into the bands; of it no level finer than ``finest``.
 
     Raises
     ------
@@ -414,7 +415,7 @@ def decode_tile(coarse: Coarse, plan: Layout, tile: Tile, data: Segment) -> None
         If the data end before the coefficients do.
     """
     none, coder = _nothing(plan), _Coder(data, _copy(coarse.model), decoding=True)
-    _code_tile(coder, plan, none, none, coarse.bands, 1.0, 0.0, tile, coarse.level)
+    _code_tile(coder, plan, none, none, coarse.bands, 1.0, 0.0, tile, coarse.level, finest)
     _check_whole(coder)
 
 

@@ -123,6 +123,34 @@ def layout(shape: Shape, splits: Sequence[int], *, closed: bool = False) -> Layo
     return found
 
 
+def coarser(plan: Layout, level: int) -> Layout:
+    """Return what is left of a transform after its finest levels."""
+    return replace(plan, shapes=plan.shapes[level:], splits=plan.splits[level:])
+
+
+def finer(plan: Layout, level: int) -> Layout:
+    """Return the finest levels of a transform."""
+    return replace(plan, shapes=plan.shapes[: level + 1], splits=plan.splits[:level])
+
+
+def whole(shape: Shape) -> Window:
+    """Return the window of all samples."""
+    a, b, c = ((0, n) for n in shape)
+    return a, b, c
+
+
+def places(plan: Layout, level: int) -> list[npt.NDArray[np.int64]]:
+    """Return the voxels, along each axis, that the low-pass samples after so many levels are at."""
+    found = [np.arange(n) for n in plan.shapes[0]]
+    for k in range(level):
+        for axis, at in enumerate(found):
+            if plan.splits[k] >> axis & 1:
+                found[axis] = at[::2]
+            if plan.closes(k, axis):  # the last two samples have changed places
+                found[axis] = np.append(at[:-2:2], at[-1])
+    return found
+
+
 def _rows(split: int, direction: int) -> tuple[slice, slice]:
     """Return where the rows of a band lie among those of its level."""
     z, step_z, y, step_y = _places(split, direction)

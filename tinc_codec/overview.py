@@ -1,0 +1,232 @@
+"""A payload decoded at a lower resolution: from low-pass bands, without what is finer.
+
+A sample of an overview is at each n-th voxel, and is what CDF 9/7 low-pass filters make of the
+voxels around it. Wavelets hold just that: their finer levels are then not decoded. Other forms are
+decoded whole, and filtered.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tinc_codec.decode import box_values, unit_values
+from tinc_codec.engines import current_engine
+from tinc_codec.errors import InvalidSetting
+from tinc_codec.opened import Chunk, long_axes, open_chunk
+from tinc_codec.smoothed import low_pass_values, tree_values
+from tinc_codec.stream import exceptions, normalize
+from tinc_codec.threads import each
+from tinc_codec.tree.geometry import IntArray
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from tinc_codec.stream.residual.section import Coefficients
+    from tinc_codec.stream.residual.wavelet import Below, Layout, Window
+
+Float32Array = npt.NDArray[np.float32]
+
+MOST = 1 << 16
+# Axes of a transform.
+_AXES = 3
+
+
+def decode_overview(payload: Buffer, factor: int | Sequence[int]) -> npt.NDArray[Any]:
+    """Decode a payload at a lower resolution.
+
+    Sample i along an axis is at voxel ``factor * i``, and says what is around that voxel (the
+    low-pass band of CDF 9/7), where ``decode(payload, np.s_[::factor])`` gives the voxel itself:
+    there is no aliasing, and chunks of wavelets take a fraction of the time of decoding.
+
+    Parameters
+    ----------
+    payload : bytes-like
+        What :func:`tinc_codec.encode` gave.
+    factor : int or sequence of int
+        A power of two, for all axes or for each of them; 1 leaves an axis as it is.
+
+    Returns
+    -------
+    numpy.ndarray
+        The dtype of the array encoded, C order; ``ceil(n / factor)`` samples along an axis of n.
+        Of special values (NaN, infinities, those preserved) and of padding the samples that are
+        at such voxels are exact; others, and segmentations, are means like the rest.
+
+    Raises
+    ------
+    CorruptPayload, TruncatedPayload, UnsupportedVersion
+        If the bytes are not a sound payload that this version reads.
+    InvalidSetting
+        If a factor is not a power of two from 1 to 65536, or there are not as many as axes.
+    """
+    chunk = open_chunk(payload)
+    shape = chunk.info.shape
+    factors = checked_factors(factor, len(shape))
+    wanted = [np.arange(0, n, f) for n, f in zip(shape, factors, strict=True)]
+    if chunk.crop is None:
+        return _box(chunk, wanted, factors)
+    out = np.empty([len(at) for at in wanted], chunk.info.dtype)
+    exceptions.fill_with(out, chunk.crop.fill)
+    bounds = list(zip(wanted, chunk.crop.start, chunk.crop.stop, strict=True))
+    inside = [np.flatnonzero((at >= lo) & (at < hi)) for at, lo, hi in bounds]
+    if all(map(len, inside)):
+        places = [at[kept] - lo for (at, lo, _), kept in zip(bounds, inside, strict=True)]
+        out[np.ix_(*inside)] = _box(chunk, places, factors)
+    return out
+
+
+def checked_factors(factor: int | Sequence[int], axes: int) -> tuple[int, ...]:
+    """Return the factor of each axis.
+
+    Raises
+    ------
+    InvalidSetting
+        As :func:`decode_overview` does.
+    """
+    factors = tuple(factor) if isinstance(factor, Sequence) else (factor,) * axes
+    if len(factors) != axes:
+        raise InvalidSetting(
+            f"overview: {len(factors)} factors for {axes} axes; give one, or one for each axis"
+        )
+    for f in factors:
+        if not _is_power_of_two(f):
+            raise InvalidSetting(
+                f"overview: the factor {f!r} is not a power of two from 1 to {MOST}; "
+                "give 1, 2, 4, 8, …"
+            )
+    return tuple(map(int, factors))
+
+
+def _is_power_of_two(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        return False
+    return 0 < int(value) <= MOST and int(value).bit_count() == 1
+
+
+def _box(chunk: Chunk, places: Sequence[IntArray], factors: Sequence[int]) -> npt.NDArray[Any]:
+    """Return samples at places of the box in the chunk's dtype, exceptions restored."""
+    info = chunk.info
+    size = [len(at) for at in places]
+    if chunk.form == "constant":
+        values = np.full(size, info.low, info.dtype)
+    else:
+        unit, found = _low_pass(chunk, [f.bit_length() - 1 for f in factors])
+        for axis, (at, known) in enumerate(zip(places, found, strict=True)):
+            unit = _interpolated(unit, axis, known, at)
+        values = normalize.denormalize(unit, info.low, info.high, info.dtype)
+    if chunk.mask is not None:
+        exceptions.restore(values, chunk.mask.labels[np.ix_(*places)], chunk.mask.patterns)
+    return values
+
+
+def _low_pass(chunk: Chunk, halvings: Sequence[int]) -> tuple[Float32Array, list[IntArray]]:
+    """Return the box halved so often along each axis, normalised; and where its samples are."""
+    shape = chunk.box_shape
+    done = [0] * len(shape)
+    if _can_stop_early(chunk):
+        unit, found, done = _of_bands(chunk, halvings)
+    else:
+        unit, found = _whole(chunk), [np.arange(n) for n in shape]
+    for axis, (wanted, had) in enumerate(zip(halvings, done, strict=True)):
+        for _ in range(wanted - had):
+            if unit.shape[axis] > 1:
+                unit, found[axis] = _halved(unit, axis), found[axis][::2]
+    return unit, found
+
+
+def _can_stop_early(chunk: Chunk) -> bool:
+    """Return whether values are wavelet coefficients, of axes of their own, with a tree at most."""
+    axes = len(long_axes(chunk.box_shape))
+    return chunk.wavelet is not None and chunk.correction is None and axes <= _AXES
+
+
+def _whole(chunk: Chunk) -> Float32Array:
+    """Return the box, normalised."""
+    axes = [np.arange(n) for n in chunk.box_shape]
+    if chunk.correction is None:
+        return np.array(unit_values(chunk, axes, pointwise=False))
+    values = box_values(chunk, axes, pointwise=False)
+    return normalize.normalize(values, chunk.info.low, chunk.info.high, each)
+
+
+def _of_bands(
+    chunk: Chunk, halvings: Sequence[int]
+) -> tuple[Float32Array, list[IntArray], list[int]]:
+    """Return the coarsest low-pass band that is fine enough, where it is, and its halvings."""
+    from tinc_codec.stream.residual import wavelet
+
+    coded, shape = chunk.wavelet, chunk.box_shape
+    assert coded is not None
+    plan = coded.header.plan
+    long = [axis for axis, n in enumerate(shape) if n > 1]
+    # The transform has three axes, the last of which are those of the box.
+    own = dict(zip(long, range(_AXES - len(long), _AXES), strict=True))
+    done = _halvings_of(plan)
+    depth = max(k for k, counts in enumerate(done)
+                if all(counts[own[axis]] <= halvings[axis] for axis in long))  # fmt: skip
+    with np.errstate(over="ignore", invalid="ignore"):  # numbers that no encoder writes
+        unit = coded.low_pass(depth, each, _tree_below(chunk, coded))
+        unit *= np.float32(2 ** (-sum(done[depth]) / 2))
+        unit += np.float32(coded.header.offset)
+    at = wavelet.places(plan, depth)
+    found = [at[own[axis]] if axis in own else np.arange(1) for axis in range(len(shape))]
+    counts = [done[depth][own[axis]] if axis in own else 0 for axis in range(len(shape))]
+    return unit.reshape([len(places) for places in found]), found, counts
+
+
+def _halvings_of(plan: Layout) -> list[list[int]]:
+    """Return how often each axis has been halved after 0, 1, … levels."""
+    found = [[0] * _AXES]
+    for split in plan.splits:
+        found.append([n + (split >> axis & 1) for axis, n in enumerate(found[-1])])
+    return found
+
+
+def _tree_below(chunk: Chunk, coded: Coefficients) -> Below | None:
+    """Return what the tree adds to the coefficients, and to which low-pass band."""
+    tree, parameters = chunk.tree, chunk.parameters
+    if tree is None or parameters is None:
+        return None
+    evaluate = partial(current_engine().evaluate_grid, tree, parameters, steps=chunk.steps)
+    shapes = coded.header.plan.shapes
+    if tree.halvings:
+        return tree.halvings, partial(low_pass_values, tree, evaluate, shapes[tree.halvings])
+
+    def voxels(window: Window) -> Float32Array:
+        axes = [np.arange(*span) for span, n in zip(window, shapes[0], strict=True) if n > 1]
+        values = tree_values(tree, axes, evaluate, pointwise=False)
+        return values.reshape([last - first for first, last in window])
+
+    return 0, voxels
+
+
+def _halved(values: Float32Array, axis: int) -> Float32Array:
+    """Return the low-pass samples along an axis."""
+    from tinc_codec.stream.residual import wavelet
+
+    before, n = math.prod(values.shape[:axis]), values.shape[axis]
+    last = axis == values.ndim - 1
+    three, split = ((1, before, n), 4) if last else ((before, n, values.size // (before * n)), 2)
+    plan = wavelet.layout(three, [split])
+    low, _ = wavelet.forward(values.reshape(three), plan, each)
+    low *= np.float32(2**-0.5)
+    return low.reshape(*values.shape[:axis], (n + 1) // 2, *values.shape[axis + 1 :])
+
+
+def _interpolated(
+    values: Float32Array, axis: int, known: IntArray, wanted: IntArray
+) -> Float32Array:
+    """Return samples at other places along an axis, linear between those that are known."""
+    if np.array_equal(known, wanted):
+        return values
+    at = np.interp(wanted, known, np.arange(len(known)))
+    first = at.astype(np.int64)
+    second = np.minimum(first + 1, len(known) - 1)
+    share = (at - first).astype(np.float32).reshape(-1, *[1] * (values.ndim - axis - 1))
+    return values.take(first, axis) * (1 - share) + values.take(second, axis) * share
