@@ -226,3 +226,15 @@ def test_jumps_of_all_planes(capsys: pytest.CaptureFixture[str]) -> None:
     found = jumps.every_plane(block, torn)
     assert len(found) == (16 - 3) + (12 - 3) + (9 - 3)
     assert found[8 - 2] > 10 * np.median(found)
+
+
+def test_overviews_are_nearer_than_single_voxels(capsys: pytest.CaptureFixture[str]) -> None:
+    overviews = pytest.importorskip("benchmarks.overviews")
+    arguments = ["--volumes", "phantom", "--side", "48", "--ratios", "32", "--effort", "1"]
+    assert overviews.main(arguments) == 0
+    lines = [line.split("|") for line in capsys.readouterr().out.splitlines()][2:]
+    assert [line[3].strip() for line in lines] == ["4", "8"]
+    for line in lines:
+        overview, whole, single = map(float, line[4:7])
+        assert overview > single + 3
+        assert abs(overview - whole) < 3

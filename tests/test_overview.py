@@ -14,36 +14,11 @@ from volumes import QUICK, count_evaluations, volume
 from wavelets import cuts_of_plan, in_turn, plans, quantized, section_of, whole
 
 import tinc_codec
+from benchmarks.overviews import END, smoothed
 from tinc_codec import TINC, InvalidSetting, Settings, TINCSerializer, decode_overview
 from tinc_codec.opened import open_chunk
 from tinc_codec.stream.residual import section, wavelet
 from tinc_codec.stream.residual.section import Coefficients, Header
-
-# CDF 9/7, analysis, low-pass: half of the symmetric filter, of sum 1.
-TAPS = (0.6029490182, 0.2668641184, -0.0782232665, -0.0168641184, 0.0267487574)
-# Samples at the end of a closed axis of a level are other sums.
-END = 4
-
-
-def smoothed(values: np.ndarray, axis: int) -> np.ndarray:
-    """Return every second sample along an axis, filtered; mirrored at the ends."""
-    n = values.shape[axis]
-    if n == 1:
-        return values
-    at = np.arange(0, n, 2)
-    total: np.ndarray = np.zeros(1)
-    for k, tap in zip(range(-4, 5), TAPS[:0:-1] + TAPS, strict=True):
-        mirrored = n - 1 - np.abs(n - 1 - np.abs(at + k) % (2 * n - 2))
-        total = total + tap * values.take(mirrored, axis)
-    return total
-
-
-def expected(values: np.ndarray, halvings: tuple[int, ...]) -> np.ndarray:
-    found = values.astype(np.float64)
-    for axis, count in enumerate(halvings):
-        for _ in range(count):
-            found = smoothed(found, axis)
-    return found
 
 
 @given(st.data())
@@ -111,8 +86,7 @@ def test_samples_are_low_pass_samples_of_what_is_decoded(form: str, factor: Any)
     found = decode_overview(payload, factor)
     assert found.dtype == data.dtype
     assert found.shape == tuple(-(-n // f) for n, f in zip(data.shape, factors, strict=True))
-    halvings = tuple(f.bit_length() - 1 for f in factors)
-    reference = expected(tinc_codec.decode(payload), halvings)
+    reference = smoothed(tinc_codec.decode(payload), factors)
     inside = tuple(slice(0, n - END * (f > 1)) for n, f in zip(found.shape, factors, strict=True))
     # Decoded voxels are rounded, and clipped to their range; samples once more.
     np.testing.assert_allclose(found[inside], reference[inside], rtol=0, atol=1.3)
@@ -129,7 +103,7 @@ def test_any_shape(shape: tuple[int, ...], dtype: str, order: str) -> None:
     found = decode_overview(payload, 4)
     assert found.shape == tuple(-(-n // 4) for n in shape)
     assert found.dtype == np.dtype(dtype)
-    reference = expected(tinc_codec.decode(payload), (2,) * len(shape))
+    reference = smoothed(tinc_codec.decode(payload), (4,) * len(shape))
     inside = tuple(slice(0, max(1, n - END)) for n in found.shape)
     scale = np.ptp(data.astype(float))
     np.testing.assert_allclose(found[inside], reference[inside], rtol=0, atol=0.03 * scale + 1)
@@ -149,7 +123,7 @@ def test_of_every_kind_of_payload(name: str) -> None:
     assert found.dtype == decoded.dtype
     chunk = open_chunk(payload)
     if chunk.crop is None and chunk.mask is None:
-        reference = expected(decoded, (1,) * decoded.ndim)
+        reference = smoothed(decoded, (2,) * decoded.ndim)
         inside = tuple(slice(0, max(1, n - END)) for n in found.shape)
         apart = np.abs(found.astype(np.float64) - reference)[inside]
         assert apart.max() <= 0.05 * np.ptp(decoded.astype(np.float64)) + 1
@@ -169,7 +143,7 @@ def test_padding_and_special_values_stay() -> None:
     outside[3:31, 5:33, 2:29] = False
     np.testing.assert_array_equal(found[outside[::4, ::4, ::4]], 9)
     # The box begins between samples: they are taken between its own.
-    between = expected(np.where(np.isfinite(data), data, 60)[3:31, 5:33, 2:29], (2, 2, 2))
+    between = smoothed(np.where(np.isfinite(data), data, 60)[3:31, 5:33, 2:29], (4, 4, 4))
     for axis, start in enumerate((3, 5, 2)):
         at = np.arange(-start % 4, 4 * between.shape[axis] - 4, 4)
         between = np.apply_along_axis(
@@ -229,7 +203,7 @@ def test_archives_open_at_a_lower_resolution(tmp_path: Path, options: dict[str, 
     assert found.dtype == data.dtype
     np.testing.assert_array_equal(found[3:6, :3], 0)
     chunk = np.ascontiguousarray(array[:20, :20, :20])
-    np.testing.assert_allclose(found[:2, :2, :2], expected(chunk, (3, 3, 3))[:2, :2, :2], atol=8)
+    np.testing.assert_allclose(found[:2, :2, :2], smoothed(chunk, (8, 8, 8))[:2, :2, :2], atol=8)
     np.testing.assert_array_equal(opened[6:, 3:].to_numpy(), found[6:, 3:])
 
 

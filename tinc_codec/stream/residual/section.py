@@ -111,17 +111,11 @@ class Coefficients:
         return x + wavelet.forward(below[1](wavelet.whole(between.shapes[0])), between, run)[0]
 
     def _decoded_from(self, level: int, run: Run) -> Bands:
-        """Return the integers of the low-pass band and the levels from one on."""
-        plan, cuts = self.header.plan, self.header.cuts
-        coarse = self._coarse
-        if coarse is None:
-            coarse = decode_coarse(plan, cuts, self._segments[0], run, level)
-        if level < cuts.levels:
-            self._coarse = coarse
-            data = self._tile_segments
-            list(
-                run(lambda tile: decode_tile(coarse, plan, tile, data[tile], level), self._missing)
-            )
+        """Return the integers of the low-pass band and the levels from one on; none are kept."""
+        plan, cuts, data = self.header.plan, self.header.cuts, self._tile_segments
+        coarse = self._coarse or decode_coarse(plan, cuts, self._segments[0], run, level)
+        wanted = self._missing if level < cuts.levels else []
+        list(run(lambda tile: decode_tile(coarse, plan, tile, data[tile], level), wanted))
         return coarse.bands
 
     def _decoded(self, needed: Sequence[Window], run: Run) -> Bands:

@@ -368,7 +368,7 @@ class Coarse:
     Attributes
     ----------
     bands : Bands of int32
-        The integers; those of tiles not yet decoded are 0.
+        The integers; those of tiles not yet decoded are 0, levels left out are empty.
     model : Model
         Statistics after the segment.
     level : _Level
@@ -381,7 +381,7 @@ class Coarse:
 
 
 def decode_coarse(plan: Layout, cuts: Cuts, data: Segment, run: Run, finest: int = 0) -> Coarse:
-    """Decode the first segment; of it no level finer than ``finest``.
+    """Decode the first segment; no level finer than ``finest`` will be wanted.
 
     Raises
     ------
@@ -398,7 +398,7 @@ def decode_coarse(plan: Layout, cuts: Cuts, data: Segment, run: Run, finest: int
         return bands, coder.model, parent
 
     def others() -> list[dict[int, IntArray]]:
-        return _zeros(plan, range(cuts.levels)) if finest < cuts.levels else []
+        return [{}] * finest + _zeros(plan, range(finest, cuts.levels))
 
     # Room for tiles is made while the first segment, which they need, is decoded.
     (bands, model, level), room = run(lambda make: make(), [first, others])
