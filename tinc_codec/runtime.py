@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from tinc_codec.errors import InvalidSetting
 
@@ -81,21 +82,30 @@ class Runtime:
 _CURRENT: ContextVar[Runtime | None] = ContextVar("tinc_codec_runtime", default=None)
 
 
-def _from_environment() -> Runtime:
-    threads = os.environ.get("TINC_THREADS", "0")
+@lru_cache(maxsize=16)
+def _runtime(device: str, threads: str, triton: str, cache: str) -> Runtime:
+    """Return the settings that the environment tells: of a call for each step of a decoding."""
     if not re.fullmatch("[0-9]+", threads):
         raise InvalidSetting(f"TINC_THREADS={threads!r} must be an integer; 0 means all")
-    triton = os.environ.get("TINC_TRITON", "")
     if triton not in ("", "0", "1"):
         raise InvalidSetting(f"TINC_TRITON={triton!r} must be 0 or 1")
-    cache = os.environ.get("TINC_CACHE", "0")
     if not re.fullmatch("[0-9]+", cache):
         raise InvalidSetting(f"TINC_CACHE={cache!r} must be a number of bytes; 0 means no cache")
     return Runtime(
-        device=os.environ.get("TINC_DEVICE", "auto"),
+        device=device,
         threads=int(threads),
         triton={"1": True, "0": False}.get(triton),
         cache_bytes=int(cache),
+    )
+
+
+def _from_environment() -> Runtime:
+    get = os.environ.get
+    return _runtime(
+        get("TINC_DEVICE", "auto"),
+        get("TINC_THREADS", "0"),
+        get("TINC_TRITON", ""),
+        get("TINC_CACHE", "0"),
     )
 
 

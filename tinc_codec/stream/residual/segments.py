@@ -10,7 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
+from operator import rshift
 from typing import Any
 
 import numpy as np
@@ -35,7 +37,8 @@ Model = tuple[npt.NDArray[np.uint32], npt.NDArray[np.int32]]
 Segment = npt.NDArray[np.uint8]
 
 _NO_REAL = np.zeros((0,) * AXES, np.float32)
-_FAR = np.full(AXES, 40, np.int64)
+_FAR = (40, 40, 40)
+_ORIGIN = (0, 0, 0)
 _NOTHING = np.zeros(0, np.int16)
 _LOW_KIND = coefficients.CLASSES - 8
 _LEVEL_CLASSES = 7
@@ -61,10 +64,14 @@ class _Band:
     blocks: npt.NDArray[np.uint8]
 
     @classmethod
-    def zeros(cls, shape: Sequence[int], *, with_finer: bool) -> _Band:
-        """Return a band of which nothing has been coded yet."""
-        around = _padded(shape, np.int16) if with_finer else _NOTHING
-        return cls(clipped=_padded(shape, np.int8), around=around, blocks=_no_blocks(shape))
+    def zeros(cls, shape: Sequence[int], *, with_finer: bool, count: int = 1) -> list[_Band]:
+        """Return bands of which nothing has been coded yet."""
+        clipped, blocks = _padded(shape, np.int8, count), _no_blocks(shape, count)
+        around = _padded(shape, np.int16, count) if with_finer else [_NOTHING] * count
+        return [
+            cls(clipped=c, around=a, blocks=b)
+            for c, a, b in zip(clipped, around, blocks, strict=True)
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,8 +95,8 @@ class _Beside:
     @classmethod
     def nothing(cls, shape: Sequence[int]) -> _Beside:
         """Return what no band adds up to, in the longest shape of the level's bands."""
-        sums, around = _padded(shape, np.uint8), _padded(shape, np.int16)
-        return cls(sums=sums, around=around, blocks=_no_blocks(shape))
+        (sums,), (around,) = _padded(shape, np.uint8), _padded(shape, np.int16)
+        return cls(sums=sums, around=around, blocks=_no_blocks(shape)[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,12 +107,12 @@ class _Level:
     ----------
     bands : dict of direction to _Band
         All of it.
-    shift : (3,) int64
+    shift : (3,) tuple of int
         1 for each axis that halves from the finer level to this one.
     """
 
     bands: dict[int, _Band]
-    shift: npt.NDArray[np.int64]
+    shift: tuple[int, ...]
 
 
 def _new_model() -> Model:
@@ -114,24 +121,33 @@ def _new_model() -> Model:
     return np.full(coefficients.SLOTS, mixing.EVEN, np.uint32), weights
 
 
-def _padded(shape: Sequence[int], dtype: Any) -> npt.NDArray[Any]:
-    return np.zeros([n + 2 * PAD for n in shape], dtype)
+def _padded(shape: Sequence[int], dtype: Any, count: int = 1) -> npt.NDArray[Any]:
+    return np.zeros([count, *(n + 2 * PAD for n in shape)], dtype)
 
 
-def _no_blocks(shape: Sequence[int]) -> npt.NDArray[np.uint8]:
-    """Return flags of the blocks of a band, and of one more at either end of each axis, all 0."""
-    return np.zeros([2 + math.ceil(n / coefficients.BLOCK) for n in shape], np.uint8)
+def _no_blocks(shape: Sequence[int], count: int = 1) -> npt.NDArray[np.uint8]:
+    """Return flags of the blocks of bands, and of one more at either end of each axis, all 0."""
+    return np.zeros([count, *(2 + -(-n // coefficients.BLOCK) for n in shape)], np.uint8)
 
 
-def _places(padded: npt.NDArray[Any], origin: Sequence[int]) -> npt.NDArray[np.int64]:
-    """Return where in a padded array, as one axis, a place is, and rows and planes apart."""
-    _, height, row = padded.shape
+@lru_cache(maxsize=4096)
+def _places(padded: tuple[int, ...], origin: tuple[int, ...]) -> npt.NDArray[np.int64]:
+    """Return where in a padded array, as one axis, a place is, and rows and planes apart.
+
+    Not to be written to; nor what :func:`_vector` returns.
+    """
+    _, height, row = padded
     plane, (z, y, x) = height * row, origin
     return np.array((z * plane + y * row + x + PAD * (plane + row + 1), row, plane), np.int64)
 
 
+@lru_cache(maxsize=4096)
+def _vector(numbers: tuple[int, ...]) -> npt.NDArray[np.int64]:
+    return np.array(numbers, np.int64)
+
+
 _NO_LEVEL = _Level(bands={}, shift=_FAR)
-_NO_BAND = _Band.zeros((1, 1, 1), with_finer=True)
+(_NO_BAND,) = _Band.zeros((1, 1, 1), with_finer=True)
 
 
 class _Coder:
@@ -156,9 +172,10 @@ class _Coder:
         self, real: Float32Array, worth: Float32Array, q: IntArray, scale: float, price: float
     ) -> None:
         """Code the low-pass band."""
+        (band,) = _Band.zeros(q.shape, with_finer=False)
         self._band(
-            real, scale, worth, q, _Band.zeros(q.shape, with_finer=False), _NO_LEVEL, (0, 0, 0),
-            _FAR, _Beside.nothing(q.shape), _LOW_KIND, LOW_PASS, price,
+            real, scale, worth, q, band, _NO_LEVEL, _ORIGIN, _FAR, _Beside.nothing(q.shape),
+            _LOW_KIND, LOW_PASS, price,
         )  # fmt: skip
 
     def level(
@@ -169,32 +186,31 @@ class _Coder:
         largest = [max(band.shape[k] for band in q.values()) for k in range(AXES)]
         beside = _Beside.nothing(largest)
         kind = 8 * min(level, _LEVEL_CLASSES - 1)
-        found = {}
+        found = dict(zip(q, _Band.zeros(largest, with_finer=level > 0, count=len(q)), strict=True))
         for direction, integers in q.items():
-            band = found[direction] = _Band.zeros(largest, with_finer=level > 0)
             shift = parent.shift if direction in parent.bands else _FAR
             self._band(
                 real.get(direction, _NO_REAL), scale, worth.get(direction, _NO_REAL), integers,
-                band, parent, origin, shift, beside, kind + direction, direction, price,
+                found[direction], parent, origin, shift, beside, kind + direction, direction, price,
             )  # fmt: skip
         return found
 
     def _band(
         self, real: Float32Array, scale: float, worth: Float32Array, q: IntArray, band: _Band,
-        parent: _Level, origin: Sequence[int], shift: IntArray, beside: _Beside, kind: int,
+        parent: _Level, origin: Sequence[int], shift: tuple[int, ...], beside: _Beside, kind: int,
         direction: int, price: float,
     ) -> None:  # fmt: skip
         if not self.whole:
             return
         above = parent.bands.get(direction, _NO_BAND)
-        corner = np.array(origin, np.int64) >> shift
+        corner = tuple(map(rshift, origin, shift))
         size = band.clipped.size
         self.whole = coefficients.code_band(
             self.state, self.data, *self.model, real, np.float32(scale), worth, q,
             band.clipped.reshape(-1), self._zeros(size, np.int16), self._zeros(size, np.uint8),
-            band.around.reshape(-1), band.blocks, _places(band.clipped, (0, 0, 0)),
-            above.clipped.reshape(-1), above.around.reshape(-1), above.blocks, corner, shift,
-            _places(above.clipped, corner.tolist()), beside.sums.reshape(-1),
+            band.around.reshape(-1), band.blocks, _places(band.clipped.shape, _ORIGIN),
+            above.clipped.reshape(-1), above.around.reshape(-1), above.blocks, _vector(corner),
+            _vector(shift), _places(above.clipped.shape, corner), beside.sums.reshape(-1),
             beside.around.reshape(-1), beside.blocks, kind, direction, np.float32(price),
         )  # fmt: skip
 
@@ -226,7 +242,7 @@ def _code_coarse(
 ) -> _Level:  # fmt: skip
     """Code the first segment: the low-pass band, and the levels that are not cut."""
     coder.low_pass(real.low, worth.low, q.low, scale, price)
-    return _code_levels(coder, plan, real, worth, q, scale, price, levels, _NO_LEVEL, (0, 0, 0))
+    return _code_levels(coder, plan, real, worth, q, scale, price, levels, _NO_LEVEL, _ORIGIN)
 
 
 def _code_tile(
@@ -250,9 +266,8 @@ def _code_levels(
             level, real.levels[level], worth.levels[level], q.levels[level], scale, price, parent,
             origin,
         )  # fmt: skip
-        halved = [plan.splits[level] >> k & 1 for k in range(AXES)]
-        parent = _Level(bands=above, shift=np.array(halved, np.int64))
-        origin = (0, 0, 0)
+        halved = tuple(plan.splits[level] >> k & 1 for k in range(AXES))
+        parent, origin = _Level(bands=above, shift=halved), _ORIGIN
     return parent
 
 
