@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from tinc_codec.engines import current_engine
 from tinc_codec.filtered import filtered_values
+from tinc_codec.freed_memory import keep_freed_memory
 from tinc_codec.opened import Chunk, long_axes, open_chunk
 from tinc_codec.selection import Selection, resolve
 from tinc_codec.smoothed import low_pass_values, tree_values
@@ -36,10 +37,7 @@ Float32Array = npt.NDArray[np.float32]
 # Voxels evaluated at once: working memory does not grow with the array.
 _PART = 1 << 21
 
-# The GNU C library gives freed memory back to the system beyond twice the size of the largest
-# block freed so far, and each page taken anew costs more than the work on it: a third of the time
-# of decoding. After this block, which is never touched, it keeps up to 62 MiB.
-np.empty(31 << 20, np.uint8)
+keep_freed_memory()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
