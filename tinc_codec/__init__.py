@@ -1,4 +1,4 @@
-"""TINC: a tree of small sine networks per zarr chunk, as a numcodecs and zarr codec.
+"""TINC: trees of small sine networks and wavelets for zarr chunks, as numcodecs and zarr codecs.
 
 ``import tinc_codec`` pulls in no torch, dask, xarray, numba or zarr: the codecs are loaded on
 first use, and the functions below import their engines when they are called.

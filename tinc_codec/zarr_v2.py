@@ -18,7 +18,7 @@ from tinc_codec.errors import UnsupportedData
 
 
 class TINC(Configured, Codec):  # type: ignore[misc]  # numcodecs has no types
-    """Lossy codec for volumetric chunks: a tree of sine networks, fitted within a byte budget.
+    """Lossy codec for volumetric chunks: a tree of sine networks, wavelets or both.
 
     Use it as the compressor of a zarr v2 array, without filters::
 

@@ -42,7 +42,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, init=False, repr=False)
 class TINCSerializer(Configured, ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
-    """Lossy serializer for volumetric chunks: a tree of sine networks within a byte budget.
+    """Lossy serializer for volumetric chunks: a tree of sine networks, wavelets or both.
 
     Use it as the serializer of a zarr v3 array, and say ``compressors=None``::
 

@@ -30,8 +30,8 @@ def open_archive(
     """Open a zarr archive in xarray; offered as :func:`tinc_codec.open`.
 
     Nothing is decoded until it is asked for. Values come as dask arrays, whose chunks are whole
-    zarr chunks. A selection by integers and slices reaches the codec: in zarr v3 only the voxels
-    selected are evaluated, so ``data[100]`` decodes a plane.
+    zarr chunks. A selection by integers and slices reaches the codec: in zarr v3 only
+    what the voxels selected take is evaluated of a chunk.
 
     Parameters
     ----------
