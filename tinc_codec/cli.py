@@ -124,7 +124,7 @@ def _root(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="And exit.")
     ] = False,
 ) -> None:
-    """Compress volumetric images to zarr archives: trees of networks (TINC) and wavelets per chunk."""
+    """Compress volumetric images to zarr archives, by trees of networks (TINC) and wavelets."""
     if context.invoked_subcommand is None:
         print(context.get_help())
         raise typer.Exit(2)
