@@ -12,6 +12,7 @@ from volumes import QUICK, count_evaluations, volume
 
 import tinc_codec
 from tinc_codec import InvalidSetting, decoded_cache, runtime
+from tinc_codec.decode_together import decode_chunks
 from tinc_codec.decoded_cache import DecodedCache, current_cache, decode_remembered
 
 zarr = pytest.importorskip("zarr", minversion="3.1")
@@ -28,6 +29,19 @@ def empty_cache() -> None:
 @pytest.fixture
 def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return count_evaluations(monkeypatch)
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Return a list that collects which parts are decoded."""
+    found: list[Any] = []
+
+    def noted(payloads: Any, parts: Any) -> Any:
+        found.extend(parts)
+        return decode_chunks(payloads, parts)
+
+    monkeypatch.setattr(decoded_cache, "decode_chunks", noted)
+    return found
 
 
 def payload(seed: int = 0) -> bytes:
@@ -68,7 +82,7 @@ def test_a_plane_read_again_is_not_evaluated_again(
 
 
 def test_plane_after_plane_costs_one_and_a_half_chunks(evaluated: list[int]) -> None:
-    data = payload()
+    data = tinc_codec.encode(volume((EDGE,) * 3), **QUICK, form="tree")
     whole = tinc_codec.decode(data)
     evaluated.clear()
     with runtime(cache_bytes=LARGE):
@@ -79,6 +93,36 @@ def test_plane_after_plane_costs_one_and_a_half_chunks(evaluated: list[int]) -> 
         (rest,) = decode_remembered([data], [np.s_[:, [1, 5], ::4]])
     np.testing.assert_array_equal(rest, whole[:, [1, 5], ::4])
     assert sum(evaluated) == 1.5 * whole.size
+
+
+@pytest.mark.parametrize("settings", [{"ratio": 8, "effort": 1}, {"max_error": 1}])
+def test_of_wavelets_the_second_plane_is_of_the_whole(
+    decoded: list[Any], settings: dict[str, Any]
+) -> None:
+    """Any plane of them takes half the work of the whole, or more."""
+    data = tinc_codec.encode(volume((EDGE,) * 3), **settings)
+    whole = tinc_codec.decode(data)
+    with runtime(cache_bytes=LARGE):
+        for z in range(EDGE):
+            (plane,) = decode_remembered([data], [np.s_[z]])
+            np.testing.assert_array_equal(plane, whole[z])
+    assert decoded == [np.s_[0], None]
+
+
+def test_chunks_that_make_way_unused_are_decoded_in_parts(decoded: list[Any]) -> None:
+    """The planes of three chunks, in a cache of two: the first turns tell that it is too small."""
+    payloads = [tinc_codec.encode(np.roll(volume((EDGE,) * 3), k, 0), ratio=8, effort=1)
+                for k in range(3)]  # fmt: skip
+    whole = [tinc_codec.decode(data) for data in payloads]
+    with runtime(cache_bytes=2 * (2 * EDGE**3 + decoded_cache._PER_ENTRY)):
+        decode_remembered(payloads, [None] * 3)
+        decoded.clear()
+        for z in range(EDGE):
+            for data, known in zip(payloads, whole, strict=True):
+                (plane,) = decode_remembered([data], [np.s_[z]])
+                np.testing.assert_array_equal(plane, known[z])
+    assert decoded.count(None) <= 4
+    assert None not in decoded[12:]
 
 
 def test_a_chunk_written_anew_is_never_served_from_the_old_one(tmp_path: Path) -> None:

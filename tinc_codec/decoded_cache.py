@@ -1,14 +1,17 @@
 """Decoded chunks and regions kept for further reads: zarr v3 keeps none, and decodes them again.
 
 An entry is found by the digest of its payload and by the engine, so that a chunk written anew is
-never served from the old one. A part of a chunk is kept as it is; once the parts decoded of a chunk
-add up to half of it, the next miss decodes it whole, and all later parts are slices of that. To
-step through a chunk plane by plane thus costs little more than to decode it once.
+never served from the old one. A part of a chunk is kept as it is; once parts of a chunk have taken
+half the work of all of it, the next miss decodes it whole, and all later parts are slices of that.
+To step through a chunk plane by plane thus costs little more than to decode it once. Where the
+cache is too small for that, and a whole chunk makes way before it is of use, only its parts are
+decoded from then on.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import threading
 from collections import OrderedDict
@@ -26,7 +29,9 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 _PER_ENTRY = 512  # bytes that an entry takes besides its voxels, about
-_MOST_COUNTED = 4096  # chunks of which the parts decoded are counted
+_MOST_COUNTED = 4096  # chunks of which the work on parts is counted
+# Of the work on a chunk, what any part of it takes whose voxels are not evaluated one by one.
+_LEAST_SHARE = 0.5
 _Key = tuple[bytes, str]  # digest of the payload, engine
 
 
@@ -36,7 +41,8 @@ class DecodedCache:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._arrays: OrderedDict[tuple[_Key, Any], NDArray[Any]] = OrderedDict()
-        self._decoded: OrderedDict[_Key, int] = OrderedDict()  # voxels, as parts
+        self._expected: set[_Key] = set()  # decoded whole for parts to come, none of which has
+        self._work: OrderedDict[_Key, float] = OrderedDict()  # shares of a chunk's, for parts
         self._size = 0
 
     @property
@@ -51,6 +57,7 @@ class DecodedCache:
                 array = self._arrays.get((key, name))
                 if array is not None:
                     self._arrays.move_to_end((key, name))
+                    self._expected.discard(key)
                     break
         if array is None:
             return None
@@ -62,21 +69,35 @@ class DecodedCache:
         fits = array.nbytes + _PER_ENTRY <= most and (part is None or name is not None)
         kept = array.copy("K") if fits else None
         with self._lock:
-            if part is not None:
-                self._decoded[key] = self._decoded.pop(key, 0) + array.size
-                if len(self._decoded) > _MOST_COUNTED:
-                    self._decoded.popitem(last=False)
             if kept is not None and (key, name) not in self._arrays:
                 self._arrays[key, name] = kept
                 self._size += kept.nbytes + _PER_ENTRY
             while self._size > most:
-                _, dropped = self._arrays.popitem(last=False)
+                (oldest, name), dropped = self._arrays.popitem(last=False)
                 self._size -= dropped.nbytes + _PER_ENTRY
+                if name is None and oldest in self._expected:
+                    self._expected.discard(oldest)
+                    self._count(oldest, -math.inf)
 
-    def decoded_voxels(self, key: _Key) -> int:
-        """Return how many voxels of a chunk have been decoded as parts."""
+    def expect(self, key: _Key) -> None:
+        """Note that a chunk is decoded whole for the sake of parts to come."""
         with self._lock:
-            return self._decoded.get(key, 0)
+            self._expected.add(key)
+
+    def add_work(self, key: _Key, share: float) -> None:
+        """Count what decoding a part of a chunk took, as a share of the work on all of it."""
+        with self._lock:
+            self._count(key, share)
+
+    def _count(self, key: _Key, share: float) -> None:
+        self._work[key] = self._work.pop(key, 0.0) + share
+        if len(self._work) > _MOST_COUNTED:
+            self._work.popitem(last=False)
+
+    def work(self, key: _Key) -> float:
+        """Return what decoding parts of a chunk has taken, as a share of the work on all of it."""
+        with self._lock:
+            return self._work.get(key, 0.0)
 
 
 def _name(part: Any) -> Any:
@@ -135,14 +156,24 @@ def decode_remembered(payloads: Sequence[Buffer], parts: Sequence[Any]) -> list[
     wanted = [_worth_decoding(cache, keys[k], payloads[k], parts[k], most) for k in missing]
     decoded = decode_chunks([payloads[k] for k in missing], wanted)
     for k, part, array in zip(missing, wanted, decoded, strict=True):
+        if part is not parts[k]:
+            cache.expect(keys[k])
         cache.put(keys[k], part, array, most)
+        if part is not None:
+            cache.add_work(keys[k], _share_of_work(payloads[k], array.size))
         found[k] = array if part is parts[k] else np.array(array[parts[k]])
     return [array for array in found if array is not None]
 
 
 def _worth_decoding(cache: DecodedCache, key: _Key, payload: Buffer, part: Any, most: int) -> Any:
-    """Return the part, or None for the whole chunk if half of it has been decoded as parts."""
-    info = open_chunk(payload).info
-    fits = info.nbytes + _PER_ENTRY <= most
-    worn = 2 * cache.decoded_voxels(key) * info.dtype.itemsize >= info.nbytes
-    return None if fits and worn else part
+    """Return the part, or None for the whole chunk if parts of it have taken half its work."""
+    fits = open_chunk(payload).info.nbytes + _PER_ENTRY <= most
+    return None if fits and cache.work(key) >= 0.5 else part
+
+
+def _share_of_work(payload: Buffer, voxels: int) -> float:
+    """Return what decoding so many voxels of a chunk takes of the work on all of it, about."""
+    chunk = open_chunk(payload)
+    share = voxels / math.prod(chunk.info.shape)
+    alone = chunk.wavelet is None and chunk.correction is None
+    return share if alone else max(share, _LEAST_SHARE)
