@@ -12,7 +12,8 @@ import pytest
 from volumes import QUICK, count_evaluations, volume
 
 import tinc_codec
-from tinc_codec import TINC, InvalidSetting, TINCSerializer
+from tinc_codec import TINC, InvalidSetting, TINCSerializer, runtime
+from tinc_codec.runtime import current_runtime
 
 zarr = pytest.importorskip("zarr", minversion="3.1")
 xr = pytest.importorskip("xarray")
@@ -110,6 +111,31 @@ def test_parts_and_previews_decode_only_their_voxels(
     evaluated.clear()
     assert opened.isel(z=slice(None, None, 8)).mean().compute() > 0
     assert sum(evaluated) == 4 * 32 * 32
+
+
+@pytest.mark.parametrize("overview", [None, 2])
+def test_threads_of_dask_read_as_it_was_opened(
+    tmp_path: Path, overview: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = zarr.create_group(tmp_path / "a.zarr")
+    settings = {**V3, "serializer": TINCSerializer(**QUICK | {"ratio": 4}, form="tree")}
+    create(group, "data", volume((32, 32, 32)), settings)
+    seen: list[str] = []
+
+    def noted() -> Any:
+        found = current_runtime()
+        seen.append(found.device)
+        return found
+
+    monkeypatch.setattr(sys.modules["tinc_codec.engines"], "current_runtime", noted)
+    with runtime(device="reference", cache_bytes=1 << 20):
+        opened = tinc_codec.open(tmp_path / "a.zarr/data", overview=overview)
+    values = opened.compute(scheduler="threads", num_workers=2)
+    assert set(seen) == {"reference"}
+    seen.clear()
+    plain = tinc_codec.open(tmp_path / "a.zarr/data", overview=overview).compute()
+    assert set(seen) == {"auto"}
+    assert np.abs(values.astype(int) - plain).max() <= 1
 
 
 @pytest.mark.parametrize("options", [V2, V3], ids=["0.4", "0.5"])

@@ -43,7 +43,7 @@ class DecodedCache:
         self._arrays: OrderedDict[tuple[_Key, Any], NDArray[Any]] = OrderedDict()
         self._expected: set[_Key] = set()  # decoded whole for parts to come, none of which has
         self._work: OrderedDict[_Key, float] = OrderedDict()  # shares of a chunk's, for parts
-        self._size = 0
+        self._size = self._most = 0
 
     @property
     def nbytes(self) -> int:
@@ -69,6 +69,9 @@ class DecodedCache:
         fits = array.nbytes + _PER_ENTRY <= most and (part is None or name is not None)
         kept = array.copy("K") if fits else None
         with self._lock:
+            if most > self._most:  # what was too small need not be any more
+                self._work.clear()
+            self._most = most
             if kept is not None and (key, name) not in self._arrays:
                 self._arrays[key, name] = kept
                 self._size += kept.nbytes + _PER_ENTRY

@@ -114,6 +114,24 @@ def current_runtime() -> Runtime:
     return _CURRENT.get() or _from_environment()
 
 
+def given_runtime() -> Runtime | None:
+    """Return the settings of the innermost :func:`runtime` here; None outside of any."""
+    return _CURRENT.get()
+
+
+@contextmanager
+def using(settings: Runtime | None) -> Iterator[None]:
+    """Put settings in force that were in force elsewhere; None leaves things as they are."""
+    if settings is None:
+        yield
+        return
+    token = _CURRENT.set(settings)
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)
+
+
 @contextmanager
 def runtime(
     *,
@@ -123,6 +141,9 @@ def runtime(
     cache_bytes: int | None = None,
 ) -> Iterator[Runtime]:
     """Set device, threads, kernels and cache for the encodes and decodes inside the ``with`` block.
+
+    Threads that others have started do not see it, dask's among them: what
+    :func:`tinc_codec.open` opens inside the block keeps it.
 
     Parameters
     ----------
@@ -149,8 +170,5 @@ def runtime(
         triton=base.triton if triton is None else triton,
         cache_bytes=base.cache_bytes if cache_bytes is None else cache_bytes,
     )
-    token = _CURRENT.set(chosen)
-    try:
+    with using(chosen):
         yield chosen
-    finally:
-        _CURRENT.reset(token)

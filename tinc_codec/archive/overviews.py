@@ -15,6 +15,7 @@ from tinc_codec.archive.layout import grid_shape
 from tinc_codec.archive.payloads import is_plain, payloads
 from tinc_codec.errors import CorruptPayload, InvalidSetting
 from tinc_codec.overview import checked_factors, decode_overview
+from tinc_codec.runtime import Runtime, given_runtime, using
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -95,7 +96,7 @@ def overview(
         for axis, count, n in zip(_axes(array, factors), counts, tasks, strict=True)
     )
     return da.map_blocks(  # type: ignore[no-untyped-call, no-any-return]
-        _read, array, factors, counts, chunks=samples, dtype=array.dtype,
+        _read, array, factors, counts, given_runtime(), chunks=samples, dtype=array.dtype,
         meta=np.empty((0,) * array.ndim, array.dtype),
     )  # fmt: skip
 
@@ -104,6 +105,7 @@ def _read(
     array: zarr.Array[Any],
     factors: tuple[int, ...],
     counts: tuple[int, ...],
+    settings: Runtime | None,
     block_id: tuple[int, ...] = (),
 ) -> NDArray[Any]:
     """Return the samples of a task of so many chunks along each axis."""
@@ -116,7 +118,8 @@ def _read(
     for position, part, payload in zip(product(*chunks), _parts(axes, chunks), found, strict=True):
         if payload is None:
             continue
-        samples = decode_overview(payload, factors)
+        with using(settings):
+            samples = decode_overview(payload, factors)
         if samples.shape != tuple(-(-axis.edge // axis.factor) for axis in axes):
             raise CorruptPayload(
                 f"{array.store_path}: what is stored of chunk {position} has another shape than "

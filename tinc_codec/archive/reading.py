@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,40 @@ from tinc_codec.archive import ome, overviews
 from tinc_codec.archive.layout import grid_shape
 from tinc_codec.archive.sources import default_dimension_names
 from tinc_codec.errors import InvalidSetting
+from tinc_codec.runtime import Runtime, given_runtime, using
 
 if TYPE_CHECKING:
     import xarray as xr
 
 _TASK_BYTES = 32 << 20  # of a dask chunk, at most, unless one zarr chunk is more
 _VARIABLE = "data"  # of each level in a tree; levels are called by their paths
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """An array that is read under the run-time settings of where it was opened.
+
+    Those are context variables, which the threads of dask do not inherit.
+    """
+
+    array: zarr.Array[Any]
+    settings: Runtime
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    @property
+    def ndim(self) -> int:
+        return self.array.ndim
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.array.dtype
+
+    def __getitem__(self, selection: Any) -> Any:
+        with using(self.settings):
+            return self.array[selection]
 
 
 def open_archive(
@@ -31,7 +60,8 @@ def open_archive(
 
     Nothing is decoded until it is asked for. Values come as dask arrays, whose chunks are whole
     zarr chunks. A selection by integers and slices reaches the codec: in zarr v3 only
-    what the voxels selected take is evaluated of a chunk.
+    what the voxels selected take is evaluated of a chunk. Opened inside of
+    :func:`tinc_codec.runtime` it is read under those settings, wherever dask's threads are.
 
     Parameters
     ----------
@@ -137,8 +167,11 @@ def _lazy(
 
     if overview is None:
         # Slicing is fused into reading: a graph that holds the array itself lets dask do so.
+        settings = given_runtime()
         values = da.from_array(  # type: ignore[no-untyped-call]
-            array, chunks=task_chunks(array), inline_array=True
+            array if settings is None else _Bound(array, settings),
+            chunks=task_chunks(array),
+            inline_array=True,
         )
         places = [np.arange(n) for n in array.shape]
     else:
