@@ -16,9 +16,17 @@ import numcodecs.registry
 import numpy as np
 import pytest
 import zarr
-from volumes import DTYPES, QUICK, volume
+from volumes import DTYPES, QUICK, count_evaluations, volume
 
-from tinc_codec import TINC, InvalidSetting, Settings, TincError, UnsupportedData
+from tinc_codec import (
+    TINC,
+    InvalidSetting,
+    Settings,
+    TincError,
+    UnsupportedData,
+    decoded_cache,
+    runtime,
+)
 from tinc_codec.configured import warn_if_not_installed
 
 CODEC = TINC(**QUICK)
@@ -284,3 +292,22 @@ def test_a_writer_that_is_not_installed_is_told_how_to(monkeypatch: pytest.Monke
     monkeypatch.setattr("tinc_codec.configured.distribution", distribution)
     with pytest.warns(UserWarning, match=r"not installed.*pip install tinc_codec"):
         warn_if_not_installed()
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_cache_keeps_chunks(tmp_path: Path, order: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    array = create(
+        tmp_path / "a.zarr", shape=(16, 16, 16), chunks=(16, 16, 16), dtype="u2", order=order
+    )
+    array[...] = volume((16, 16, 16))
+    whole = array[...]
+    evaluated = count_evaluations(monkeypatch)
+    decoded_cache._start_afresh()
+    with runtime(cache_bytes=1 << 20):
+        for z in range(16):
+            np.testing.assert_array_equal(array[z], whole[z])
+            array[z].fill(0)
+    assert evaluated == [whole.size]
+    evaluated.clear()
+    np.testing.assert_array_equal(array[3], whole[3])
+    assert evaluated == [whole.size]

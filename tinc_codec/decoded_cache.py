@@ -1,4 +1,4 @@
-"""Decoded chunks and regions kept for further reads: zarr v3 keeps none, and decodes them again.
+"""Decoded chunks and regions kept for further reads: zarr keeps none, and decodes them again.
 
 An entry is found by the digest of its payload and by the engine, so that a chunk written anew is
 never served from the old one. A part of a chunk is kept as it is; once parts of a chunk have taken

@@ -35,8 +35,8 @@ class Runtime:
         whose kernels have run on a GPU. A tree with paths too long or too wide for them always
         goes through torch's products.
     cache_bytes: int
-        Decoded chunks and regions that a process keeps for further reads of zarr v3 arrays, in
-        bytes; 0 keeps none.
+        Decoded chunks and regions that a process keeps for further reads of zarr arrays, in bytes;
+        0 keeps none.
     """
 
     device: str = "auto"

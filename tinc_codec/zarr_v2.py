@@ -12,7 +12,7 @@ from numcodecs.compat import ensure_bytes, ensure_ndarray_like, ndarray_copy
 from numcodecs.registry import register_codec
 
 from tinc_codec.configured import Configured, warn_if_not_installed
-from tinc_codec.decode import decode_chunk
+from tinc_codec.decoded_cache import decode_remembered
 from tinc_codec.encode import encode_chunk
 from tinc_codec.errors import UnsupportedData
 
@@ -80,7 +80,7 @@ iterations, milestones
         CorruptPayload
             If the bytes are not a payload, or damaged.
         """
-        array = decode_chunk(ensure_bytes(buf))
+        (array,) = decode_remembered([ensure_bytes(buf)], [None])
         return array if out is None else _fill(out, array)
 
     def get_config(self) -> dict[str, Any]:
