@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,18 @@ def test_wavelets_are_not_decoded_whole(monkeypatch: pytest.MonkeyPatch) -> None
     evaluated.clear()
     decode_overview(payload, 2)
     assert not evaluated
+
+
+def test_memory_of_wavelets() -> None:
+    data = volume((96, 96, 96))
+    payload = tinc_codec.encode(data, ratio=64, effort=1)
+    decode_overview(payload, 4)  # compiles, and opens the chunk
+    tracemalloc.start()
+    try:
+        decode_overview(payload, 4)
+        assert tracemalloc.get_traced_memory()[1] < data.size
+    finally:
+        tracemalloc.stop()
 
 
 # Archives.
