@@ -238,3 +238,13 @@ def test_overviews_are_nearer_than_single_voxels(capsys: pytest.CaptureFixture[s
         overview, whole, single = map(float, line[4:7])
         assert overview > single + 3
         assert abs(overview - whole) < 3
+
+
+def test_exact_kernels_stay_exact_on_arm(capfd: pytest.CaptureFixture[str]) -> None:
+    arm = pytest.importorskip("benchmarks.arm")
+    assert arm.main(["--quick"]) == 0
+    lines = [line.split("|")[1:-1] for line in capfd.readouterr().out.splitlines()][2:]
+    assert len(lines) == 2
+    for _, kernels, *wrong in lines:
+        assert int(kernels) > 40
+        assert [int(count) for count in wrong] == [0, 0, 0, 0]
