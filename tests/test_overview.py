@@ -155,6 +155,37 @@ def test_padding_and_special_values_stay() -> None:
     assert np.sort(apart.ravel())[-20] < 8  # but near the special values, and at closed ends
 
 
+@pytest.mark.parametrize("name", goldens.NAMES)
+def test_a_factor_of_one_decodes(name: str) -> None:
+    payload = goldens.payload(name)
+    found, decoded = decode_overview(payload, 1), tinc_codec.decode(payload)
+    np.testing.assert_array_equal(found, decoded)
+    assert found.flags.c_contiguous
+
+
+@pytest.mark.parametrize("name", ["filter", "filter_of_tree_and_wavelet"])
+def test_where_little_is_left_out_values_are_filtered(name: str) -> None:
+    payload = goldens.payload(name)
+    decoded = tinc_codec.decode(payload)
+    reference = smoothed(decoded, (2,) * decoded.ndim)
+    inside = tuple(slice(0, max(1, n - END)) for n in reference.shape)
+    apart = np.abs(decode_overview(payload, 2).astype(float) - reference)[inside]
+    assert apart.max() < 4  # clipped before and after; without the filter 8 and 6
+
+
+@pytest.mark.parametrize("settings", [{"max_error": 4}, {"psnr": 60, "effort": 1}])
+def test_special_values_do_not_reach_others(settings: dict[str, Any]) -> None:
+    data = 1000 + volume((40, 36, 30), "f4")
+    smooth = smoothed(data, (4, 4, 4))
+    data[:, 16], data[20, 20, 20] = 0, np.inf
+    payload = tinc_codec.encode(data, preserve=(0,), **settings)
+    found = decode_overview(payload, 4)
+    assert (found[:, 4] == 0).all()
+    assert found[5, 5, 5] == np.inf
+    found[:, 4], found[5, 5, 5] = smooth[:, 4], smooth[5, 5, 5]
+    assert np.abs(found - smooth).max() < 40
+
+
 def test_constants() -> None:
     payload = tinc_codec.encode(np.full((9, 7), 5, np.int16), psnr=40)
     np.testing.assert_array_equal(decode_overview(payload, 2), np.full((5, 4), 5))
@@ -218,6 +249,24 @@ def test_archives_open_at_a_lower_resolution(tmp_path: Path, options: dict[str, 
     chunk = np.ascontiguousarray(array[:20, :20, :20])
     np.testing.assert_allclose(found[:2, :2, :2], smoothed(chunk, (8, 8, 8))[:2, :2, :2], atol=8)
     np.testing.assert_array_equal(opened[6:, 3:].to_numpy(), found[6:, 3:])
+
+
+def test_payloads_of_other_arrays_are_refused(tmp_path: Path) -> None:
+    array = zarr.create_array(
+        tmp_path / "a.zarr", shape=(16, 16), chunks=(16, 16), dtype="u1", compressors=None,
+        serializer=TINCSerializer(psnr=40, effort=1),
+    )  # fmt: skip
+    array[...] = volume((16, 16), "u1")
+    (stored,) = (path for path in (tmp_path / "a.zarr").rglob("0") if path.is_file())
+    for other in (volume((16, 16), "f4"), volume((16, 15), "u1")):
+        stored.write_bytes(tinc_codec.encode(other, psnr=40, effort=1))
+        with pytest.raises(tinc_codec.CorruptPayload, match="belongs to another array"):
+            tinc_codec.open(tmp_path / "a.zarr", overview=2).compute()
+
+
+def test_nothing_has_an_overview_of_nothing(tmp_path: Path) -> None:
+    zarr.create_array(tmp_path / "a.zarr", shape=(0, 20), chunks=(8, 8), dtype="u2", **V3)
+    assert tinc_codec.open(tmp_path / "a.zarr", overview=4).compute().shape == (0, 5)
 
 
 def test_of_a_converted_volume(tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ An entry is found by the digest of its payload and by the engine, so that a chun
 never served from the old one. A part of a chunk is kept as it is; once parts of a chunk have taken
 half the work of all of it, the next miss decodes it whole, and all later parts are slices of that.
 To step through a chunk plane by plane thus costs little more than to decode it once. Where the
-cache is too small for that, and a whole chunk makes way before it is of use, only its parts are
-decoded from then on.
+cache is too small for that, and a whole chunk makes way before it is of use, its parts are decoded
+for a while. The largest limit in use is the one that tells; give a process one.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ _PER_ENTRY = 512  # bytes that an entry takes besides its voxels, about
 _MOST_COUNTED = 4096  # chunks of which the work on parts is counted
 # Of the work on a chunk, what any part of it takes whose voxels are not evaluated one by one.
 _LEAST_SHARE = 0.5
+# Work on parts from which on a chunk is decoded whole, and what is taken off for one in vain.
+_WORTH, _IN_VAIN = 0.5, 8.0
 _Key = tuple[bytes, str]  # digest of the payload, engine
 
 
@@ -71,16 +73,16 @@ class DecodedCache:
         with self._lock:
             if most > self._most:  # what was too small need not be any more
                 self._work.clear()
-            self._most = most
+                self._most = most
             if kept is not None and (key, name) not in self._arrays:
                 self._arrays[key, name] = kept
                 self._size += kept.nbytes + _PER_ENTRY
             while self._size > most:
-                (oldest, name), dropped = self._arrays.popitem(last=False)
+                (oldest, what), dropped = self._arrays.popitem(last=False)
                 self._size -= dropped.nbytes + _PER_ENTRY
-                if name is None and oldest in self._expected:
+                if what is None and oldest in self._expected:
                     self._expected.discard(oldest)
-                    self._count(oldest, -math.inf)
+                    self._count(oldest, -_IN_VAIN)
 
     def expect(self, key: _Key) -> None:
         """Note that a chunk is decoded whole for the sake of parts to come."""
@@ -171,7 +173,7 @@ def decode_remembered(payloads: Sequence[Buffer], parts: Sequence[Any]) -> list[
 def _worth_decoding(cache: DecodedCache, key: _Key, payload: Buffer, part: Any, most: int) -> Any:
     """Return the part, or None for the whole chunk if parts of it have taken half its work."""
     fits = open_chunk(payload).info.nbytes + _PER_ENTRY <= most
-    return None if fits and cache.work(key) >= 0.5 else part
+    return None if fits and cache.work(key) >= _WORTH else part
 
 
 def _share_of_work(payload: Buffer, voxels: int) -> float:

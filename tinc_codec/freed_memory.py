@@ -20,13 +20,15 @@ _OF_DASK = "65536"
 
 
 def keep_freed_memory() -> None:
-    """Have the process keep up to 62 MiB of freed memory.
+    """Have the process keep up to 62 MiB of freed memory, in each of malloc's arenas.
 
     Nothing is done elsewhere than on Linux with the GNU C library, nor where the environment says
-    what ``malloc`` is to keep.
+    what malloc is to keep.
     """
     asked = os.environ.get("MALLOC_TRIM_THRESHOLD_", _OF_DASK) != _OF_DASK
-    if asked or "MALLOC_MMAP_THRESHOLD_" in os.environ or not sys.platform.startswith("linux"):
+    asked |= "MALLOC_MMAP_THRESHOLD_" in os.environ
+    asked |= "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
+    if asked or not sys.platform.startswith("linux"):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

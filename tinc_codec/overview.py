@@ -2,20 +2,22 @@
 
 A sample of an overview is at each n-th voxel, and is what CDF 9/7 low-pass filters make of the
 voxels around it. Wavelets hold just that: their finer levels are then not decoded. Other forms are
-decoded whole, and filtered.
+decoded whole, and smoothed.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
+from operator import le
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tinc_codec.decode import box_values, unit_values
+from tinc_codec.decode import box_values, decode_chunk, unit_values
 from tinc_codec.engines import current_engine
 from tinc_codec.errors import InvalidSetting
 from tinc_codec.opened import Chunk, long_axes, open_chunk
@@ -34,7 +36,7 @@ Float32Array = npt.NDArray[np.float32]
 
 MOST = 1 << 16
 # Axes of a transform.
-_AXES = 3
+AXES = 3
 
 
 def decode_overview(payload: Buffer, factor: int | Sequence[int]) -> npt.NDArray[Any]:
@@ -42,15 +44,17 @@ def decode_overview(payload: Buffer, factor: int | Sequence[int]) -> npt.NDArray
 
     Sample i along an axis is at voxel ``factor * i``, and says what is around that voxel (the
     low-pass band of CDF 9/7), where ``decode(payload, np.s_[::factor])`` gives the voxel itself:
-    there is no aliasing, and chunks of wavelets take a fraction of the time of decoding, and, from
-    4 on, less than a byte of memory a voxel of theirs. Others are decoded whole, and take up to 24.
+    there is no aliasing. Of wavelets finer levels are not decoded, which takes a fraction of the
+    time and memory; nor are values then filtered (FILTER), which counts where small things are far
+    brighter than what is around them. Where only one level at most could be left out, and of all
+    other forms, the chunk is decoded whole, and smoothed; with 1 for all axes it is as decoded.
 
     Parameters
     ----------
     payload : bytes-like
         What :func:`tinc_codec.encode` gave.
     factor : int or sequence of int
-        A power of two, for all axes or for each of them; 1 leaves an axis as it is.
+        A power of two, for all axes or for each of them; 1 takes all places of an axis.
 
     Returns
     -------
@@ -69,6 +73,8 @@ def decode_overview(payload: Buffer, factor: int | Sequence[int]) -> npt.NDArray
     chunk = open_chunk(payload)
     shape = chunk.info.shape
     factors = checked_factors(factor, len(shape))
+    if max(factors, default=1) == 1:
+        return np.ascontiguousarray(decode_chunk(payload))
     wanted = [np.arange(0, n, f) for n, f in zip(shape, factors, strict=True)]
     if chunk.crop is None:
         return _box(chunk, wanted, factors)
@@ -90,7 +96,8 @@ def checked_factors(factor: int | Sequence[int], axes: int) -> tuple[int, ...]:
     InvalidSetting
         As :func:`decode_overview` does.
     """
-    factors = tuple(factor) if isinstance(factor, Sequence) else (factor,) * axes
+    several = isinstance(factor, Sequence) and not isinstance(factor, str)
+    factors: tuple[Any, ...] = tuple(factor) if several else (factor,) * axes  # type: ignore[arg-type]
     if len(factors) != axes:
         raise InvalidSetting(
             f"overview: {len(factors)} factors for {axes} axes; give one, or one for each axis"
@@ -130,8 +137,9 @@ def _low_pass(chunk: Chunk, halvings: Sequence[int]) -> tuple[Float32Array, list
     """Return the box halved so often along each axis, normalised; and where its samples are."""
     shape = chunk.box_shape
     done = [0] * len(shape)
-    if _can_stop_early(chunk):
-        unit, found, done = _of_bands(chunk, halvings)
+    depth = _depth(chunk, halvings)
+    if depth:
+        unit, found, done = _of_band(chunk, depth)
     else:
         unit, found = _whole(chunk), [np.arange(n) for n in shape]
     for axis, (wanted, had) in enumerate(zip(halvings, done, strict=True)):
@@ -141,36 +149,47 @@ def _low_pass(chunk: Chunk, halvings: Sequence[int]) -> tuple[Float32Array, list
     return unit, found
 
 
-def _can_stop_early(chunk: Chunk) -> bool:
-    """Return whether values are wavelet coefficients, of axes of their own, with a tree at most."""
-    axes = len(long_axes(chunk.box_shape))
-    return chunk.wavelet is not None and chunk.correction is None and axes <= _AXES
+def _depth(chunk: Chunk, halvings: Sequence[int]) -> int:
+    """Return how many levels of a transform need not be decoded, 0 where all is.
+
+    Of four axes two are one in the transform; and leaving out one level saves less than leaving out
+    the filter may cost.
+    """
+    if chunk.wavelet is None or chunk.correction is not None:
+        return 0
+    if len(long_axes(chunk.box_shape)) > AXES:
+        return 0
+    allowed = [0] * AXES
+    for axis, own in _own_axes(chunk).items():
+        allowed[own] = halvings[axis]
+    counts = _halvings_of(chunk.wavelet.header.plan)
+    depth = max(k for k, done in enumerate(counts) if all(map(le, done, allowed)))
+    return depth if chunk.postfilter is None or depth > 1 else 0
+
+
+def _own_axes(chunk: Chunk) -> dict[int, int]:
+    """Return the axis of the transform, the last of three, of each axis longer than one voxel."""
+    long = [axis for axis, n in enumerate(chunk.box_shape) if n > 1]
+    return dict(zip(long, range(AXES - len(long), AXES), strict=True))
 
 
 def _whole(chunk: Chunk) -> Float32Array:
-    """Return the box, normalised."""
+    """Return the box, normalised; special values as what was coded in their places."""
     axes = [np.arange(n) for n in chunk.box_shape]
     if chunk.correction is None:
         return np.array(unit_values(chunk, axes, pointwise=False))
-    values = box_values(chunk, axes, pointwise=False)
+    values = box_values(replace(chunk, mask=None), axes, pointwise=False)
     return normalize.normalize(values, chunk.info.low, chunk.info.high, each)
 
 
-def _of_bands(
-    chunk: Chunk, halvings: Sequence[int]
-) -> tuple[Float32Array, list[IntArray], list[int]]:
-    """Return the coarsest low-pass band that is fine enough, where it is, and its halvings."""
+def _of_band(chunk: Chunk, depth: int) -> tuple[Float32Array, list[IntArray], list[int]]:
+    """Return the low-pass band after so many levels, where its samples are, and its halvings."""
     from tinc_codec.stream.residual import wavelet
 
-    coded, shape = chunk.wavelet, chunk.box_shape
+    coded, shape, own = chunk.wavelet, chunk.box_shape, _own_axes(chunk)
     assert coded is not None
     plan = coded.header.plan
-    long = [axis for axis, n in enumerate(shape) if n > 1]
-    # The transform has three axes, the last of which are those of the box.
-    own = dict(zip(long, range(_AXES - len(long), _AXES), strict=True))
     done = _halvings_of(plan)
-    depth = max(k for k, counts in enumerate(done)
-                if all(counts[own[axis]] <= halvings[axis] for axis in long))  # fmt: skip
     with np.errstate(over="ignore", invalid="ignore"):  # numbers that no encoder writes
         unit = coded.low_pass(depth, each, _tree_below(chunk, coded))
         unit *= np.float32(2 ** (-sum(done[depth]) / 2))
@@ -183,7 +202,7 @@ def _of_bands(
 
 def _halvings_of(plan: Layout) -> list[list[int]]:
     """Return how often each axis has been halved after 0, 1, … levels."""
-    found = [[0] * _AXES]
+    found = [[0] * AXES]
     for split in plan.splits:
         found.append([n + (split >> axis & 1) for axis, n in enumerate(found[-1])])
     return found

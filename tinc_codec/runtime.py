@@ -142,8 +142,8 @@ def runtime(
 ) -> Iterator[Runtime]:
     """Set device, threads, kernels and cache for the encodes and decodes inside the ``with`` block.
 
-    Threads that others have started do not see it, dask's among them: what
-    :func:`tinc_codec.open` opens inside the block keeps it.
+    Threads of other libraries may not see it, nor do other processes. Images and arrays that
+    :func:`tinc_codec.open` opens inside the block keep it, wherever they are computed.
 
     Parameters
     ----------

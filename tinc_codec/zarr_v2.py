@@ -77,8 +77,10 @@ iterations, milestones
 
         Raises
         ------
-        CorruptPayload
-            If the bytes are not a payload, or damaged.
+        CorruptPayload, TruncatedPayload, UnsupportedVersion
+            If the bytes are not a sound payload that this version reads.
+        InvalidSetting
+            If a run-time setting in the environment is out of range.
         """
         (array,) = decode_remembered([ensure_bytes(buf)], [None])
         return array if out is None else _fill(out, array)

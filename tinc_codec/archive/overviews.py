@@ -11,9 +11,10 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from tinc_codec.archive.layout import grid_shape
+from tinc_codec.archive.layout import Position, grid_shape
 from tinc_codec.archive.payloads import is_plain, payloads
 from tinc_codec.errors import CorruptPayload, InvalidSetting
+from tinc_codec.opened import open_chunk
 from tinc_codec.overview import checked_factors, decode_overview
 from tinc_codec.runtime import Runtime, given_runtime, using
 
@@ -52,7 +53,7 @@ def places(array: zarr.Array[Any], factor: int | Sequence[int]) -> list[NDArray[
     grid = grid_shape(array.shape, array.chunks)
     axes = _axes(array, checked_factors(factor, array.ndim))
     return [
-        np.concatenate([axis.places(k) for k in range(n)])
+        np.concatenate([np.arange(0), *(axis.places(k) for k in range(n))])
         for axis, n in zip(axes, grid, strict=True)
     ]
 
@@ -74,7 +75,8 @@ def overview(
     Returns
     -------
     dask.array.Array
-        Its samples are at the voxels that :func:`places` tells.
+        Its samples are at the voxels that :func:`places` tells. Computing raises CorruptPayload
+        where a payload is damaged, or is not of the array's dtype and shape of chunks.
 
     Raises
     ------
@@ -89,6 +91,8 @@ def overview(
             f"{array.store_path}: overviews are of chunks that TINC alone has encoded, and these "
             "are of another codec; select voxels instead, as in data[::8, ::8, ::8]"
         )
+    if 0 in array.shape:
+        return da.empty([len(at) for at in places(array, factors)], dtype=array.dtype)  # type: ignore[no-any-return]
     counts = tuple(n // edge for n, edge in zip(task, array.chunks, strict=True))
     tasks = grid_shape(array.shape, task)
     samples = tuple(
@@ -118,15 +122,23 @@ def _read(
     for position, part, payload in zip(product(*chunks), _parts(axes, chunks), found, strict=True):
         if payload is None:
             continue
+        _check(payload, position, array)
         with using(settings):
             samples = decode_overview(payload, factors)
-        if samples.shape != tuple(-(-axis.edge // axis.factor) for axis in axes):
-            raise CorruptPayload(
-                f"{array.store_path}: what is stored of chunk {position} has another shape than "
-                "chunks; restore it from its source"
-            )
         out[part] = samples[tuple(slice(side.stop - side.start) for side in part)]
     return out
+
+
+def _check(payload: bytes, position: Position, array: zarr.Array[Any]) -> None:
+    """Refuse the payload of another array."""
+    found = open_chunk(payload).info
+    same = found.dtype.newbyteorder("=") == array.dtype.newbyteorder("=")
+    if not same or found.shape != array.chunks:
+        raise CorruptPayload(
+            f"{array.store_path}: what is stored of chunk {position} is {found.dtype} "
+            f"{found.shape}, chunks are {array.dtype} {array.chunks}: it belongs to another array; "
+            "restore it from its source"
+        )
 
 
 def _parts(axes: Sequence[_Axis], chunks: Sequence[range]) -> Iterator[tuple[slice, ...]]:

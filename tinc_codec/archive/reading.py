@@ -30,7 +30,8 @@ _VARIABLE = "data"  # of each level in a tree; levels are called by their paths
 class _Bound:
     """An array that is read under the run-time settings of where it was opened.
 
-    Those are context variables, which the threads of dask do not inherit.
+    Those are context variables, which threads of older versions of dask do not inherit, nor do
+    workers of distributed.
     """
 
     array: zarr.Array[Any]
@@ -60,8 +61,8 @@ def open_archive(
 
     Nothing is decoded until it is asked for. Values come as dask arrays, whose chunks are whole
     zarr chunks. A selection by integers and slices reaches the codec: in zarr v3 only
-    what the voxels selected take is evaluated of a chunk. Opened inside of
-    :func:`tinc_codec.runtime` it is read under those settings, wherever dask's threads are.
+    what the voxels selected take is evaluated of a chunk. An array or image opened inside of
+    :func:`tinc_codec.runtime` is read under those settings, wherever it is computed.
 
     Parameters
     ----------

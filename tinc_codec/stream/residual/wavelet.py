@@ -153,10 +153,10 @@ def places(plan: Layout, level: int) -> list[npt.NDArray[np.int64]]:
     found = [np.arange(n) for n in plan.shapes[0]]
     for k in range(level):
         for axis, at in enumerate(found):
-            if plan.splits[k] >> axis & 1:
-                found[axis] = at[::2]
             if plan.closes(k, axis):  # the last two samples have changed places
                 found[axis] = np.append(at[:-2:2], at[-1])
+            elif plan.splits[k] >> axis & 1:
+                found[axis] = at[::2]
     return found
 
 
