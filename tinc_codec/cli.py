@@ -121,7 +121,10 @@ def _show_version(wanted: bool) -> None:
 def _root(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="And exit.")
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Print it, and exit."
+        ),
     ] = False,
 ) -> None:
     """Compress volumetric images to zarr archives, by trees of networks (TINC) and wavelets."""
@@ -168,15 +171,19 @@ def _convert(
         str | None,
         typer.Option(
             metavar="Z,Y,X",
-            help="Shard edges of the last axes, multiples of the chunks'. By default at most 256 "
-            "voxels along each. A shard is one task of one worker.",
+            help="Shard edges of the last axes, multiples of the chunks'. By default at most 256³ "
+            "voxels, and four chunks along an axis. A shard is one task of one worker.",
         ),
     ] = None,
     zarr_format: Annotated[
-        int, typer.Option(min=2, max=3, help="2, or 3, of which a region decodes on its own.")
+        int,
+        typer.Option(min=2, max=3, help="2, or 3, of which parts of chunks decode on their own."),
     ] = 3,
     levels: Annotated[
-        int, typer.Option(min=1, help="Of the pyramid, made from SRC by means of blocks.")
+        int,
+        typer.Option(
+            min=1, help="Of the pyramid, 1 without: coarser ones are means of SRC's blocks."
+        ),
     ] = 1,
     labels: Annotated[
         bool, typer.Option("--labels", help="SRC is a segmentation: store it losslessly.")
@@ -194,13 +201,13 @@ def _convert(
             help="Spend the bytes of --ratio on voxels that reach this, and those beside them.",
         ),
     ] = None,
-    tree_levels: Annotated[str, typer.Option(metavar="N|auto", help="Of the tree.")] = "auto",
+    tree_levels: Annotated[str, typer.Option(metavar="N|auto", help="Levels of trees.")] = "auto",
     level_ratio: Annotated[
         str, typer.Option(metavar="X|auto", help="Parameters of a node over its parent's.")
     ] = "auto",
     allocation: Annotated[str, typer.Option(help="auto, even, signal or variance.")] = "auto",
     effort: Effort = 5,
-    seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
     preset: Annotated[str, typer.Option(help="default or paper.")] = "default",
     preserve: Annotated[
         str, typer.Option(metavar="V,V...", help="Values to restore exactly, such as -32768.")
@@ -369,7 +376,7 @@ def _estimate(
     sample: Annotated[int, typer.Option(min=1, help="Chunks to fit.")] = 20,
     roi: Roi = None,
     mask: Mask = None,
-    seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
     plot: Annotated[Path | None, typer.Option(help="Draw it: .png, .svg or .pdf.")] = None,
     workers: Workers = None,
     device: Device = None,

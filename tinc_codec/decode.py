@@ -270,8 +270,8 @@ def decode_chunk(payload: Buffer, selection: Any = None) -> npt.NDArray[Any]:
     payload : bytes-like
         What :func:`tinc_codec.encode` gave.
     selection : optional
-        Anything that numpy takes between brackets. Only these voxels are evaluated, and they
-        equal the same part of the whole bit for bit.
+        Anything that numpy takes between brackets. Only what these voxels take is evaluated, and
+        they equal the same part of the whole bit for bit.
 
     Returns
     -------

@@ -27,14 +27,14 @@ class TINC(Configured, Codec):  # type: ignore[misc]  # numcodecs has no types
 
     Write whole chunks, once: writing a part of a chunk decodes it and fits it again, and each
     time adds error. Reading any voxel decodes its whole chunk; zarr v3 with
-    :class:`tinc_codec.TINCSerializer` decodes only the region.
+    :class:`tinc_codec.TINCSerializer` decodes only what the region takes.
 
     Parameters
     ----------
     ratio, psnr, rmse, ssim, max_error : float, optional
-        The target of every chunk, one of the three; ratio=64 where none is given.
-    levels, level_ratio, allocation, effort, seed, preset, preserve, coordinates, form, \
-iterations, milestones
+        The target of every chunk, one of the five; ratio=64 where none is given.
+    importance, levels, level_ratio, allocation, effort, seed, preset, preserve, coordinates, \
+form, iterations, milestones
         See :class:`tinc_codec.Settings`.
 
     Raises

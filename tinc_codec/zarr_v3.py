@@ -49,7 +49,7 @@ class TINCSerializer(Configured, ArrayBytesCodec, ArrayBytesCodecPartialDecodeMi
         zarr.create_array(store, data=volume, chunks=(64, 64, 64), shards=(256, 256, 256),
                           serializer=tinc_codec.TINCSerializer(ratio=128), compressors=None)
 
-    With ``compressors=None`` a selection decodes only its own voxels, inside shards too. Left
+    With ``compressors=None`` a selection decodes only what its voxels take, inside shards too. Left
     out, zarr appends zstd, which gains nothing and makes every read decode whole chunks; so do
     filters. Write whole chunks, once: writing a part of a chunk decodes it and fits it again, and
     each time adds error.
@@ -62,9 +62,9 @@ class TINCSerializer(Configured, ArrayBytesCodec, ArrayBytesCodecPartialDecodeMi
     Parameters
     ----------
     ratio, psnr, rmse, ssim, max_error : float, optional
-        The target of every chunk, one of the four; ratio=64 where none is given.
-    levels, level_ratio, allocation, effort, seed, preset, preserve, coordinates, form, \
-iterations, milestones
+        The target of every chunk, one of the five; ratio=64 where none is given.
+    importance, levels, level_ratio, allocation, effort, seed, preset, preserve, coordinates, \
+form, iterations, milestones
         See :class:`tinc_codec.Settings`.
 
     Raises
