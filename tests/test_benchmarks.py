@@ -248,3 +248,13 @@ def test_exact_kernels_stay_exact_on_arm(capfd: pytest.CaptureFixture[str]) -> N
     for _, kernels, *wrong in lines:
         assert int(kernels) > 40
         assert [int(count) for count in wrong] == [0, 0, 0, 0]
+
+
+def test_smooth_borders_step_less(capsys: pytest.CaptureFixture[str]) -> None:
+    borders = pytest.importorskip("benchmarks.borders")
+    arguments = ["--volumes", "phantom", "--side", "128", "--ratios", "256", "--effort", "1"]
+    assert borders.main(arguments) == 0
+    (line,) = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()][2:]
+    plain, smooth, original = map(float, line[6:])
+    assert original < smooth < plain / 2
+    assert float(line[3]) >= float(line[2])

@@ -13,7 +13,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.errors import ContainsArrayError, GroupNotFoundError, NodeNotFoundError
 
-from tinc_codec.archive import ome, overviews
+from tinc_codec.archive import borders, ome, overviews
 from tinc_codec.archive.layout import grid_shape
 from tinc_codec.archive.sources import default_dimension_names
 from tinc_codec.errors import InvalidSetting
@@ -54,8 +54,24 @@ class _Bound:
             return self.array[selection]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _How:
+    """How voxels are read: see :func:`open_archive`."""
+
+    overview: int | Sequence[int] | None
+    smooth_borders: bool
+
+    @property
+    def changes(self) -> bool:
+        """Whether values are other than those of the array."""
+        return self.overview is not None or self.smooth_borders
+
+
 def open_archive(
-    path: str | Path, *, overview: int | Sequence[int] | None = None
+    path: str | Path,
+    *,
+    overview: int | Sequence[int] | None = None,
+    smooth_borders: bool = False,
 ) -> xr.DataArray | xr.DataTree:
     """Open a zarr archive in xarray; offered as :func:`tinc_codec.open`.
 
@@ -75,6 +91,11 @@ def open_archive(
         Samples begin anew in each chunk, at its first voxel; coordinates, where no scale is known
         the indices of voxels, tell where they are. Channels, and other axes of chunks of one
         voxel, stay whole.
+    smooth_borders : bool
+        Take out of the steps between chunks, which show at high ratios, what they have more than
+        steps within chunks, from two voxels on either side (:mod:`tinc_codec.archive.borders`).
+        Eight borders across each axis are looked at when it is opened. Values are no longer those
+        that other readers get.
 
     Returns
     -------
@@ -90,20 +111,26 @@ def open_archive(
         If nothing is there.
     InvalidSetting
         If it is not zarr; if an overview is asked for of a pyramid, of a group without OME-Zarr
-        metadata or of other codecs' chunks, or its factor is not a power of two.
+        metadata or of other codecs' chunks, or its factor is not a power of two; if smooth borders
+        are asked for of an overview, a pyramid, a group without OME-Zarr metadata, other codecs'
+        chunks or bounded ones.
     OSError
         If it cannot be read.
     """
+    if overview is not None and smooth_borders:
+        raise InvalidSetting("open: overview and smooth_borders exclude each other; give one")
+    how = _How(overview=overview, smooth_borders=smooth_borders)
     node = _open_node(path)
     if isinstance(node, zarr.Array):
-        return _lazy(node, None, dict(node.attrs), overview)
+        return _lazy(node, None, dict(node.attrs), how)
     block, attributes = ome.split(node.attrs.asdict())
     if ome.level_zero_path(block) is not None:
-        return _multiscale(path, node, block, attributes, overview)
-    if overview is not None:
+        return _multiscale(path, node, block, attributes, how)
+    if how.changes:
         names = ", ".join(sorted(name for name, _ in node.arrays())) or "none"
         raise InvalidSetting(
-            f"{path} is a group; overviews are of one array: open {path}/NAME (arrays: {names})"
+            f"{path} is a group; overview and smooth_borders are of one array: open {path}/NAME "
+            f"(arrays: {names})"
         )
     return _as_xarray_has_it(path, node)
 
@@ -128,16 +155,16 @@ def _multiscale(
     group: zarr.Group,
     block: dict[str, Any],
     attributes: dict[str, Any],
-    overview: int | Sequence[int] | None,
+    how: _How,
 ) -> xr.DataArray | xr.DataTree:
     import xarray as xr
 
     levels: dict[str, xr.DataArray] = {}
     datasets = block["multiscales"][0]["datasets"]
-    if overview is not None and len(datasets) > 1:
+    if how.changes and len(datasets) > 1:
         raise InvalidSetting(
-            f"{path} is a pyramid of {len(datasets)} levels, which are overviews already: open it "
-            f"without overview and take a level, or open {path}/{datasets[0]['path']}"
+            f"{path} is a pyramid of {len(datasets)} levels; overview and smooth_borders are of "
+            f"one array: open {path}/{datasets[0]['path']}, or another level"
         )
     for level in datasets:
         array = group.get(str(level["path"]))
@@ -146,9 +173,7 @@ def _multiscale(
                 f"{path}: its OME metadata name the level {level['path']}, which is no array"
             )
         own = {**block, "multiscales": [{**block["multiscales"][0], "datasets": [level]}]}
-        levels[str(level["path"])] = _lazy(
-            array, own, {**attributes, **array.attrs.asdict()}, overview
-        )
+        levels[str(level["path"])] = _lazy(array, own, {**attributes, **array.attrs.asdict()}, how)
     if len(levels) == 1:
         return next(iter(levels.values()))
     nodes = {
@@ -161,23 +186,24 @@ def _lazy(
     array: zarr.Array[Any],
     block: dict[str, Any] | None,
     attributes: dict[str, Any],
-    overview: int | Sequence[int] | None,
+    how: _How,
 ) -> xr.DataArray:
     import dask.array as da
     import xarray as xr
 
-    if overview is None:
-        # Slicing is fused into reading: a graph that holds the array itself lets dask do so.
+    if how.overview is None:
         settings = given_runtime()
+        reader: Any = array if settings is None else _Bound(array, settings)
+        if how.smooth_borders:
+            reader = borders.smoothed(array, reader)
+        # Slicing is fused into reading: a graph that holds the array itself lets dask do so.
         values = da.from_array(  # type: ignore[no-untyped-call]
-            array if settings is None else _Bound(array, settings),
-            chunks=task_chunks(array),
-            inline_array=True,
+            reader, chunks=task_chunks(array), inline_array=True
         )
         places = [np.arange(n) for n in array.shape]
     else:
-        values = overviews.overview(array, overview, array.shards or task_chunks(array))
-        places = overviews.places(array, overview)
+        values = overviews.overview(array, how.overview, array.shards or task_chunks(array))
+        places = overviews.places(array, how.overview)
     grid = ome.grid_of(block, array.ndim) if block else None
     names = attributes.pop("_ARRAY_DIMENSIONS", None) or getattr(
         array.metadata, "dimension_names", None
@@ -186,7 +212,7 @@ def _lazy(
         names = grid.names
     if not names or None in names or len(set(names)) != array.ndim:
         names = default_dimension_names(array.ndim)
-    indices = {} if overview is None else dict(zip(names, places, strict=True))
+    indices = {} if how.overview is None else dict(zip(names, places, strict=True))
     coordinates = indices | (_coordinates(grid, places, block or {}) if grid else {})
     return xr.DataArray(
         values, dims=names, coords=coordinates, name=array.basename or _VARIABLE, attrs=attributes
