@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 Float32Array = npt.NDArray[np.float32]
 
-MOST = 1 << 16
+_MOST = 1 << 16
 # Axes of a transform.
-AXES = 3
+_AXES = 3
 
 
 def decode_overview(payload: Buffer, factor: int | Sequence[int]) -> npt.NDArray[Any]:
@@ -105,7 +105,7 @@ def checked_factors(factor: int | Sequence[int], axes: int) -> tuple[int, ...]:
     for f in factors:
         if not _is_power_of_two(f):
             raise InvalidSetting(
-                f"overview: the factor {f!r} is not a power of two from 1 to {MOST}; "
+                f"overview: the factor {f!r} is not a power of two from 1 to {_MOST}; "
                 "give 1, 2, 4, 8, …"
             )
     return tuple(map(int, factors))
@@ -114,7 +114,7 @@ def checked_factors(factor: int | Sequence[int], axes: int) -> tuple[int, ...]:
 def _is_power_of_two(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         return False
-    return 0 < int(value) <= MOST and int(value).bit_count() == 1
+    return 0 < int(value) <= _MOST and int(value).bit_count() == 1
 
 
 def _box(chunk: Chunk, places: Sequence[IntArray], factors: Sequence[int]) -> npt.NDArray[Any]:
@@ -157,9 +157,9 @@ def _depth(chunk: Chunk, halvings: Sequence[int]) -> int:
     """
     if chunk.wavelet is None or chunk.correction is not None:
         return 0
-    if len(long_axes(chunk.box_shape)) > AXES:
+    if len(long_axes(chunk.box_shape)) > _AXES:
         return 0
-    allowed = [0] * AXES
+    allowed = [0] * _AXES
     for axis, own in _own_axes(chunk).items():
         allowed[own] = halvings[axis]
     counts = _halvings_of(chunk.wavelet.header.plan)
@@ -170,7 +170,7 @@ def _depth(chunk: Chunk, halvings: Sequence[int]) -> int:
 def _own_axes(chunk: Chunk) -> dict[int, int]:
     """Return the axis of the transform, the last of three, of each axis longer than one voxel."""
     long = [axis for axis, n in enumerate(chunk.box_shape) if n > 1]
-    return dict(zip(long, range(AXES - len(long), AXES), strict=True))
+    return dict(zip(long, range(_AXES - len(long), _AXES), strict=True))
 
 
 def _whole(chunk: Chunk) -> Float32Array:
@@ -202,7 +202,7 @@ def _of_band(chunk: Chunk, depth: int) -> tuple[Float32Array, list[IntArray], li
 
 def _halvings_of(plan: Layout) -> list[list[int]]:
     """Return how often each axis has been halved after 0, 1, … levels."""
-    found = [[0] * AXES]
+    found = [[0] * _AXES]
     for split in plan.splits:
         found.append([n + (split >> axis & 1) for axis, n in enumerate(found[-1])])
     return found
