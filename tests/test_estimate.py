@@ -186,6 +186,18 @@ def test_command_and_plot(tmp_path: Path, capsys: Any, monkeypatch: pytest.Monke
     assert "pip install 'tinc_codec[report]'" in capsys.readouterr().err
 
 
+def test_the_share_of_trees_is_told(tmp_path: Path, capsys: Any) -> None:
+    np.save(tmp_path / "s.npy", volume((24, 24, 48)))
+    edges, tree = (24, 24, 24), Settings(form="tree", effort=1, iterations=10)
+    for settings, share in ((tree, 1.0), (Settings(effort=1), 0.0)):
+        found = estimate(tmp_path / "s.npy", [8], settings, chunks=edges, workers=1)
+        assert found.ratios[0].with_trees == share
+    arguments = ["estimate", str(tmp_path / "s.npy"), "--ratio", "8", "--chunks", "24,24,24"]
+    for effort in ("2", "3"):
+        assert main([*arguments, "--effort", effort, "--workers", "1"]) == 0
+        assert ("--effort 2" in capsys.readouterr().out) == (effort == "3")
+
+
 def test_plots_lossless_chunks(tmp_path: Path) -> None:
     np.save(tmp_path / "s.npy", np.full((16, 16, 32), 5, np.uint16))
     found = estimate(tmp_path / "s.npy", [16], SETTINGS, chunks=(16, 16, 16), sample=2)

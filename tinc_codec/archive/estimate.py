@@ -23,7 +23,7 @@ from tinc_codec.archive.plan import open_part
 from tinc_codec.archive.scores import ChunkScore, Progress, ProgressCallback, score_chunk
 from tinc_codec.archive.sources import Source
 from tinc_codec.archive.verify import in_window
-from tinc_codec.decode import decode_chunk
+from tinc_codec.decode import decode_chunk, inspect
 from tinc_codec.encode import encode_chunk
 from tinc_codec.errors import InvalidSetting
 from tinc_codec.metrics import Errors
@@ -58,6 +58,8 @@ class RatioEstimate:
         seen. With 20 chunks fitted the outer two are hardly more than the extremes of these.
     ssim : float
         Median of the chunks; NaN if voxels are not finite.
+    with_trees : float
+        Share of the chunks that keep a tree.
     """
 
     ratio: float
@@ -68,6 +70,7 @@ class RatioEstimate:
     seconds_margin: float
     psnr_db: tuple[float, float, float]
     ssim: float
+    with_trees: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -335,7 +338,9 @@ def _fit(source: Source, region: Region, edges: tuple[int, ...], settings: Setti
     padding = [(0, c - n) for c, n in zip(edges, voxels.shape, strict=True)]
     payload = encode_chunk(np.pad(voxels, padding), settings)
     decoded = decode_chunk(payload, tuple(slice(0, n) for n in voxels.shape))
-    score = score_chunk(voxels, decoded, region=region, stored_bytes=len(payload))
+    score = score_chunk(
+        voxels, decoded, region=region, stored_bytes=len(payload), form=inspect(payload).form
+    )
     return replace(score, seconds=time.perf_counter() - started)
 
 
@@ -355,6 +360,7 @@ def _expected(settings: Settings, drawn: _Sample, scores: Sequence[ChunkScore]) 
         seconds_margin=seconds_margin * drawn.chunk_count,
         psnr_db=(low, middle, high),
         ssim=math.nan if any(map(math.isnan, known)) else drawn.quantiles(known)[1],
+        with_trees=drawn.mean(["tree" in score.form for score in scores])[0],
     )
 
 
