@@ -17,7 +17,7 @@ from tinc_codec.phantom import phantom
 zarr = pytest.importorskip("zarr", minversion="3.1")
 pytest.importorskip("xarray")
 
-from tinc_codec.archive.borders import Smoothed, Strength  # noqa: E402
+from tinc_codec.archive.borders import Smoothed, Special, Strength  # noqa: E402
 
 EDGE = 24
 ALL = Strength(share=1.0, limit=50.0)
@@ -45,7 +45,7 @@ def steps(values: np.ndarray, p: int) -> np.ndarray:
 
 
 def smooth(line: np.ndarray, strength: Strength = ALL, special: tuple[float, ...] = ()) -> Any:
-    return Smoothed(line, (16,), special, (strength,))
+    return Smoothed(line, (16,), Special(special, fill=-1), {(): (strength,)})
 
 
 def test_a_step_is_taken_out_wholly_by_a_share_of_one() -> None:
@@ -71,9 +71,28 @@ def test_edges_of_the_image_stay(height: float, left: float) -> None:
 def test_special_values_and_what_is_beside_them_stay() -> None:
     volume = np.repeat([[100.0] * 4, [140.0] * 4], 16, axis=0)
     volume[16, 1], volume[14, 2], volume[15, 3] = np.nan, 7, np.inf
-    found = Smoothed(volume, (16, 4), (7,), (ALL, Strength(share=0.0, limit=0.0)))[:]
+    strengths = {(): (ALL, Strength(share=0.0, limit=0.0))}
+    found = Smoothed(volume, (16, 4), Special((7,), fill=-1), strengths)[:]
     np.testing.assert_array_equal(found[:, 1:], volume[:, 1:])
     assert steps(found[:, 0], 16) == pytest.approx(0)
+
+
+def test_nothing_becomes_special_and_bits_stay() -> None:
+    line = np.array([5.0] * 14 + [1, 3, 1, 1] + [5] * 14, np.float32)
+    assert (smooth(line, special=(0,))[:] != 0).all()
+    bits = np.full(32, 0x7FA12345, np.uint32)
+    bits[16:] = 0x80000000  # a signalling NaN, and -0.0
+    np.testing.assert_array_equal(smooth(bits.view(np.float32))[:].view(np.uint32), bits)
+    large = np.repeat([65504, 20000, 65504], [15, 1, 16]).astype(np.float16)
+    found = smooth(large, Strength(share=1.0, limit=1e9))[:]
+    assert found.max() == 65504
+    assert found.min() >= 20000
+
+
+def test_what_is_not_stored_stays_empty() -> None:
+    for line in (np.repeat([0.0, 40.0], 16), np.repeat([40.0, 0.0], 16)):
+        found = Smoothed(line, (16,), Special((), fill=0), {(): (ALL,)})[:]
+        np.testing.assert_array_equal(found, line)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint32", "float32", ">u2"])
@@ -84,6 +103,7 @@ def test_values_are_rounded_and_stay_in_range(dtype: str) -> None:
     assert found[13:19].tolist() == [0, 8, 16, 24, 32, 40]
     low = np.repeat([3, 0], 16).astype(dtype)
     assert smooth(low)[:].max() <= 3
+    assert smooth(low)[:].min() >= 0
 
 
 # Archives.
@@ -131,6 +151,46 @@ def test_parts_are_those_of_the_whole(tmp_path: Path, data: np.ndarray) -> None:
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(opened)).to_numpy(), whole)
 
 
+@pytest.mark.parametrize("background", [0, 100])
+def test_empty_chunks_do_not_count(tmp_path: Path, data: np.ndarray, background: int) -> None:
+    """Beside tissue they make the largest steps of all, and none that is to be smooth."""
+    scene = data + np.uint16(2000)
+    scene[:EDGE, :EDGE] = scene[EDGE : 2 * EDGE, 2 * EDGE :, :EDGE] = background
+    stored = archive(tmp_path / "a.zarr", scene, config={"write_empty_chunks": False})[...]
+    found = tinc_codec.open(tmp_path / "a.zarr", smooth_borders=True).to_numpy()
+    errors = [np.square(values.astype(float) - scene).mean() for values in (stored, found)]
+    assert errors[1] < errors[0]
+    np.testing.assert_array_equal(found[scene == background], background)
+
+
+def test_channels_have_strengths_of_their_own(tmp_path: Path, data: np.ndarray) -> None:
+    grids = np.meshgrid(*(np.linspace(0, 9, 60),) * 3, indexing="ij")
+    calm = (2000 + 900 * np.sin(grids[0]) * np.cos(grids[1] + grids[2])).astype("u2")
+    both = np.stack([10 * data, calm])
+    array = zarr.create_array(
+        tmp_path / "a.zarr", shape=both.shape, chunks=(1, EDGE, EDGE, EDGE), dtype="u2",
+        serializer=TINCSerializer(rmse=40, effort=1), compressors=None,
+    )  # fmt: skip
+    array[...] = both
+    opened = tinc_codec.open(tmp_path / "a.zarr", smooth_borders=True)
+    for k in range(2):
+        alone = zarr.create_array(
+            tmp_path / f"{k}.zarr", shape=data.shape, chunks=(EDGE,) * 3, dtype="u2",
+            serializer=TINCSerializer(rmse=40, effort=1), compressors=None,
+        )  # fmt: skip
+        alone[...] = both[k]
+        single = tinc_codec.open(tmp_path / f"{k}.zarr", smooth_borders=True)
+        np.testing.assert_array_equal(opened[k], single)
+    np.testing.assert_array_equal(opened[:, 23:25], opened.to_numpy()[:, 23:25])
+
+
+def test_a_short_last_chunk(tmp_path: Path, data: np.ndarray) -> None:
+    short = np.ascontiguousarray(data[:29])
+    stored = archive(tmp_path / "a.zarr", short)[...]
+    found = tinc_codec.open(tmp_path / "a.zarr", smooth_borders=True).to_numpy()
+    assert np.abs(steps(found, 24)).mean() < 0.6 * np.abs(steps(stored, 24)).mean()
+
+
 def test_where_borders_do_not_show_nothing_changes(tmp_path: Path) -> None:
     grids = np.meshgrid(*(np.linspace(0, 9, 60),) * 3, indexing="ij")
     smooth_one = (2000 + 900 * np.sin(grids[0]) * np.cos(grids[1] + grids[2])).astype("u2")
@@ -143,6 +203,10 @@ def test_what_is_refused(tmp_path: Path, data: np.ndarray) -> None:
     archive(tmp_path / "bounded.zarr", data, {"max_error": 5})
     with pytest.raises(InvalidSetting, match="max_error"):
         tinc_codec.open(tmp_path / "bounded.zarr", smooth_borders=True)
+    partly = archive(tmp_path / "partly.zarr", data)
+    partly.attrs["tinc_codec"] = {"lossless_chunks": 1}  # as conversions with --min-psnr tell
+    with pytest.raises(InvalidSetting, match="--min-psnr"):
+        tinc_codec.open(tmp_path / "partly.zarr", smooth_borders=True)
     group = zarr.create_group(tmp_path / "g.zarr")
     group.create_array("plain", shape=(8, 8), dtype="u2")
     with pytest.raises(InvalidSetting, match="another codec"):

@@ -2,15 +2,18 @@
 
 Chunks are coded alone, and at high ratios values step from one to the next. Across a border, with
 voxels a, b before and c, d behind it, the step is J = (c − b) − ((b − a) + (d − c)) / 2. Of J that
-share is taken out by which its mean magnitude exceeds that of places within chunks: 0.4 of it from
-b and c each, 0.2 from a and d. Steps that are several times the mean are edges of the image, and
-stay; and no special value changes, nor what is beside one.
+share is taken out by which steps across borders exceed steps within chunks, in the median of those
+that are looked at: 0.4 of it from b and c each, 0.2 from a and d, none beyond the four's own range.
+Steps that are several times the usual are edges of the image, and stay; and no special value
+changes or comes into being, nor does what is beside one, or beside nothing but the fill value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -28,11 +31,15 @@ FloatArray = NDArray[np.floating[Any]]
 _REACH = 2
 # Of the step, what b and c, and a and d, take of the share: together they take out all of it.
 _NEAR, _FAR = 0.4, 0.2
-# Steps from this many times the mean on are left more and more, from twice as many on wholly.
+# Steps from this many times the usual on are left more and more, from twice as many on wholly.
 _EDGE = 4
-# Borders looked at along an axis, and how far from them places within chunks are.
+# Borders looked at along an axis, and how far from them steps within the same two chunks are.
 _LOOKS, _BESIDE = 8, (-6, -5, -4, 4, 5, 6)
-_LEAST_EDGE = 16
+_SIDE = max(_BESIDE) + _REACH
+# Chunks that are shorter have no places to compare with, and too many borders.
+_LEAST_EDGE = 2 * _SIDE
+# Channels, or other places along axes of chunks of one voxel, that are looked at one by one.
+_MOST_CHANNELS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +58,34 @@ class Strength:
     limit: float
 
 
+_NONE = Strength(share=0.0, limit=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Special:
+    """Values that do not change, besides NaN and infinities.
+
+    Attributes
+    ----------
+    preserved : tuple of numbers
+        Those that the codec restores exactly.
+    fill : number
+        That of chunks which are not stored.
+    """
+
+    preserved: tuple[float, ...]
+    fill: float
+
+    def among(self, values: FloatArray) -> NDArray[np.bool_]:
+        """Return which values are special, the fill value left out."""
+        return ~np.isfinite(values) | np.isin(values, self.preserved)
+
+
 @dataclass(frozen=True, slots=True)
 class Smoothed:
     """An array whose borders between chunks are made smooth when it is read.
+
+    Axis by axis, in order: each takes what the ones before it gave.
 
     Attributes
     ----------
@@ -61,16 +93,16 @@ class Smoothed:
         Gives the voxels.
     chunks : tuple of int
         Edges of chunks.
-    special : tuple of numbers
-        Values that were preserved exactly.
-    strengths : tuple of Strength
-        For each axis.
+    special : Special
+        What does not change.
+    strengths : dict of tuple of int to tuple of Strength
+        For each axis, by the places along axes of chunks of one voxel; of all of them for ().
     """
 
     array: Any
     chunks: tuple[int, ...]
-    special: tuple[float, ...]
-    strengths: tuple[Strength, ...]
+    special: Special
+    strengths: dict[tuple[int, ...], tuple[Strength, ...]]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -92,20 +124,33 @@ class Smoothed:
         wanted = resolve(selection, self.shape)
         if any(len(index) == 0 for index in wanted.axes):
             return np.empty(wanted.shape, self.dtype)
-        spans = [(int(index.min()), int(index.max()) + 1) for index in wanted.axes]
         borders = [_borders(n, edge) for n, edge in zip(self.shape, self.chunks, strict=True)]
         wide = [
-            _widened(span, at) if strength.share else span
-            for span, at, strength in zip(spans, borders, self.strengths, strict=True)
+            _widened((int(index.min()), int(index.max()) + 1), at)
+            for index, at in zip(wanted.axes, borders, strict=True)
         ]
         values = np.array(self.array[tuple(slice(*span) for span in wide)])
-        for axis, (first, last) in enumerate(wide):
-            if self.strengths[axis].share:
-                inside = [p - first for p in borders[axis] if first < p < last]
-                _smooth(np.moveaxis(values, axis, 0), inside, self.strengths[axis], self.special)
+        for part, strengths in self._channels(values, wide):
+            for axis, (at, (first, last)) in enumerate(zip(borders, wide, strict=True)):
+                inside = [p - first for p in at if first < p < last]
+                _smooth(np.moveaxis(part, axis, 0), inside, strengths[axis], self.special)
         places = [index - first for index, (first, _) in zip(wanted.axes, wide, strict=True)]
-        at = tuple(places) if wanted.pointwise else np.ix_(*places)
-        return values[at].reshape(wanted.shape)
+        chosen = tuple(places) if wanted.pointwise else np.ix_(*places)
+        return values[chosen].reshape(wanted.shape)
+
+    def _channels(
+        self, values: NDArray[Any], wide: Sequence[tuple[int, int]]
+    ) -> Iterator[tuple[NDArray[Any], tuple[Strength, ...]]]:
+        """Yield views of what is read, each with the strengths of its borders."""
+        if () in self.strengths:
+            yield values, self.strengths[()]
+            return
+        unit = [axis for axis, edge in enumerate(self.chunks) if edge == 1]
+        for place in product(*(range(*wide[axis]) for axis in unit)):
+            part: list[slice] = [slice(None)] * values.ndim
+            for axis, k in zip(unit, place, strict=True):
+                part[axis] = slice(k - wide[axis][0], k - wide[axis][0] + 1)
+            yield values[tuple(part)], self.strengths[place]
 
 
 def smoothed(array: zarr.Array[Any], reader: Any) -> Smoothed:
@@ -120,8 +165,10 @@ def smoothed(array: zarr.Array[Any], reader: Any) -> Smoothed:
 
     Raises
     ------
+    CorruptPayload
+        If a chunk that is looked at is damaged.
     InvalidSetting
-        If its chunks are another codec's, or their errors are bounded.
+        If its chunks are another codec's, or the errors of all or of some are bounded.
     """
     if not is_plain(array):
         raise InvalidSetting(
@@ -129,19 +176,33 @@ def smoothed(array: zarr.Array[Any], reader: Any) -> Smoothed:
             "these are of another codec; open it without"
         )
     settings = codec_settings(array) or {}
-    if settings.get("max_error") is not None:
+    provenance: Any = array.attrs.get("tinc_codec") or {}
+    if settings.get("max_error") is not None or provenance.get("lossless_chunks"):
         raise InvalidSetting(
-            f"{array.store_path}: errors are bounded (max_error), and smooth borders would break "
-            "the bound; open it without smooth_borders"
+            f"{array.store_path}: errors are bounded (max_error), or chunks stored without loss "
+            "(--min-psnr), and smooth borders would change them; open it without smooth_borders"
         )
-    special = tuple(settings.get("preserve") or ())
-    found = tuple(_strength(array, reader, axis, special) for axis in range(array.ndim))
-    return Smoothed(reader, array.chunks, special, found)
+    fill = 0 if array.fill_value is None else array.fill_value
+    special = Special(tuple(settings.get("preserve") or ()), float(fill))
+    unit = [axis for axis, edge in enumerate(array.chunks) if edge == 1]
+    places = list(product(*(range(array.shape[axis]) for axis in unit)))
+    if len(places) > _MOST_CHANNELS:
+        places = [()]
+    strengths = {
+        place: tuple(
+            _strength(array, reader, axis, dict(zip(unit, place, strict=False)), special)
+            for axis in range(array.ndim)
+        )
+        for place in places
+    }
+    return Smoothed(reader, array.chunks, special, strengths)
 
 
 def _borders(n: int, edge: int) -> list[int]:
     """Return the first voxels of chunks but the first, where there is room on both sides."""
-    return [p for p in range(edge, n, edge) if _REACH <= p <= n - _REACH and edge >= _LEAST_EDGE]
+    if edge < _LEAST_EDGE:
+        return []
+    return [p for p in range(edge, n, edge) if p <= n - _REACH]
 
 
 def _widened(span: tuple[int, int], borders: Sequence[int]) -> tuple[int, int]:
@@ -153,59 +214,78 @@ def _widened(span: tuple[int, int], borders: Sequence[int]) -> tuple[int, int]:
     return first, last
 
 
-def _step(x: FloatArray, p: int, special: Sequence[float]) -> FloatArray:
-    """Return J along axis 0, 0 where a voxel is special."""
-    four = x[p - _REACH : p + _REACH]
-    plain = (np.isfinite(four) & ~np.isin(four, special)).all(axis=0)
-    a, b, c, d = np.where(plain, four, 0)
-    step: FloatArray = (c - b) - ((b - a) + (d - c)) / 2
-    return step
+def _steps(four: FloatArray, special: Special) -> FloatArray:
+    """Return J of a, b, c, d along axis 0; NaN where nothing is to be changed."""
+    kept = special.among(four).any(axis=0)
+    empty = four == special.fill
+    kept |= empty[:2].all(axis=0) | empty[2:].all(axis=0)
+    with np.errstate(over="ignore", invalid="ignore"):  # of the largest floats
+        a, b, c, d = np.where(kept, 0, four)
+        found: FloatArray = (c - b) - ((b - a) + (d - c)) / 2
+    return np.where(kept | ~np.isfinite(found), np.nan, found)
 
 
 def _smooth(
-    lines: NDArray[Any], borders: Sequence[int], strength: Strength, special: Sequence[float]
+    lines: NDArray[Any], borders: Sequence[int], strength: Strength, special: Special
 ) -> None:
     """Make borders across axis 0 smooth, in place."""
+    if not strength.share:
+        return
     for p in borders:
-        near = lines[p - _REACH : p + _REACH].astype(np.float64)
-        step = _step(near, _REACH, special)
+        four = lines[p - _REACH : p + _REACH]
+        with np.errstate(invalid="ignore"):  # of signalling NaN
+            before = four.astype(np.float64)
+        step = np.nan_to_num(_steps(before, special))
         size = np.abs(step)
         kept = np.minimum(size, np.maximum(0, 2 * strength.limit - size))
         taken = strength.share * np.copysign(kept, step)
-        near += np.multiply.outer((_FAR, _NEAR, -_NEAR, -_FAR), taken)
-        lines[p - _REACH : p + _REACH] = _of_dtype(near, lines.dtype)
+        after = before + np.multiply.outer((_FAR, _NEAR, -_NEAR, -_FAR), taken)
+        after = np.clip(after, before.min(axis=0), before.max(axis=0))
+        if lines.dtype.kind != "f":
+            after = np.rint(after)
+        changed = (taken != 0) & ~special.among(after)
+        four[changed] = after[changed].astype(lines.dtype)
 
 
-def _of_dtype(values: FloatArray, dtype: np.dtype[Any]) -> NDArray[Any]:
-    if dtype.kind == "f":
-        return values.astype(dtype)
-    ends = np.iinfo(dtype)
-    return np.clip(np.rint(values), ends.min, ends.max).astype(dtype)
-
-
-def _strength(array: zarr.Array[Any], reader: Any, axis: int, special: Sequence[float]) -> Strength:
-    """Look at borders across an axis, evenly spread over the array."""
-    borders = _borders(array.shape[axis], array.chunks[axis])
-    most = max(map(abs, _BESIDE)) + _REACH
-    borders = [p for p in borders if p + most <= array.shape[axis]]
-    others = [range(0, n, edge) for n, edge in zip(array.shape, array.chunks, strict=True)]
-    others[axis] = range(len(borders))
-    shape = [len(corners) for corners in others]
-    count = int(np.prod(shape))
-    at: list[float] = []
-    beside: list[float] = []
-    for place in np.unique(np.linspace(0, count - 1, min(count, _LOOKS)).round().astype(int)):
-        index = np.unravel_index(place, shape)
-        box = [
-            slice(corners[k], corners[k] + edge)
-            for corners, k, edge in zip(others, index, array.chunks, strict=True)
-        ]
+def _strength(
+    array: zarr.Array[Any], reader: Any, axis: int, channel: dict[int, int], special: Special
+) -> Strength:
+    """Look at borders across an axis, evenly spread over the array, or over a channel of it."""
+    n, edge = array.shape[axis], array.chunks[axis]
+    corners = [range(0, m, step) for m, step in zip(array.shape, array.chunks, strict=True)]
+    for k, place in channel.items():
+        corners[k] = range(place, place + 1)
+    corners[axis] = range(0)
+    borders = _borders(n, edge)
+    grid = [len(borders) if k == axis else len(along) for k, along in enumerate(corners)]
+    count = math.prod(grid)
+    found: list[tuple[float, float]] = []
+    for look in np.unique(np.linspace(0, count - 1, min(count, _LOOKS)).round().astype(int)):
+        index = np.unravel_index(look, grid)
         p = borders[index[axis]]
-        box[axis] = slice(p - most, p + most)
+        box = [
+            slice(p - _SIDE, min(p + _SIDE, n))
+            if k == axis
+            else slice(along[index[k]], along[index[k]] + array.chunks[k])
+            for k, along in enumerate(corners)
+        ]
         lines = np.moveaxis(np.asarray(reader[tuple(box)]).astype(np.float64), axis, 0)
-        at.append(float(np.abs(_step(lines, most, special)).mean()))
-        inner = [np.abs(_step(lines, most + k, special)).mean() for k in _BESIDE]
-        beside.append(float(np.mean(inner)))
-    if sum(at) <= sum(beside):
-        return Strength(share=0.0, limit=0.0)
-    return Strength(share=1 - sum(beside) / sum(at), limit=_EDGE * sum(at) / len(at))
+        at = _usual(lines, [_SIDE], special)
+        beside = _usual(lines, [_SIDE + k for k in _BESIDE], special)
+        if at and beside:
+            found.append((at, beside))
+    if not found:
+        return _NONE
+    share = 1 - 1 / max(1.0, float(np.median([at / beside for at, beside in found])))
+    return Strength(share=share, limit=_EDGE * float(np.median([at for at, _ in found])))
+
+
+def _usual(lines: FloatArray, places: Sequence[int], special: Special) -> float:
+    """Return the mean magnitude of the steps at places along axis 0; 0 where there are none."""
+    sizes = [
+        np.abs(_steps(lines[p - _REACH : p + _REACH], special))
+        for p in places
+        if p + _REACH <= len(lines)
+    ]
+    steps = np.concatenate([size[~np.isnan(size)] for size in sizes])
+    return float(steps.mean()) if steps.size else 0.0

@@ -75,10 +75,11 @@ def open_archive(
 ) -> xr.DataArray | xr.DataTree:
     """Open a zarr archive in xarray; offered as :func:`tinc_codec.open`.
 
-    Nothing is decoded until it is asked for. Values come as dask arrays, whose chunks are whole
-    zarr chunks. A selection by integers and slices reaches the codec: in zarr v3 only
-    what the voxels selected take is evaluated of a chunk. An array or image opened inside of
-    :func:`tinc_codec.runtime` is read under those settings, wherever it is computed.
+    Nothing is decoded until it is asked for, but borders for ``smooth_borders``. Values come as
+    dask arrays, whose chunks are whole zarr chunks. A selection by integers and slices reaches the
+    codec: in zarr v3 only what the voxels selected take is evaluated of a chunk. An array or image
+    opened inside of :func:`tinc_codec.runtime` is read under those settings, wherever it is
+    computed.
 
     Parameters
     ----------
@@ -94,8 +95,8 @@ def open_archive(
     smooth_borders : bool
         Take out of the steps between chunks, which show at high ratios, what they have more than
         steps within chunks, from two voxels on either side (:mod:`tinc_codec.archive.borders`).
-        Eight borders across each axis are looked at when it is opened. Values are no longer those
-        that other readers get.
+        Eight borders across each axis, of each channel, are decoded when it is opened. Values are
+        no longer those that other readers get.
 
     Returns
     -------
@@ -114,6 +115,8 @@ def open_archive(
         metadata or of other codecs' chunks, or its factor is not a power of two; if smooth borders
         are asked for of an overview, a pyramid, a group without OME-Zarr metadata, other codecs'
         chunks or bounded ones.
+    CorruptPayload
+        If a chunk that is looked at for smooth borders is damaged; others when they are computed.
     OSError
         If it cannot be read.
     """
