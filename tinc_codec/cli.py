@@ -409,7 +409,7 @@ _NO_TREES = 2
 
 def _print_estimate(found: archive.Estimate) -> None:
     many = f"{found.workers} worker{'s' * (found.workers > 1)}"
-    heads = ("ratio", "size", "time, sum", f"with {many}", "PSNR, dB", "SSIM", "with trees")
+    heads = ("ratio", "size", "time, sum", f"with {many}", "PSNR, dB", "SSIM")
     table = Table(*heads, box=None, pad_edge=False)
     for at in found.ratios:
         low, middle, high = (f"{value:.2f}" for value in at.psnr_db)
@@ -421,7 +421,6 @@ def _print_estimate(found: archive.Estimate) -> None:
             f"{duration(at.seconds / each)} ± {duration(at.seconds_margin / each)}",
             f"{middle} ({low} to {high})",
             f"{at.ssim:.4f}",
-            f"{100 * at.with_trees:.0f} %",
         )
     _print_rows(
         {
@@ -438,10 +437,12 @@ def _print_estimate(found: archive.Estimate) -> None:
         "±: 95 % confidence. PSNR: of chunks, against the range of the values seen; median "
         "(5 to 95 %). SSIM: median."
     )
-    if found.effort > _NO_TREES and not any(at.with_trees for at in found.ratios):
+    shares = [at.with_trees for at in found.ratios]
+    print("Chunks that keep a tree:", ", ".join(f"{100 * share:.0f} %" for share in shares))
+    if found.effort > _NO_TREES and not any(shares):
         print(
-            f"No chunk keeps a tree: --effort {_NO_TREES}, which fits none, loses little or "
-            "nothing, in a fraction of the time."
+            f"Where none does --effort {_NO_TREES}, which fits none, loses little or nothing, in a "
+            "fraction of the time."
         )
 
 

@@ -29,7 +29,10 @@ def _sz3_decompress(payload: bytes, volume: Array) -> Array:
 def _zfp_compress(volume: Array, share: float) -> bytes:
     tolerance = share * float(np.ptp(volume))
     payload: bytes = imagecodecs.zfp_encode(
-        volume.astype(np.float32), tolerance, mode="a", numthreads=current_runtime().thread_count()
+        volume.astype(np.float32),
+        tolerance,
+        mode=imagecodecs.ZFP.MODE.FIXED_ACCURACY,
+        numthreads=current_runtime().thread_count(),
     )
     return payload
 
