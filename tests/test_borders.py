@@ -11,7 +11,7 @@ import pytest
 
 import tinc_codec
 from benchmarks.borders import step_ratio
-from tinc_codec import TINC, InvalidSetting, TINCSerializer
+from tinc_codec import TINC, InvalidSetting, TINCSerializer, decoded_cache
 from tinc_codec.phantom import phantom
 
 zarr = pytest.importorskip("zarr", minversion="3.1")
@@ -189,6 +189,19 @@ def test_a_short_last_chunk(tmp_path: Path, data: np.ndarray) -> None:
     stored = archive(tmp_path / "a.zarr", short)[...]
     found = tinc_codec.open(tmp_path / "a.zarr", smooth_borders=True).to_numpy()
     assert np.abs(steps(found, 24)).mean() < 0.6 * np.abs(steps(stored, 24)).mean()
+
+
+def test_chunks_beside_borders_are_kept(tmp_path: Path, data: np.ndarray) -> None:
+    archive(tmp_path / "a.zarr", data)
+    decoded_cache._start_afresh()
+    opened = tinc_codec.open(tmp_path / "a.zarr", smooth_borders=True)
+    before = opened.to_numpy()
+    assert 0 < decoded_cache.current_cache().nbytes < 1 << 20
+    decoded_cache._start_afresh()
+    with tinc_codec.runtime(cache_bytes=10_000):
+        little = tinc_codec.open(tmp_path / "a.zarr", smooth_borders=True)
+    np.testing.assert_array_equal(little, before)
+    assert decoded_cache.current_cache().nbytes <= 10_000
 
 
 def test_where_borders_do_not_show_nothing_changes(tmp_path: Path) -> None:
