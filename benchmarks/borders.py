@@ -23,6 +23,7 @@ from benchmarks import datasets
 from benchmarks.rows import markdown
 from tinc_codec import Settings
 from tinc_codec.archive import convert
+from tinc_codec.metrics import psnr
 
 _EDGE, _NEAR, _BESIDE = 64, 4, 12
 _COLUMNS = (
@@ -65,14 +66,9 @@ def row(block: NDArray[np.generic], ratio: float, effort: int) -> list[str]:
         smooth = tinc_codec.open(path, smooth_borders=True).to_numpy()
     peak, near = float(np.ptp(block.astype(np.float64))), _near(block.shape, edges)
 
-    def decibels(found: NDArray[np.generic], where: NDArray[np.bool_] | slice) -> str:
-        apart = found.astype(np.float64)[where] - block.astype(np.float64)[where]
-        return f"{20 * np.log10(peak / np.sqrt((apart**2).mean())):.2f}"
-
-    everywhere = slice(None)
-    steps = (f"{step_ratio(values, edges):.2f}" for values in (plain, smooth, block))
-    figures = (decibels(f, where) for where in (everywhere, near) for f in (plain, smooth))
-    return [*figures, *steps]
+    decibels = [psnr(block[at], f[at], peak) for at in (..., near) for f in (plain, smooth)]
+    steps = [step_ratio(values, edges) for values in (plain, smooth, block)]
+    return [f"{figure:.2f}" for figure in (*decibels, *steps)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--side", type=int, default=192)
     options = parser.parse_args(arguments)
     rows = []
-    for volume in datasets.select([v for v in options.volumes.split(",") if v] or None):
+    for volume in datasets.selected(options.volumes):
         block = datasets.first_block(datasets.load(volume), options.side)
         if max(block.shape) < 2 * _EDGE - 16:
             continue

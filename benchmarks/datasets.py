@@ -64,6 +64,17 @@ def select(wanted: Sequence[str] | None) -> list[str]:
     return list(wanted) if wanted else there
 
 
+def selected(text: str) -> list[str]:
+    """Return the names in a text, separated by commas; all where there are none.
+
+    Raises
+    ------
+    ValueError
+        If there is no volume of a name.
+    """
+    return select([name for name in text.split(",") if name])
+
+
 def load(name: str) -> NDArray[Any]:
     """Return a volume, memory-mapped if it is a file; ValueError if there is none."""
     select([name])

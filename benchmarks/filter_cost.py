@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--side", type=int, default=128)
     options = parser.parse_args(arguments)
     rows = []
-    for volume in datasets.select([v for v in options.volumes.split(",") if v] or None):
+    for volume in datasets.selected(options.volumes):
         block = datasets.block(volume, options.side)
         for ratio in map(float, options.ratios.split(",")):
             payload = encode(block, ratio=ratio, form="wavelet", effort=3)

@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--effort", type=int, default=5)
     parser.add_argument("--apart", action="store_true", help="borders of chunks, also of others")
     options = parser.parse_args(arguments)
-    volumes = datasets.select([v for v in options.volumes.split(",") if v] or None)
+    volumes = datasets.selected(options.volumes)
     print((_borders if options.apart else _within)(volumes, options))
     return 0
 

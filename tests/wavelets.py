@@ -20,8 +20,7 @@ def in_turn(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
 
 
 def whole(plan: Layout) -> Window:
-    a, b, c = plan.shapes[0]
-    return (0, a), (0, b), (0, c)
+    return wavelet.whole(plan.shapes[0])
 
 
 def cuts_of(cuts: int | Cuts, plan: Layout) -> Cuts:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import tinc_codec
 from tinc_codec.errors import InvalidSetting, TincError
 from tinc_codec.runtime import runtime
-from tinc_codec.settings import Settings
+from tinc_codec.settings import TREES_FROM, Settings
 
 _REMEDY = "pip install 'tinc_codec[archive]'"
 try:
@@ -403,10 +403,6 @@ def _estimate(
     _print_estimate(found)
 
 
-# The highest effort that fits no trees.
-_NO_TREES = 2
-
-
 def _print_estimate(found: archive.Estimate) -> None:
     many = f"{found.workers} worker{'s' * (found.workers > 1)}"
     heads = ("ratio", "size", "time, sum", f"with {many}", "PSNR, dB", "SSIM")
@@ -439,10 +435,10 @@ def _print_estimate(found: archive.Estimate) -> None:
     )
     shares = [at.with_trees for at in found.ratios]
     print("Chunks that keep a tree:", ", ".join(f"{100 * share:.0f} %" for share in shares))
-    if found.effort > _NO_TREES and not any(shares):
+    if found.effort >= TREES_FROM and not any(shares):
         print(
-            f"Where none does --effort {_NO_TREES}, which fits none, loses little or nothing, in a "
-            "fraction of the time."
+            f"Where none does --effort {TREES_FROM - 1}, which fits none, loses little or "
+            "nothing, in a fraction of the time."
         )
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from tinc_codec.engines import Engine
+    from tinc_codec.stream.residual.wavelet import Below
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -135,14 +136,11 @@ def _sum_of_forms(
     values = below = None
     if chunk.tree is not None and chunk.parameters is not None:
         found = engine or current_engine()
-        depth = chunk.tree.halvings
-        form = found.evaluate_points if pointwise and not depth else found.evaluate_grid
-        evaluate = partial(form, chunk.tree, chunk.parameters, steps=chunk.steps)
-        if depth:
-            assert chunk.wavelet is not None
-            shape = chunk.wavelet.header.plan.shapes[depth]
-            below = depth, partial(low_pass_values, chunk.tree, evaluate, shape)
+        if chunk.tree.halvings:
+            below = tree_below(chunk, found)
         else:
+            form = found.evaluate_points if pointwise else found.evaluate_grid
+            evaluate = partial(form, chunk.tree, chunk.parameters, steps=chunk.steps)
             values = tree_values(chunk.tree, axes, evaluate, pointwise=pointwise)
     if chunk.wavelet is not None:
         rest = wavelet_values(
@@ -154,6 +152,17 @@ def _sum_of_forms(
         cosines = cosine.evaluate_points if pointwise else cosine.evaluate_grid
         values = cosines(chunk.coefficients, long_axes(chunk.box_shape), axes)
     return values
+
+
+def tree_below(chunk: Chunk, engine: Engine) -> Below:
+    """Return which low-pass band the tree of a chunk with wavelets is of, 0: the voxels; and it."""
+    assert chunk.tree is not None
+    assert chunk.parameters is not None
+    assert chunk.wavelet is not None
+    evaluate = partial(engine.evaluate_grid, chunk.tree, chunk.parameters, steps=chunk.steps)
+    depth = chunk.tree.halvings
+    shape = chunk.wavelet.header.plan.shapes[depth]
+    return depth, partial(low_pass_values, chunk.tree, evaluate, shape)
 
 
 def box_values(

@@ -10,18 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from operator import le
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tinc_codec.decode import box_values, decode_chunk, unit_values
+from tinc_codec.decode import box_values, decode_chunk, tree_below, unit_values
 from tinc_codec.engines import current_engine
 from tinc_codec.errors import InvalidSetting
 from tinc_codec.opened import Chunk, long_axes, open_chunk
-from tinc_codec.smoothed import low_pass_values, tree_values
 from tinc_codec.stream import exceptions, normalize
 from tinc_codec.threads import each
 from tinc_codec.tree.geometry import IntArray
@@ -29,8 +27,7 @@ from tinc_codec.tree.geometry import IntArray
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from tinc_codec.stream.residual.section import Coefficients
-    from tinc_codec.stream.residual.wavelet import Below, Layout, Window
+    from tinc_codec.stream.residual.wavelet import Layout
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -191,7 +188,8 @@ def _of_band(chunk: Chunk, depth: int) -> tuple[Float32Array, list[IntArray], li
     plan = coded.header.plan
     done = _halvings_of(plan)
     with np.errstate(over="ignore", invalid="ignore"):  # numbers that no encoder writes
-        unit = coded.low_pass(depth, each, _tree_below(chunk, coded))
+        below = None if chunk.tree is None else tree_below(chunk, current_engine())
+        unit = coded.low_pass(depth, each, below)
         unit *= np.float32(2 ** (-sum(done[depth]) / 2))
         unit += np.float32(coded.header.offset)
     at = wavelet.places(plan, depth)
@@ -206,24 +204,6 @@ def _halvings_of(plan: Layout) -> list[list[int]]:
     for split in plan.splits:
         found.append([n + (split >> axis & 1) for axis, n in enumerate(found[-1])])
     return found
-
-
-def _tree_below(chunk: Chunk, coded: Coefficients) -> Below | None:
-    """Return what the tree adds to the coefficients, and to which low-pass band."""
-    tree, parameters = chunk.tree, chunk.parameters
-    if tree is None or parameters is None:
-        return None
-    evaluate = partial(current_engine().evaluate_grid, tree, parameters, steps=chunk.steps)
-    shapes = coded.header.plan.shapes
-    if tree.halvings:
-        return tree.halvings, partial(low_pass_values, tree, evaluate, shapes[tree.halvings])
-
-    def voxels(window: Window) -> Float32Array:
-        axes = [np.arange(*span) for span, n in zip(window, shapes[0], strict=True) if n > 1]
-        values = tree_values(tree, axes, evaluate, pointwise=False)
-        return values.reshape([last - first for first, last in window])
-
-    return 0, voxels
 
 
 def _halved(values: Float32Array, axis: int) -> Float32Array:

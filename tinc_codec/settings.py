@@ -16,6 +16,8 @@ Auto = Literal["auto"]
 
 MAX_LEVELS = 6
 DEFAULT_RATIO = 64
+# Effort from which trees are tried.
+TREES_FROM = 3
 TARGETS = ("ratio", "psnr", "rmse", "ssim", "max_error")
 
 

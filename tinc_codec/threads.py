@@ -77,8 +77,7 @@ def each(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_
 
     This thread takes part, and after an error no further item is begun.
     """
-    threads = min(len(items), current_runtime().thread_count()) if len(items) > 1 else 1
-    if threads <= 1:
+    if len(items) < 2 or (threads := min(len(items), current_runtime().thread_count())) < 2:
         return [function(item) for item in items]
     found: list[_Result | None] = [None] * len(items)
     failed: dict[int, BaseException] = {}

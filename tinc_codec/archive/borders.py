@@ -21,7 +21,7 @@ import zarr
 from numpy.typing import NDArray
 
 from tinc_codec.archive.info import codec_settings
-from tinc_codec.archive.payloads import is_plain
+from tinc_codec.archive.payloads import check_plain
 from tinc_codec.errors import InvalidSetting
 from tinc_codec.selection import resolve
 
@@ -170,11 +170,7 @@ def smoothed(array: zarr.Array[Any], reader: Any) -> Smoothed:
     InvalidSetting
         If its chunks are another codec's, or the errors of all or of some are bounded.
     """
-    if not is_plain(array):
-        raise InvalidSetting(
-            f"{array.store_path}: smooth_borders is for chunks that TINC alone has encoded, and "
-            "these are of another codec; open it without"
-        )
+    check_plain(array, "smooth_borders", "open it without")
     settings = codec_settings(array) or {}
     provenance: Any = array.attrs.get("tinc_codec") or {}
     if settings.get("max_error") is not None or provenance.get("lossless_chunks"):
@@ -251,33 +247,28 @@ def _strength(
     array: zarr.Array[Any], reader: Any, axis: int, channel: dict[int, int], special: Special
 ) -> Strength:
     """Look at borders across an axis, evenly spread over the array, or over a channel of it."""
-    n, edge = array.shape[axis], array.chunks[axis]
-    corners = [range(0, m, step) for m, step in zip(array.shape, array.chunks, strict=True)]
+    starts: list[Sequence[int]] = [
+        range(0, n, edge) for n, edge in zip(array.shape, array.chunks, strict=True)
+    ]
     for k, place in channel.items():
-        corners[k] = range(place, place + 1)
-    corners[axis] = range(0)
-    borders = _borders(n, edge)
-    grid = [len(borders) if k == axis else len(along) for k, along in enumerate(corners)]
+        starts[k] = [place]
+    starts[axis] = _borders(array.shape[axis], array.chunks[axis])
+    grid = [len(along) for along in starts]
     count = math.prod(grid)
     found: list[tuple[float, float]] = []
     for look in np.unique(np.linspace(0, count - 1, min(count, _LOOKS)).round().astype(int)):
-        index = np.unravel_index(look, grid)
-        p = borders[index[axis]]
-        box = [
-            slice(p - _SIDE, min(p + _SIDE, n))
-            if k == axis
-            else slice(along[index[k]], along[index[k]] + array.chunks[k])
-            for k, along in enumerate(corners)
-        ]
+        at = [along[k] for along, k in zip(starts, np.unravel_index(look, grid), strict=True)]
+        box = [slice(first, first + edge) for first, edge in zip(at, array.chunks, strict=True)]
+        box[axis] = slice(at[axis] - _SIDE, at[axis] + _SIDE)
         lines = np.moveaxis(np.asarray(reader[tuple(box)]).astype(np.float64), axis, 0)
-        at = _usual(lines, [_SIDE], special)
+        across = _usual(lines, [_SIDE], special)
         beside = _usual(lines, [_SIDE + k for k in _BESIDE], special)
-        if at and beside:
-            found.append((at, beside))
+        if across and beside:
+            found.append((across, beside))
     if not found:
         return _NONE
-    share = 1 - 1 / max(1.0, float(np.median([at / beside for at, beside in found])))
-    return Strength(share=share, limit=_EDGE * float(np.median([at for at, _ in found])))
+    share = 1 - 1 / max(1.0, float(np.median([across / beside for across, beside in found])))
+    return Strength(share=share, limit=_EDGE * float(np.median([across for across, _ in found])))
 
 
 def _usual(lines: FloatArray, places: Sequence[int], special: Special) -> float:

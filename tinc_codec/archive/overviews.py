@@ -12,8 +12,8 @@ import zarr
 from numpy.typing import NDArray
 
 from tinc_codec.archive.layout import Position, grid_shape
-from tinc_codec.archive.payloads import is_plain, payloads
-from tinc_codec.errors import CorruptPayload, InvalidSetting
+from tinc_codec.archive.payloads import check_plain, payloads
+from tinc_codec.errors import CorruptPayload
 from tinc_codec.opened import open_chunk
 from tinc_codec.overview import checked_factors, decode_overview
 from tinc_codec.runtime import Runtime, given_runtime, using
@@ -86,17 +86,11 @@ def overview(
     import dask.array as da
 
     factors = checked_factors(factor, array.ndim)
-    if not is_plain(array):
-        raise InvalidSetting(
-            f"{array.store_path}: overviews are of chunks that TINC alone has encoded, and these "
-            "are of another codec; select voxels instead, as in data[::8, ::8, ::8]"
-        )
-    if 0 in array.shape:
-        return da.empty([len(at) for at in places(array, factors)], dtype=array.dtype)  # type: ignore[no-any-return]
+    check_plain(array, "overview", "select voxels instead, as in data[::8, ::8, ::8]")
     counts = tuple(n // edge for n, edge in zip(task, array.chunks, strict=True))
     tasks = grid_shape(array.shape, task)
     samples = tuple(
-        tuple(axis.samples(axis.chunks(k, count)) for k in range(n))
+        tuple(axis.samples(axis.chunks(k, count)) for k in range(n)) or (0,)  # dask wants a chunk
         for axis, count, n in zip(_axes(array, factors), counts, tasks, strict=True)
     )
     return da.map_blocks(  # type: ignore[no-untyped-call, no-any-return]

@@ -128,6 +128,21 @@ def is_plain(array: zarr.Array[Any]) -> bool:
     return len(codecs) == 1 and codecs[0]["name"] in CODEC_IDS
 
 
+def check_plain(array: zarr.Array[Any], option: str, remedy: str) -> None:
+    """Refuse an option of reading where chunks are not payloads of TINC alone.
+
+    Raises
+    ------
+    InvalidSetting
+        If :func:`is_plain` says not.
+    """
+    if not is_plain(array):
+        raise InvalidSetting(
+            f"{array.store_path}: {option} is for chunks that TINC alone has encoded, and these "
+            f"are of another codec; {remedy}"
+        )
+
+
 def _parts(
     array: zarr.Array[Any], stored: bytes, per_shard: tuple[int, ...]
 ) -> dict[Position, bytes]:

@@ -188,8 +188,7 @@ def _synthesised(said: Float32Array, above: Layout) -> Float32Array:
     def part(window: Window) -> Float32Array:
         return low[tuple(slice(*span) for span in window)]
 
-    a, b, c = above.shapes[0]
     return wavelet.inverse(
-        above, ((0, a), (0, b), (0, c)), np.zeros(low.shape, np.int32), nothing,
+        above, wavelet.whole(above.shapes[0]), np.zeros(low.shape, np.int32), nothing,
         (np.float32(1), np.float32(0)), each, (len(above.splits), part),
     )  # fmt: skip

@@ -11,7 +11,7 @@ from tinc_codec.forms.band_trees import BandTree
 from tinc_codec.forms.candidate import Form, Sections, Volume
 from tinc_codec.opened import open_chunk
 from tinc_codec.runtime import current_runtime
-from tinc_codec.settings import Settings
+from tinc_codec.settings import TREES_FROM, Settings
 from tinc_codec.stream import container
 from tinc_codec.stream.container import SectionKind
 from tinc_codec.threads import each
@@ -20,8 +20,6 @@ from tinc_codec.tree import section
 if TYPE_CHECKING:
     from tinc_codec.fit.chunk import FittedTree
 
-# Effort from which trees are tried.
-_TREES_FROM = 3
 # Short fits tell where a whole one is worth its time: where they are not further behind wavelets
 # than so many dB. From some effort on, one with a tenth of the work. Before it, one with a
 # hundredth of effort 5's: where trees paid it was at most 0.3 dB behind. A whole fit gains about
@@ -75,7 +73,7 @@ def are_tried(settings: Settings) -> bool:
     said of it.
     """
     said = settings.levels != "auto" or settings.iterations != "auto"
-    return settings.form == "auto" and (said or settings.effort >= _TREES_FROM)
+    return settings.form == "auto" and (said or settings.effort >= TREES_FROM)
 
 
 def with_trees(
