@@ -26,6 +26,7 @@ from tinc_codec import (
 )
 from tinc_codec.filtered import filtered_values
 from tinc_codec.fit import postfilter as fit
+from tinc_codec.fit.normal_equations import normal_equations
 from tinc_codec.forms import candidate, wavelets
 from tinc_codec.opened import open_chunk
 from tinc_codec.phantom import phantom
@@ -207,7 +208,7 @@ def test_normal_equations_are_sums_over_voxels() -> None:
     taps, activities, knots = 3, 8, (10, 60, 90, 200)
     stencil = rng.random((1 + 2 * taps, 300)).astype(np.float32)
     wanted = rng.normal(size=300)
-    found = fit._normal(stencil, wanted, taps, knots, finest=2)
+    found = normal_equations(stencil, wanted, taps, knots, finest=2)
     said = np.zeros((300, taps * (activities + len(knots)) + len(knots)))
     at = [postfilter.activity_knots(activities, 2), postfilter.value_knots(knots)]
     for row, (own, *beside) in zip(said, stencil.T.astype(float), strict=True):
@@ -230,9 +231,19 @@ def test_the_fit_knows_the_price_of_bytes() -> None:
         found = fit.choose(soft, sharp, None, price)
         sizes.append(0 if found is None else len(postfilter.to_bytes(found)))
     assert sizes[0] > sizes[1] > sizes[2] == 0
-    found = fit.choose(soft, sharp, None, 0.0, most=30)
-    assert found is not None
-    assert len(postfilter.to_bytes(found)) <= 30
+
+
+@pytest.mark.parametrize("price", [0.0, 0.002])
+def test_the_fit_of_a_filter_like_another_has_its_terms_and_no_more_bytes(price: float) -> None:
+    sharp, soft = blurred((30, 32, 34))
+    like = fit.choose(soft, sharp, None, price * soft.size * error(soft, sharp))
+    assert like is not None
+    assert fit.choose(soft, sharp, None, 0.0, like) == like
+    other = fit.choose(0.9 * soft, sharp, None, 0.0, like)
+    assert other is not None
+    assert (other.by_activity is None) == (like.by_activity is None)
+    assert (other.by_value is None) == (like.by_value is None)
+    assert len(postfilter.to_bytes(other)) <= len(postfilter.to_bytes(like))
 
 
 def test_the_fit_does_not_look_at_voxels_that_do_not_count() -> None:

@@ -17,6 +17,7 @@ from tinc_codec.stream.container import SectionKind
 
 if TYPE_CHECKING:
     from tinc_codec.fit import residual
+    from tinc_codec.stream.residual.postfilter import PostFilter
 
 # Bytes below which no wavelet section says anything.
 _SMALLEST_WAVELET = 24
@@ -104,33 +105,32 @@ def within_budget(volume: Volume, tree: BandTree | None, search: Search) -> Form
         coding = rate_control.within_size(rest, size, start=start, enough=_ROUGHLY)
     if coding is None:
         return None
-    forms = [plain := _with_wavelet(volume, tree, coding)]
-    taken, less = 0, size
-    if search.tries:
-        filtered = _filtered(volume, plain, coding)
-        if filtered is not plain:
-            taken = len(filtered.sections[SectionKind.FILTER])
-            less -= taken + container.section_overhead(taken)
-    for price in search.prices if taken else others:
+    plain = _with_wavelet(volume, tree, coding)
+    filtered, used = _filtered(volume, plain, coding) if search.tries else (plain, None)
+    forms, less = [plain], size
+    if used is not None:
+        taken = len(filtered.sections[SectionKind.FILTER])
+        less -= taken + container.section_overhead(taken)
+    for price in others if used is None else search.prices:
         start = rate_control.step_at(price, coding)
-        form = _at_price(volume, tree, rest.at_price(price), less, taken, start)
+        form = _at_price(volume, tree, rest.at_price(price), less, used, start)
         if form is not None:
             forms.append(form)
     return candidate.best(volume, forms)
 
 
 def _at_price(
-    volume: Volume, tree: BandTree | None, rest: residual.Volume, size: int, filter_size: int,
-    start: float,
+    volume: Volume, tree: BandTree | None, rest: residual.Volume, size: int,
+    used: PostFilter | None, start: float,
 ) -> Form | None:  # fmt: skip
-    """Add the wavelet section that fits a size, and a filter of a size; None if none does."""
+    """Add the wavelet section that fits a size, and a filter like one; None if none does."""
     from tinc_codec.fit import rate_control
 
     coding = rate_control.within_size(rest, size, start=start)
     if coding is None:
         return None
     form = _with_wavelet(volume, tree, coding)
-    return _filtered(volume, form, coding, filter_size) if filter_size else form
+    return form if used is None else _filtered(volume, form, coding, used)[0]
 
 
 def as_good(
@@ -175,7 +175,7 @@ def as_good(
     def filtered(coding: residual.Coding) -> float:
         form = _with_wavelet(volume, tree, coding)
         scored(form)
-        return scored(_filtered(volume, form, coding))
+        return scored(_filtered(volume, form, coding)[0])
 
     first, *others = search.prices
     rest = _rest(volume, tree).at_price(first)
@@ -195,29 +195,29 @@ def as_good(
 
 
 def _filtered(
-    volume: Volume, plain: Form, coding: residual.Coding, most: int | None = None
-) -> Form:
-    """Add the filter that a form is best with; itself if none is worth its bytes and its time.
+    volume: Volume, plain: Form, coding: residual.Coding, like: PostFilter | None = None
+) -> tuple[Form, PostFilter | None]:
+    """Add the filter that a form is best with, and return it; none if it is not worth its time.
 
-    Where ``most`` bytes are set aside for it, they cost nothing more.
+    Its bytes count, unless they were set aside for one like another.
     """
     from tinc_codec.fit import postfilter
     from tinc_codec.stream.residual import postfilter as stage
 
     if math.isinf(plain.psnr_db):
-        return plain
+        return plain, None
     said = candidate.said(plain.payload, volume)
-    price = coding.worth_of_byte if most is None else 0.0
-    found = postfilter.choose(said, volume.unit, volume.weight, price, most)
+    price = coding.worth_of_byte if like is None else 0.0
+    found = postfilter.choose(said, volume.unit, volume.weight, price, like)
     if found is None:
-        return plain
+        return plain, None
     data = stage.to_bytes(found)
     form = candidate.form_of(volume, {**plain.sections, SectionKind.FILTER: data}, plain.price)
     least = 0.0
-    if most is None:
+    if like is None:
         squares = postfilter.counted(volume.unit.size, volume.weight) * 10 ** (-plain.psnr_db / 10)
         least = _WORTH_DB + 10 * math.log10(1 + price * len(data) / squares)
-    return form if form.psnr_db - plain.psnr_db > least else plain
+    return (form, found) if form.psnr_db - plain.psnr_db > least else (plain, None)
 
 
 def at_step(volume: Volume, step: float, search: Search) -> Form:
