@@ -67,6 +67,18 @@ def test_off_by_default(tmp_path: Path, evaluated: list[int]) -> None:
     assert current_cache().nbytes == 0
 
 
+def test_reads_under_a_smaller_limit_empty_the_cache_and_those_without_a_limit_do_not() -> None:
+    first, second = payload(), payload(1)
+    with runtime(cache_bytes=LARGE):
+        decode_remembered([first, second], [None, None])
+    kept = current_cache().nbytes
+    decode_remembered([first], [None])
+    assert current_cache().nbytes == kept
+    with runtime(cache_bytes=kept - 1):
+        decode_remembered([second], [None])  # a hit
+    assert 0 < current_cache().nbytes < kept
+
+
 @pytest.mark.parametrize("options", [{}, {"shards": (32, 32, 32)}], ids=["chunks", "shards"])
 def test_a_plane_read_again_is_not_evaluated_again(
     tmp_path: Path, evaluated: list[int], options: dict[str, Any]

@@ -181,6 +181,8 @@ def test_command_and_plot(tmp_path: Path, capsys: Any, monkeypatch: pytest.Monke
     assert Path("e.png").read_bytes().startswith(b"\x89PNG")
     assert main(["estimate", "s.npy", "--ratio", "many"]) == 1
     assert capsys.readouterr().err == "tinc: --ratio many: not a number\n"
+    assert main(["estimate", "s.npy", "--ratio", "64,,"]) == 1
+    assert "--ratio 64,,: a number is missing" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main([*arguments, "--plot", "f.png"]) == 1
     assert "pip install 'tinc_codec[report]'" in capsys.readouterr().err

@@ -60,6 +60,16 @@ def test_non_finite_voxels_must_match_and_do_not_count():
         assert psnr(reference, np.array(broken)) == -math.inf
 
 
+@pytest.mark.parametrize("finite", [[], [5.0], [5.0, 7.0]])
+def test_a_wrong_voxel_that_is_not_finite_is_an_infinite_error_beside_any_others(finite):
+    reference, test = np.array([np.nan, *finite]), np.array([0.0, *finite])
+    found = errors(reference, test)
+    assert found.rmse == found.max_error == math.inf
+    assert found.voxels == len(finite)
+    assert found.data_range == max(finite, default=0) - min(finite, default=0)
+    assert found.psnr() == -math.inf
+
+
 def test_errors_of_parts_add_up_to_those_of_the_whole():
     a, b = volume((9, 5, 4)), volume((9, 5, 4), seed=1)
     parts = errors(a[:3], b[:3]) + errors(a[3:], b[3:])

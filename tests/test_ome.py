@@ -255,6 +255,26 @@ class TestRead:
         grid = ome.grid_of({"multiscales": [{"axes": ["y", "x"], "datasets": [{"path": "0"}]}]}, 2)
         assert grid.scale == grid.units == grid.translation == (None, None)
 
+    @pytest.mark.parametrize(
+        "damaged",
+        [
+            {},
+            {"datasets": []},
+            {"datasets": [7]},
+            {"datasets": [{"coordinateTransformations": ["scale"]}]},
+            {"datasets": [{"coordinateTransformations": [{"type": []}]}]},
+        ],
+    )
+    def test_damaged_metadata_describes_nothing(self, damaged):
+        image = {"axes": ["y", "x"], **damaged}
+        assert ome.grid_of({"multiscales": [image]}, 2) is None
+
+    @pytest.mark.parametrize("scale", [["a", "b"], [1.0, None], [1.0], 3.0])
+    def test_a_scale_that_is_no_numbers_is_passed_over(self, scale):
+        step = {"type": "scale", "scale": scale}
+        image = {"axes": ["y", "x"], "datasets": [{"coordinateTransformations": [step]}]}
+        assert ome.grid_of({"multiscales": [image]}, 2).scale == (None, None)
+
     @pytest.mark.parametrize("scale", [0, -1, math.nan, math.inf])
     def test_a_scale_that_cannot_be_is_none(self, scale):
         assert ome.grid("x", scale=[scale]).scale == (None,)

@@ -567,7 +567,11 @@ def _auto_or_number(option: str, text: str, kind: Callable[[str], Any]) -> Any:
 
 
 def _numbers(option: str, text: str, kind: Callable[[str], Any]) -> tuple[Any, ...]:
-    return tuple(_number(option, part, kind) for part in text.split(",") if part)
+    if not text:
+        return ()
+    if not all(part.strip() for part in text.split(",")):
+        raise InvalidSetting(f"{option} {text}: a number is missing beside a comma; give it")
+    return tuple(_number(option, part, kind) for part in text.split(","))
 
 
 def _roi(text: str | None) -> tuple[slice, ...] | None:

@@ -5,7 +5,7 @@ never served from the old one. A part of a chunk is kept as it is; once parts of
 half the work of all of it, the next miss decodes it whole, and all later parts are slices of that.
 To step through a chunk plane by plane thus costs little more than to decode it once. Where the
 cache is too small for that, and a whole chunk makes way before it is of use, its parts are decoded
-for a while. The largest limit in use is the one that tells; give a process one.
+for a while. The limit of the last read tells, unless that is 0: give a process one.
 """
 
 from __future__ import annotations
@@ -30,9 +30,11 @@ if TYPE_CHECKING:
 
 _PER_ENTRY = 512  # bytes that an entry takes besides its voxels, about
 _MOST_COUNTED = 4096  # chunks of which the work on parts is counted
-# Of the work on a chunk, what any part of it takes whose voxels are not evaluated one by one.
+# The least share of a whole decoding that any part costs, of forms whose voxels cannot be evaluated
+# one by one: wavelets and corrections.
 _LEAST_SHARE = 0.5
-# Work on parts from which on a chunk is decoded whole, and what is taken off for one in vain.
+# Once parts have cost this share of a whole decoding, the chunk is decoded whole; and what is taken
+# off that count if the whole chunk had to make way before it was of use.
 _WORTH, _IN_VAIN = 0.5, 8.0
 _Key = tuple[bytes, str]  # digest of the payload, engine
 
@@ -77,12 +79,20 @@ class DecodedCache:
             if kept is not None and (key, name) not in self._arrays:
                 self._arrays[key, name] = kept
                 self._size += kept.nbytes + _PER_ENTRY
-            while self._size > most:
-                (oldest, what), dropped = self._arrays.popitem(last=False)
-                self._size -= dropped.nbytes + _PER_ENTRY
-                if what is None and oldest in self._expected:
-                    self._expected.discard(oldest)
-                    self._count(oldest, -_IN_VAIN)
+            self._shrink(most)
+
+    def shrink(self, most: int) -> None:
+        """Let go of what was read longest ago, until at most so many bytes are kept."""
+        with self._lock:
+            self._shrink(most)
+
+    def _shrink(self, most: int) -> None:
+        while self._size > most:
+            (oldest, what), dropped = self._arrays.popitem(last=False)
+            self._size -= dropped.nbytes + _PER_ENTRY
+            if what is None and oldest in self._expected:
+                self._expected.discard(oldest)
+                self._count(oldest, -_IN_VAIN)
 
     def expect(self, key: _Key) -> None:
         """Note that a chunk is decoded whole for the sake of parts to come."""
@@ -137,7 +147,8 @@ def current_cache() -> DecodedCache:
 def decode_remembered(payloads: Sequence[Buffer], parts: Sequence[Any]) -> list[NDArray[Any]]:
     """Decode payloads, whole or in part, unless they are kept from an earlier call.
 
-    What is kept takes at most ``cache_bytes`` of :func:`tinc_codec.runtime`; with 0 nothing is.
+    What is kept takes at most ``cache_bytes`` of :func:`tinc_codec.runtime`; with 0 the cache is
+    left as it is.
 
     Parameters
     ----------
@@ -156,6 +167,7 @@ def decode_remembered(payloads: Sequence[Buffer], parts: Sequence[Any]) -> list[
     engine = "cpu" if settings.device == "auto" else settings.device
     keys = [(hashlib.blake2b(payload, digest_size=16).digest(), engine) for payload in payloads]
     cache = _cache
+    cache.shrink(most)
     found = [cache.get(key, part) for key, part in zip(keys, parts, strict=True)]
     missing = [k for k, array in enumerate(found) if array is None]
     wanted = [_worth_decoding(cache, keys[k], payloads[k], parts[k], most) for k in missing]

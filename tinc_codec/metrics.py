@@ -64,6 +64,8 @@ class Errors:
     @property
     def rmse(self) -> float:
         """Root mean square error; 0 where nothing was compared."""
+        if math.isinf(self.squared_error):
+            return math.inf
         return math.sqrt(self.squared_error / self.voxels) if self.voxels else 0.0
 
     def psnr(self, data_range: float | None = None) -> float:
@@ -152,15 +154,13 @@ def _of_tally(voxels: float, squares: float, largest: float, low: float, high: f
 
 def _slab_errors(a: NDArray[np.float64], b: NDArray[np.float64]) -> Errors:
     finite = np.isfinite(a)
-    if not finite.all():
-        if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
-            return Errors(squared_error=math.inf, max_error=math.inf)
-        a, b = a[finite], b[finite]
+    alike = np.array_equal(a[~finite], b[~finite], equal_nan=True)
+    a, b = a[finite], b[finite]
+    low, high = (float(a.min()), float(a.max())) if a.size else (math.nan, math.nan)
+    if not (alike and np.isfinite(b).all()):
+        return Errors(voxels=a.size, squared_error=math.inf, max_error=math.inf, low=low, high=high)
     if not a.size:
         return Errors()
-    low, high = float(a.min()), float(a.max())
-    if not np.isfinite(b).all():
-        return Errors(voxels=a.size, squared_error=math.inf, max_error=math.inf, low=low, high=high)
     difference = np.abs(b - a).ravel()
     return Errors(
         voxels=a.size,

@@ -155,7 +155,7 @@ def runtime(
         See :class:`Runtime`.
     cache_bytes : int, optional
         See :class:`Runtime`. Leaving the block does not empty the cache; the next read under a
-        smaller limit does.
+        smaller limit does, unless that is 0.
 
     Raises
     ------

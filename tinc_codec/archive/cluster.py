@@ -9,7 +9,7 @@ import pickle
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -165,8 +165,8 @@ def gpu_client() -> Iterator[Client]:
         return
     from distributed import Client
 
-    os.environ.update(environment)
     with (
+        _in_environment(environment),
         _configured(),
         LocalCUDACluster(
             CUDA_VISIBLE_DEVICES=",".join(chosen), threads_per_worker=1, resources={"GPU": 1}
@@ -174,6 +174,21 @@ def gpu_client() -> Iterator[Client]:
         Client(cluster) as client,
     ):
         yield client
+
+
+@contextlib.contextmanager
+def _in_environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for the processes that are started within the block."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def visible_gpus() -> list[str]:

@@ -12,6 +12,7 @@ from tinc_codec.archive.cluster import local_client
 from tinc_codec.archive.plan import plan
 from tinc_codec.archive.run import check_target, run
 from tinc_codec.archive.scores import ChunkScore, Progress, ProgressCallback, Scores
+from tinc_codec.archive.verify import verify
 from tinc_codec.archive.work import ShardRecord
 from tinc_codec.metrics import Errors
 from tinc_codec.settings import Settings
@@ -79,6 +80,8 @@ def convert(
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(local_client(workers)) if workers > 1 else None
         outcome = run(made, client, overwrite=overwrite, on_shard=found.add)
+    if outcome.earlier:  # by a run that was killed before it had cleared up: no record is left
+        return verify(src, dst, mask=mask)
     ordered = sorted(found.chunks, key=lambda chunk: [axis.start for axis in chunk.region])
     return Scores(
         chunks=tuple(ordered),

@@ -140,7 +140,9 @@ def axis_names(ome: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 
 def grid_of(ome: Mapping[str, Any], ndim: int) -> Grid | None:
-    """Return the grid of level 0, None if the metadata names no axes, or another number of them.
+    """Return the grid of level 0.
+
+    None if the metadata names no axes, or another number of them, or is damaged.
 
     Parameters
     ----------
@@ -152,7 +154,15 @@ def grid_of(ome: Mapping[str, Any], ndim: int) -> Grid | None:
     names = axis_names(ome)
     if names is None or len(names) != ndim:
         return None
-    image = ome["multiscales"][0]
+    try:
+        return _grid_of_image(ome["multiscales"][0], names)
+    except (KeyError, IndexError, TypeError, AttributeError):
+        return None
+
+
+def _grid_of_image(image: Any, names: Sequence[str]) -> Grid:
+    """Return the grid of level 0 of a multiscale image as OME-Zarr describes it."""
+    ndim = len(names)
     axes = [axis if isinstance(axis, dict) else {} for axis in image["axes"]]
     scale: list[float | None] = [None] * ndim
     translation: list[float | None] = [None] * ndim
@@ -160,6 +170,8 @@ def grid_of(ome: Mapping[str, Any], ndim: int) -> Grid | None:
     for step in [*transforms, *(image.get("coordinateTransformations") or [])]:
         values = step.get(step.get("type"))
         if not isinstance(values, list) or len(values) != ndim:
+            continue
+        if not all(isinstance(v, int | float) for v in values):
             continue
         if step["type"] == "scale":
             scale = [v * (1 if s is None else s) for s, v in zip(scale, values, strict=True)]

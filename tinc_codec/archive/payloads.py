@@ -160,7 +160,7 @@ def _parts(
         raise CorruptPayload(f"{array.name}: the index of a shard is damaged; restore it")
     table = np.frombuffer(index, "<u8").reshape(-1, 2)
     return {
-        position: stored[int(offset) : int(offset + count)]
+        position: stored[int(offset) : int(offset) + int(count)]
         for position, (offset, count) in zip(product(*map(range, per_shard)), table, strict=True)
         if offset != _ABSENT
     }

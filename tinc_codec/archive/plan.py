@@ -20,6 +20,7 @@ from tinc_codec.archive.pyramid import level_factors, level_shape
 from tinc_codec.archive.sources import (
     Source,
     SourceSpec,
+    closed_on_error,
     label_images,
     open_source,
     part_of,
@@ -307,15 +308,12 @@ def plan(
 
 def open_part(src: Any, roi: Sequence[slice] | None = None, mask: Any = None) -> Source:
     """Open a source, or a box of it, or what lies in a mask; see :func:`plan`."""
-    source = open_source(src)
-    if roi is None and mask is None:
-        return source
-    try:
-        inner = None if mask is None else open_source(mask)
+    with closed_on_error() as opened:
+        source = opened(open_source(src))
+        if roi is None and mask is None:
+            return source
+        inner = None if mask is None else opened(open_source(mask))
         return part_of(source, whole_roi(source, roi), inner)
-    except BaseException:
-        source.close()
-        raise
 
 
 def _pyramid(

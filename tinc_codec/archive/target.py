@@ -10,8 +10,9 @@ import contextlib
 import errno
 import os
 import shutil
+import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -126,10 +127,7 @@ class Target:
         path = self.partial / key
         unfinished = scratch / uuid.uuid4().hex
         try:
-            with unfinished.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            _write_synced(unfinished, data)
             self._make_folders(path.parent)
             os.replace(unfinished, path)
         except OSError:
@@ -175,7 +173,8 @@ class Target:
         for key, data in documents.items():
             path = self.partial / key
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
+            _write_synced(path, data)
+            sync_folder(path.parent)
         old = self.progress / f"replaced-{uuid.uuid4().hex}"
         if self.dst.exists():
             self.dst.rename(old)
@@ -186,6 +185,14 @@ class Target:
                 old.rename(self.dst)
             raise
         sync_folder(self.dst.parent)
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    """Write a file, and bring it to the disk."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
@@ -200,12 +207,6 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def attempts() -> Iterator[float | None]:
-    """Yield the pause before each further attempt, then None: no more."""
-    yield from PAUSES
-    yield None
-
-
 def with_retries(function: Callable[..., _Result], *arguments: Any) -> _Result:
     """Call a function that reads or writes, again after a pause where that may help.
 
@@ -214,13 +215,11 @@ def with_retries(function: Callable[..., _Result], *arguments: Any) -> _Result:
     OSError
         The last one.
     """
-    import time
-
-    for pause in attempts():
+    for pause in PAUSES:
         try:
             return function(*arguments)
         except OSError as error:
-            if pause is None or error.errno in _LASTING:
+            if error.errno in _LASTING:
                 raise
-            time.sleep(pause)
-    raise AssertionError("attempts() ends with None")
+        time.sleep(pause)
+    return function(*arguments)

@@ -320,8 +320,8 @@ def _source(plan: Plan, level: Level) -> Source | Staging:
 
 
 def slab_folder(plan: Plan) -> Path:
-    """Return the folder of slabs of the source, on a local disk of each machine."""
-    return Path(tempfile.gettempdir()) / f"tinc-slabs-{plan.fingerprint[:16]}"
+    """Return the folder of slabs of the source, on a local disk of each machine, of this user."""
+    return Path(tempfile.gettempdir()) / f"tinc-slabs-{os.getuid()}-{plan.fingerprint[:16]}"
 
 
 def close_sources() -> None:

@@ -1,6 +1,6 @@
 """Opening what users have, read by region: one module for each format."""
 
-from tinc_codec.archive.sources.opening import open_source
+from tinc_codec.archive.sources.opening import closed_on_error, open_source
 from tinc_codec.archive.sources.parts import part_of, whole_roi
 from tinc_codec.archive.sources.source import (
     Readable,
@@ -22,6 +22,7 @@ __all__ = [
     "default_dimension_names",
     "is_zarr",
     "label_images",
+    "closed_on_error",
     "open_source",
     "part_of",
     "whole_roi",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -82,15 +83,25 @@ def locate(text: str, storage_options: Mapping[str, Any]) -> SourceSpec:
 
 def open_spec(spec: SourceSpec) -> Source:
     """Open what a spec names; see :func:`open_source`."""
-    source = _open_whole(replace(spec, roi=None, mask=None))
-    if spec.roi is None and spec.mask is None:
-        return source
-    try:
-        mask = None if spec.mask is None else open_spec(spec.mask)
+    with closed_on_error() as opened:
+        source = opened(_open_whole(replace(spec, roi=None, mask=None)))
+        if spec.roi is None and spec.mask is None:
+            return source
+        mask = None if spec.mask is None else opened(open_spec(spec.mask))
         return parts.part_of(source, spec.roi, mask)
-    except BaseException:
-        source.close()
-        raise
+
+
+@contextlib.contextmanager
+def closed_on_error() -> Iterator[Callable[[Source], Source]]:
+    """Give a function that takes note of sources, which are closed if the block fails."""
+    with contextlib.ExitStack() as stack:
+
+        def opened(source: Source) -> Source:
+            stack.callback(source.close)
+            return source
+
+        yield opened
+        stack.pop_all()
 
 
 def _open_whole(spec: SourceSpec) -> Source:

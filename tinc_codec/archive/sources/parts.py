@@ -210,7 +210,9 @@ def _side(edge: Any) -> str:
 
 def _both(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:
     def close() -> None:
-        first()
-        second()
+        try:
+            first()
+        finally:
+            second()
 
     return close

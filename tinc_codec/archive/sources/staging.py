@@ -62,7 +62,9 @@ class Staging:
         return np.array(self._slab(slab)[inside])
 
     def _slab(self, slab: Region) -> NDArray[Any]:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self.folder.stat().st_uid != os.getuid():  # in a folder that all may write to
+            raise PermissionError(f"{self.folder} is another user's; remove it, or set TMPDIR")
         file = self.folder / ("_".join(f"{s.start}-{s.stop}" for s in slab) + ".npy")
         with open(self.folder / ".lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # let go by the system if this process dies
