@@ -14,7 +14,6 @@ from tinc_codec.stream import exceptions as stage
 from tinc_codec.stream.exceptions import (
     Crop,
     Mask,
-    apply_mask,
     bit_view,
     constant_value,
     fill_with,
@@ -194,7 +193,7 @@ def test_mask_round_trip(array: np.ndarray, preserve: list[float]) -> None:
     np.testing.assert_array_equal(read.patterns, mask.patterns)
     out = np.where(special, np.ones((), array.dtype), array).astype(array.dtype)
     bit_view(out)[~special] = bit_view(array)[~special]
-    apply_mask(out, read)
+    restore(out, read.labels, read.patterns)
     assert out.tobytes() == array.tobytes()
 
 
@@ -207,7 +206,7 @@ def test_every_nan_pattern_and_both_zeros(order: str) -> None:
     assert mask.patterns.tolist() == sorted(bits)
     assert mask.labels[-1] == 0
     out = np.ones_like(array)
-    apply_mask(out, mask)
+    restore(out, mask.labels, mask.patterns)
     assert out.tobytes() == array.tobytes()
 
 

@@ -1,4 +1,4 @@
-"""The command ``tinc``: convert, info, verify, demo."""
+"""The command ``tinc``: convert, info, estimate, verify, demo."""
 
 from __future__ import annotations
 
@@ -241,7 +241,7 @@ def _convert(
     An interrupted conversion goes on when the same command is run again; one that is complete is
     left as it is.
     """
-    if ratio is psnr is rmse is ssim is max_error is None:
+    if all(target is None for target in (ratio, psnr, rmse, ssim, max_error)):
         raise typer.BadParameter("give one of --ratio, --psnr, --rmse, --ssim and --max-error")
     settings = Settings(
         ratio=ratio,
@@ -404,17 +404,17 @@ def _estimate(
 
 
 def _print_estimate(found: archive.Estimate) -> None:
-    many = f"{found.workers} worker{'s' * (found.workers > 1)}"
+    workers = found.workers
+    many = f"{workers} worker{'s' * (workers > 1)}"
     heads = ("ratio", "size", "time, sum", f"with {many}", "PSNR, dB", "SSIM")
     table = Table(*heads, box=None, pad_edge=False)
     for at in found.ratios:
         low, middle, high = (f"{value:.2f}" for value in at.psnr_db)
-        each = found.workers
         table.add_row(
             f"{at.ratio:g}" if at.rmse is None else f"{at.ratio:.1f} (RMSE {at.rmse:g})",
             f"{bytes_text(at.stored_bytes)} ± {bytes_text(at.stored_margin)}",
             f"{duration(at.seconds)} ± {duration(at.seconds_margin)}",
-            f"{duration(at.seconds / each)} ± {duration(at.seconds_margin / each)}",
+            f"{duration(at.seconds / workers)} ± {duration(at.seconds_margin / workers)}",
             f"{middle} ({low} to {high})",
             f"{at.ssim:.4f}",
         )

@@ -8,7 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -169,6 +169,33 @@ def open_chunks(payloads: Sequence[Buffer]) -> list[Chunk]:
     for k, chunk in zip(missing, each(lambda k: open_chunk(payloads[k]), missing), strict=True):
         found[k] = chunk
     return [chunk for chunk in found if chunk is not None]
+
+
+def check_is_of(
+    payload: Buffer, shape: tuple[int, ...], dtype: np.dtype[Any], where: str = ""
+) -> None:
+    """Refuse the payload of another array: its voxels would be scattered, or read as other numbers.
+
+    Parameters
+    ----------
+    payload : bytes-like
+        A chunk as it is stored.
+    shape, dtype : tuple of int and numpy.dtype
+        Of the array's chunks; the byte order does not matter.
+    where : str
+        What the message begins with.
+
+    Raises
+    ------
+    CorruptPayload
+        If it is of another shape or dtype, or see :func:`open_chunk`.
+    """
+    found = open_chunk(payload).info
+    if found.dtype.newbyteorder("=") != dtype.newbyteorder("=") or found.shape != shape:
+        raise CorruptPayload(
+            f"{where}payload holds {found.dtype} {found.shape}, the array's metadata says {dtype} "
+            f"{shape}: it belongs to another array, restore this chunk from its source"
+        )
 
 
 def _parse(payload: bytes) -> Chunk:

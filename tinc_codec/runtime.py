@@ -71,11 +71,14 @@ class Runtime:
 
     def thread_count(self) -> int:
         """Return the number of threads, the default resolved."""
-        if self.threads:
-            return self.threads
-        if hasattr(os, "sched_getaffinity"):
-            return len(os.sched_getaffinity(0))
-        return os.cpu_count() or 1
+        return self.threads or processors()
+
+
+def processors() -> int:
+    """Return how many processors this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 # zarr runs codecs in worker threads: context variables reach them, thread-locals do not.
@@ -84,7 +87,7 @@ _CURRENT: ContextVar[Runtime | None] = ContextVar("tinc_codec_runtime", default=
 
 @lru_cache(maxsize=16)
 def _runtime(device: str, threads: str, triton: str, cache: str) -> Runtime:
-    """Return the settings that the environment tells: of a call for each step of a decoding."""
+    """Parse the environment variables; kept, since every step of a decoding asks for them."""
     if not re.fullmatch("[0-9]+", threads):
         raise InvalidSetting(f"TINC_THREADS={threads!r} must be an integer; 0 means all")
     if triton not in ("", "0", "1"):

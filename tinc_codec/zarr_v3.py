@@ -25,10 +25,9 @@ from tinc_codec.configured import Configured, warn_if_not_installed
 from tinc_codec.decode_together import decode_for_gpu
 from tinc_codec.decoded_cache import decode_remembered
 from tinc_codec.encode import encode_chunks
-from tinc_codec.errors import CorruptPayload
+from tinc_codec.opened import check_is_of, open_chunks
 from tinc_codec.runtime import Runtime, current_runtime, runtime
-from tinc_codec.stream.container import SectionKind, unpack
-from tinc_codec.stream.normalize import ArrayInfo, check_array
+from tinc_codec.stream.normalize import check_array
 
 if TYPE_CHECKING:
     from zarr.core.array_spec import ArraySpec
@@ -186,9 +185,10 @@ form, iterations, milestones
     ) -> list[NDBuffer | None]:
         """Decode parts of chunks; where zarr's buffers are on the GPU, they never leave it."""
         given = [(data.to_bytes(), spec, part) for data, spec, part in batch if data is not None]
-        for payload, spec, _ in given:
-            _check_payload(payload, spec.shape, spec.dtype.to_native_dtype())
         payloads, parts = [payload for payload, _, _ in given], [part for _, _, part in given]
+        open_chunks(payloads)  # on several threads
+        for payload, spec, _ in given:
+            check_is_of(payload, spec.shape, spec.dtype.to_native_dtype())
         resident = bool(given) and _on_gpu(given[0][1]) and "cuda" in current_runtime().device
         arrays = iter((decode_for_gpu if resident else decode_remembered)(payloads, parts))
         return [None if data is None else _buffer(next(arrays), spec) for data, spec, _ in batch]
@@ -219,23 +219,6 @@ def _buffer(array: Any, spec: ArraySpec) -> NDBuffer:
     if isinstance(array, np.ndarray):
         return kind.from_numpy_array(array.astype(dtype, copy=False))
     return kind.from_ndarray_like(array)
-
-
-def _read_info(payload: bytes) -> ArrayInfo:
-    section = unpack(payload).get(SectionKind.ARRAY)
-    if section is None:
-        raise CorruptPayload("payload has no ARRAY section: restore this chunk from its source")
-    return ArrayInfo.from_bytes(section)
-
-
-def _check_payload(payload: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    """Refuse the payload of another array: zarr would scatter its voxels, or read other numbers."""
-    found = _read_info(payload)
-    if found.dtype.newbyteorder("=") != dtype.newbyteorder("=") or found.shape != shape:
-        raise CorruptPayload(
-            f"payload holds {found.dtype} {found.shape}, the array's metadata says {dtype} "
-            f"{shape}: it belongs to another array, restore this chunk from its source"
-        )
 
 
 async def _in_threads(

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tinc_codec.errors import InvalidSetting
+from tinc_codec.runtime import processors
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -56,13 +57,6 @@ def worker_memory(client: Client | None) -> int:
         if worker["memory_limit"]
     ]
     return min(limits, default=available_memory())
-
-
-def processors() -> int:
-    """Return how many processors this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def default_workers(tasks: int, *, torch: bool) -> int:

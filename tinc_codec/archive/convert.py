@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +13,6 @@ from tinc_codec.archive.run import check_target, run
 from tinc_codec.archive.scores import ChunkScore, Progress, ProgressCallback, Scores
 from tinc_codec.archive.verify import verify
 from tinc_codec.archive.work import ShardRecord
-from tinc_codec.metrics import Errors
 from tinc_codec.settings import Settings
 
 
@@ -99,7 +97,7 @@ class _Collected:
         self.chunks: list[ChunkScore] = []
         self.stored_bytes = 0
         self._progress = progress
-        self._sum = Progress(done=0, total=total, errors=Errors(), raw_bytes=0, stored_bytes=0)
+        self._sum = Progress(total=total)
 
     def add(self, record: ShardRecord, _earlier: bool) -> None:
         if record.level:  # of a label image
@@ -107,13 +105,6 @@ class _Collected:
         self.stored_bytes += record.size
         for chunk in record.chunks:
             self.chunks.append(chunk)
-            before = self._sum
-            self._sum = replace(
-                before,
-                done=before.done + 1,
-                errors=before.errors + chunk.errors,
-                raw_bytes=before.raw_bytes + chunk.raw_bytes,
-                stored_bytes=before.stored_bytes + chunk.stored_bytes,
-            )
+            self._sum += chunk
             if self._progress:
                 self._progress(self._sum)

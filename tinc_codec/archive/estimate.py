@@ -316,18 +316,16 @@ def _fitted(
     encode_chunk(warm, Settings(ratio=8, effort=1, iterations=2))  # compiles what is timed below
     scores: list[list[ChunkScore]] = [[] for _ in tried]
     jobs = [(k, region) for k in range(len(tried)) for region in drawn.regions]
-    errors, raw, stored = Errors(), 0, 0
+    so_far = Progress(total=len(jobs))
 
     def fit(job: tuple[int, Region]) -> ChunkScore:
         return _fit(source, job[1], edges, tried[job[0]])
 
-    for done, ((k, _), score) in enumerate(zip(jobs, in_window(fit, jobs, workers), strict=True)):
+    for (k, _), score in zip(jobs, in_window(fit, jobs, workers), strict=True):
         scores[k].append(score)
-        errors += score.errors
-        raw, stored = raw + score.raw_bytes, stored + score.stored_bytes
+        so_far += score
         if progress:
-            sums = {"errors": errors, "raw_bytes": raw, "stored_bytes": stored}
-            progress(Progress(done=done + 1, total=len(jobs), **sums))  # type: ignore[arg-type]
+            progress(so_far)
     return scores
 
 

@@ -158,9 +158,10 @@ def region_of(position: Position, shape: tuple[int, ...], chunks: tuple[int, ...
     return tuple(slice(k * c, min((k + 1) * c, n)) for k, c, n in bounds)
 
 
-def chunk_file(array: zarr.Array[Any], position: Position) -> Path:
-    """Return the file of a chunk (of a shard, if there are any), which may be absent."""
-    return _folder(array) / array.metadata.encode_chunk_key(position)
+def within(region: Region, box: Region) -> Region:
+    """Return where a region lies in what was read of a box around it."""
+    sides = zip(region, box, strict=True)
+    return tuple(slice(a.start - b.start, a.stop - b.start) for a, b in sides)
 
 
 def check_can_be_written(path: Path, library: str, extra: str) -> None:
@@ -186,14 +187,6 @@ def check_can_be_written(path: Path, library: str, extra: str) -> None:
         ) from error
     if not path.absolute().parent.is_dir():
         raise InvalidSetting(f"{path}: there is no folder {path.absolute().parent}; make it first")
-
-
-def file_size(path: Path) -> int:
-    """Return the bytes of a file, 0 if it is absent: zarr leaves out chunks of only fill value."""
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
 
 
 def stored_bytes(array: zarr.Array[Any]) -> int:

@@ -11,10 +11,9 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from tinc_codec.archive.layout import Position, grid_shape
+from tinc_codec.archive.layout import grid_shape
 from tinc_codec.archive.payloads import check_plain, payloads
-from tinc_codec.errors import CorruptPayload
-from tinc_codec.opened import open_chunk
+from tinc_codec.opened import check_is_of
 from tinc_codec.overview import checked_factors, decode_overview
 from tinc_codec.runtime import Runtime, given_runtime, using
 
@@ -116,23 +115,11 @@ def _read(
     for position, part, payload in zip(product(*chunks), _parts(axes, chunks), found, strict=True):
         if payload is None:
             continue
-        _check(payload, position, array)
+        check_is_of(payload, array.chunks, array.dtype, f"{array.store_path}: chunk {position}: ")
         with using(settings):
             samples = decode_overview(payload, factors)
         out[part] = samples[tuple(slice(side.stop - side.start) for side in part)]
     return out
-
-
-def _check(payload: bytes, position: Position, array: zarr.Array[Any]) -> None:
-    """Refuse the payload of another array."""
-    found = open_chunk(payload).info
-    same = found.dtype.newbyteorder("=") == array.dtype.newbyteorder("=")
-    if not same or found.shape != array.chunks:
-        raise CorruptPayload(
-            f"{array.store_path}: what is stored of chunk {position} is {found.dtype} "
-            f"{found.shape}, chunks are {array.dtype} {array.chunks}: it belongs to another array; "
-            "restore it from its source"
-        )
 
 
 def _parts(axes: Sequence[_Axis], chunks: Sequence[range]) -> Iterator[tuple[slice, ...]]:

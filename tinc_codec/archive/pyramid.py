@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tinc_codec.archive.layout import Region
 from tinc_codec.archive.ome import Grid
 from tinc_codec.errors import InvalidSetting, UnsupportedData
 
 Factors = tuple[int, ...]
-Region = tuple[slice, ...]
 
 
 def level_factors(grid: Grid, shape: tuple[int, ...], levels: int) -> list[Factors]:

@@ -15,7 +15,7 @@ from zarr.errors import ContainsArrayError, GroupNotFoundError, NodeNotFoundErro
 
 from tinc_codec.archive import borders, ome, overviews
 from tinc_codec.archive.layout import grid_shape
-from tinc_codec.archive.sources import default_dimension_names
+from tinc_codec.archive.sources.zarrs import dimension_names
 from tinc_codec.errors import InvalidSetting
 from tinc_codec.runtime import Runtime, current_runtime, given_runtime, using
 
@@ -212,13 +212,10 @@ def _lazy(
         values = overviews.overview(array, how.overview, array.shards or task_chunks(array))
         places = overviews.places(array, how.overview)
     grid = ome.grid_of(block, array.ndim) if block else None
-    names = attributes.pop("_ARRAY_DIMENSIONS", None) or getattr(
-        array.metadata, "dimension_names", None
-    )
-    if grid:
-        names = grid.names
-    if not names or None in names or len(set(names)) != array.ndim:
-        names = default_dimension_names(array.ndim)
+    if grid and len(set(grid.names)) < array.ndim:  # xarray wants names that differ
+        grid = None
+    names = grid.names if grid else dimension_names(array)
+    attributes.pop("_ARRAY_DIMENSIONS", None)
     indices = {} if how.overview is None else dict(zip(names, places, strict=True))
     coordinates = indices | (_coordinates(grid, places, block or {}) if grid else {})
     return xr.DataArray(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -257,11 +257,21 @@ class Progress:
         Of the chunks done.
     """
 
-    done: int
+    done: int = 0
     total: int
-    errors: Errors
-    raw_bytes: int
-    stored_bytes: int
+    errors: Errors = field(default_factory=Errors)
+    raw_bytes: int = 0
+    stored_bytes: int = 0
+
+    def __add__(self, chunk: ChunkScore) -> Progress:
+        """Return the progress with one more chunk done."""
+        return replace(
+            self,
+            done=self.done + 1,
+            errors=self.errors + chunk.errors,
+            raw_bytes=self.raw_bytes + chunk.raw_bytes,
+            stored_bytes=self.stored_bytes + chunk.stored_bytes,
+        )
 
     @property
     def ratio(self) -> float:
@@ -286,27 +296,17 @@ def gather(scored: Iterable[ChunkScore], total: int, progress: ProgressCallback 
     """
     started = time.perf_counter()
     chunks: list[ChunkScore] = []
-    errors, raw, stored = Errors(), 0, 0
+    so_far = Progress(total=total)
     for score in scored:
         chunks.append(score)
-        errors += score.errors
-        raw += score.raw_bytes
-        stored += score.stored_bytes
+        so_far += score
         if progress:
-            progress(
-                Progress(
-                    done=len(chunks),
-                    total=total,
-                    errors=errors,
-                    raw_bytes=raw,
-                    stored_bytes=stored,
-                )
-            )
+            progress(so_far)
     return Scores(
         chunks=tuple(chunks),
-        errors=errors,
-        raw_bytes=raw,
-        stored_bytes=stored,
+        errors=so_far.errors,
+        raw_bytes=so_far.raw_bytes,
+        stored_bytes=so_far.stored_bytes,
         seconds=time.perf_counter() - started,
     )
 

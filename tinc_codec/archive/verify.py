@@ -22,7 +22,14 @@ import zarr
 from numpy.typing import NDArray
 
 from tinc_codec.archive.info import codec_settings
-from tinc_codec.archive.layout import Position, Region, chunk_groups, chunk_regions, slices_text
+from tinc_codec.archive.layout import (
+    Position,
+    Region,
+    chunk_groups,
+    chunk_regions,
+    slices_text,
+    within,
+)
 from tinc_codec.archive.payloads import form, index_bytes, is_plain, payloads
 from tinc_codec.archive.plan import open_part
 from tinc_codec.archive.scores import (
@@ -301,8 +308,7 @@ def _score_group(
     seconds = (time.perf_counter() - started) / len(group)
     found = []
     for (_, region), payload in zip(group, stored, strict=True):
-        sides: Sequence[tuple[slice, slice]] = list(zip(region, box, strict=True))
-        at = tuple(slice(a.start - b.start, a.stop - b.start) for a, b in sides)
+        at = within(region, box)
         found.append(
             score_chunk(
                 voxels[at],

@@ -22,7 +22,7 @@ from zarr.core.buffer import default_buffer_prototype
 
 from tinc_codec.archive import shards
 from tinc_codec.archive.arrays import Documents, Level, new_array, new_stack
-from tinc_codec.archive.layout import Region, grid_shape, region_of, slices_text
+from tinc_codec.archive.layout import Region, grid_shape, region_of, slices_text, within
 from tinc_codec.archive.plan import PIECE_BYTES, Plan, Task
 from tinc_codec.archive.pyramid import downsample, level_region
 from tinc_codec.archive.remote import target_of
@@ -155,7 +155,7 @@ class _Shard:
 
     def original(self, k: int) -> NDArray[Any]:
         """Return the voxels of a chunk."""
-        return self.box[_within(self.regions[k], self.task.region)]
+        return self.box[within(self.regions[k], self.task.region)]
 
     def padded(self, k: int) -> NDArray[Any]:
         """Return the voxels of a chunk, padded to a whole one with the fill value."""
@@ -303,7 +303,7 @@ def _read_level(plan: Plan, level: Level, region: Region) -> NDArray[Any]:
             voxels = voxels[tuple(slice(None, None, f) for f in level.factors)]
         else:
             voxels = downsample(voxels, level.factors, missing=level.missing)
-        result[_within(piece, region)] = voxels
+        result[within(piece, region)] = voxels
     return result
 
 
@@ -399,7 +399,7 @@ def _below_floor(shard: _Shard, decoded: NDArray[Any]) -> list[int]:
     if floor is None or shard.level.lossless:
         return []
     pairs = (
-        (shard.original(k), decoded[_within(region, shard.task.region)])
+        (shard.original(k), decoded[within(region, shard.task.region)])
         for k, region in enumerate(shard.regions)
     )
     return [k for k, pair in enumerate(pairs) if errors(*pair).psnr() < floor]
@@ -411,7 +411,7 @@ def _scores(
     return tuple(
         score_chunk(
             shard.original(k),
-            decoded[_within(region, shard.task.region)],
+            decoded[within(region, shard.task.region)],
             region=region,
             stored_bytes=len(payload or b""),
             structure=False,
@@ -436,11 +436,6 @@ def _put(target: Target, key: str, data: bytes | None, scratch: Path) -> None:
         target.remove(key)
     else:
         target.put(key, data, scratch)
-
-
-def _within(region: Region, box: Region) -> Region:
-    sides = zip(region, box, strict=True)
-    return tuple(slice(a.start - b.start, a.stop - b.start) for a, b in sides)
 
 
 @contextmanager

@@ -182,13 +182,13 @@ class Volume:
         if self._values.size < _CUT_FROM_VOXELS or size < _CUT_FROM_BYTES:
             return whole
         price, taken = self._price, whole
-        best = _cost(self._chosen, whole, step, price) + _time(whole, price, size)
+        best = _cost(self._chosen, whole, step, price) + _time(whole, price)
         last = math.inf
 
         def tried(cuts: Cuts) -> tuple[float, Quantized]:
             coded = _coded(self._chosen, step, price, cuts)
             assert coded is not None
-            return _cost(self._chosen, coded, step, price) + _time(coded, price, size), coded
+            return _cost(self._chosen, coded, step, price) + _time(coded, price), coded
 
         # Of most levels first, mostly the best: once fewer do no better, still fewer do not.
         candidates = list(cutting.candidates(self._chosen.plan, whole.bands))[::-1]
@@ -333,8 +333,8 @@ def _uncut(transform: _Transform, step: float, price: float) -> Quantized:
     return coded
 
 
-def _time(coded: Quantized, price: float, size: int) -> float:
-    """Return what two threads' time to decode costs, of ``size`` bytes, in the units of _cost."""
+def _time(coded: Quantized, price: float) -> float:
+    """Return what two threads' time to decode costs, in the units of _cost."""
     first, *tiles = map(len, coded.segments)
     longest = first + max(sum(tiles) / 2, *tiles, 0)
     return 8 * price * _TIME_WORTH * longest

@@ -96,7 +96,7 @@ def band_of(volume: Volume, form: Form | None) -> Band | None:
     if not depths or not long_axes(plan.shapes[depths[0]]):
         return None
     depth = depths[0]
-    above = replace(plan, shapes=plan.shapes[: depth + 1], splits=plan.splits[:depth])
+    above = wavelet.finer(plan, depth)
     low, _ = wavelet.forward(volume.unit.reshape(plan.shapes[0]), above, each)
     shape = long_axes(low.shape)
     weight = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tinc_codec.forms import band_trees, candidate
@@ -102,8 +103,8 @@ def with_trees(
     gains : callable
         By how many dB, about, one form is better than another.
     """
-    made = each(lambda pair: band_trees.band_of(*pair), list(zip(volumes, found, strict=True)))
-    bands = {k: band for k, band in enumerate(made) if band is not None}
+    coarse = each(lambda pair: band_trees.band_of(*pair), list(zip(volumes, found, strict=True)))
+    bands = {k: band for k, band in enumerate(coarse) if band is not None}
     chosen = list(bands)
     best = list(found)
 
@@ -111,7 +112,7 @@ def with_trees(
         volume, tree, like = triple
         return None if tree is None else add(volume, tree, like)
 
-    def made_by(fit: _Fit) -> list[tuple[int, Form]]:
+    def made_by(fit: _Fit) -> dict[int, Form]:
         some = [volumes[k] for k in chosen]
         fitted_to = [bands[k] for k in chosen]
         if fit.of_voxels:
@@ -120,26 +121,37 @@ def with_trees(
         trees = band_trees.fitted(some, fitted_to, settings, rooms, fit.share)
         likes = [found[k] if fit.is_trial else None for k in chosen]
         forms = each(added, list(zip(some, trees, likes, strict=True)))
-        return [(k, form) for k, form in zip(chosen, forms, strict=True) if form is not None]
+        return {k: form for k, form in zip(chosen, forms, strict=True) if form is not None}
 
+    is_sound = partial(candidate.is_portable, seed=settings.seed)
     tried: dict[int, float] = {}
     for fit in _fits(settings):
-        pairs = made_by(fit)
-        gained = {k: gains(form, found[k]) for k, form in pairs}
-        least = fit.least if fit.is_trial else _WORTH_DB
-        chosen = [k for k in gained if gained[k] > (tried[k] if least is None else least)]
-        if fit.is_trial and least is not None and tried:
-            promised = {k: gained[k] + _STILL * (gained[k] - tried[k]) for k in chosen}
-            chosen = [k for k in chosen if promised[k] > _PROMISED_DB]
+        forms = made_by(fit)
+        gained = {k: gains(form, found[k]) for k, form in forms.items()}
+        better = [k for k in forms if gained[k] >= _WORTH_DB and gains(forms[k], best[k]) > 0]
+        sound = each(is_sound, [forms[k].payload for k in better])
+        for k, kept in zip(better, sound, strict=True):
+            best[k] = forms[k] if kept else best[k]
+        chosen = _worth_going_on(fit, gained, tried)
         if fit.is_trial:
             tried = gained
-        better = [
-            (k, form) for k, form in pairs if gained[k] >= _WORTH_DB and gains(form, best[k]) > 0
-        ]
-        sound = each(lambda pair: candidate.is_portable(pair[1].payload, settings.seed), better)
-        for (k, form), kept in zip(better, sound, strict=True):
-            best[k] = form if kept else best[k]
     return best
+
+
+def _worth_going_on(fit: _Fit, gained: dict[int, float], tried: dict[int, float]) -> list[int]:
+    """Return the volumes for which the next fit is made.
+
+    By what this one and the last trial gained over wavelets alone, in dB, by number of volume.
+    """
+    if not fit.is_trial:
+        return [k for k in gained if gained[k] > _WORTH_DB]
+    if fit.least is None:
+        return [k for k in gained if gained[k] > tried[k]]
+    chosen = [k for k in gained if gained[k] > fit.least]
+    if not tried:
+        return chosen
+    promised = {k: gained[k] + _STILL * (gained[k] - tried[k]) for k in chosen}
+    return [k for k in chosen if promised[k] > _PROMISED_DB]
 
 
 def _fits(settings: Settings) -> list[_Fit]:

@@ -307,11 +307,6 @@ def restore(values: np.ndarray, labels: NDArray[np.uint8], patterns: UIntArray) 
     bit_view(values)[chosen] = patterns[labels[chosen] - 1]
 
 
-def apply_mask(values: np.ndarray, mask: Mask) -> None:
-    """Put the special values of the whole box in their places, in place."""
-    restore(values, mask.labels, mask.patterns)
-
-
 def _main_axis(shape: tuple[int, ...]) -> int:
     """Return the first axis longer than 1, or 0."""
     return next((axis for axis, length in enumerate(shape) if length > 1), 0)

@@ -345,7 +345,7 @@ def denormalize(
     if low == high:
         out[...] = low
         return out
-    if dtype.isnative and dtype.itemsize > (dtype.kind == "f") * 2:  # numba knows no float16
+    if dtype.isnative and dtype != np.float16:  # numba does not know it
         from tinc_codec import rescale
 
         fill = rescale.fill_floats if dtype.kind == "f" else rescale.fill_integers

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinc_codec.archive.layout import Region
+from tinc_codec.archive.layout import Region, within
 from tinc_codec.archive.sources.source import Source
 from tinc_codec.errors import InvalidSetting
 
@@ -56,10 +56,7 @@ class Staging:
         slab = self.source.preferred_region(region)
         if slab == region:
             return self.source.read(region)
-        inside = tuple(
-            slice(r.start - s.start, r.stop - s.start) for r, s in zip(region, slab, strict=True)
-        )
-        return np.array(self._slab(slab)[inside])
+        return np.array(self._slab(slab)[within(region, slab)])
 
     def _slab(self, slab: Region) -> NDArray[Any]:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -80,9 +77,7 @@ class Staging:
         voxels = np.lib.format.open_memmap(partial, "w+", self.source.dtype, shape)
         try:
             for part in self._parts(slab):
-                columns = zip(part, slab, strict=True)
-                inside = tuple(slice(p.start - s.start, p.stop - s.start) for p, s in columns)
-                voxels[inside] = self.source.read(part)
+                voxels[within(part, slab)] = self.source.read(part)
             voxels.flush()
             os.replace(partial, file)
         finally:

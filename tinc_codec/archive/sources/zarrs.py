@@ -56,18 +56,24 @@ def open_zarr(spec: SourceSpec) -> Source:
         raise InvalidSetting(f"{where} cannot be opened as zarr: {error}") from error
 
 
-def _from_array(spec: SourceSpec, where: str, array: zarr.Array[Any]) -> Source:
-    attributes = dict(array.attrs)
-    names: Any = attributes.pop("_ARRAY_DIMENSIONS", None) or getattr(
+def dimension_names(array: zarr.Array[Any]) -> tuple[str, ...]:
+    """Return the names of an array's axes; those of OME-Zarr where it has none, or not all."""
+    names: Any = array.attrs.get("_ARRAY_DIMENSIONS") or getattr(
         array.metadata, "dimension_names", None
     )
     if not names or None in names or len(set(names)) != array.ndim:
-        names = default_dimension_names(array.ndim)
+        return tuple(default_dimension_names(array.ndim))
+    return tuple(map(str, names))
+
+
+def _from_array(spec: SourceSpec, where: str, array: zarr.Array[Any]) -> Source:
+    attributes = dict(array.attrs)
+    attributes.pop("_ARRAY_DIMENSIONS", None)
     return Source(
         spec=spec,
         kind=f"zarr v{array.metadata.zarr_format}",
         array=array,
-        grid=ome.grid(tuple(map(str, names))),
+        grid=ome.grid(dimension_names(array)),
         name=array.basename or "data",
         chunks=array.shards or array.chunks,
         files=_files(where, array),
