@@ -155,7 +155,10 @@ def _sum_of_forms(
 
 
 def tree_below(chunk: Chunk, engine: Engine) -> Below:
-    """Return which low-pass band the tree of a chunk with wavelets is of, 0: the voxels; and it."""
+    """Return the level of the low-pass band that a chunk's tree is of, and what evaluates it.
+
+    Level 0 are the voxels themselves. The second gives a window of the band.
+    """
     assert chunk.tree is not None
     assert chunk.parameters is not None
     assert chunk.wavelet is not None

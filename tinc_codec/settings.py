@@ -80,12 +80,12 @@ class Settings:
     importance : float or None
         A value in units of the data: voxels that reach it, and those beside them, are what the
         bytes of the ratio are spent on; the squared error of all others weighs 1/16. For sparse
-        structures on a background that tells nothing.
+        structures on a background that holds no information.
     coordinates : "auto", "global" or "block"
         [-1, 1] over the chunk, or over each leaf's own block (the authors' released code).
     form : "auto", "tree" or "wavelet"
-        What says the values: "auto" is whichever does best on the chunk, a tree and the wavelet
-        coefficients of what it leaves included; "tree" and "wavelet" are those alone. With
+        How values are represented: "auto" is whichever does best on the chunk, a tree and the
+        wavelet coefficients of what it leaves included; "tree" and "wavelet" are those alone. With
         coefficients a tree is one of a low-pass band, from effort 6 on also of the voxels.
     iterations : int or "auto"
         Optimiser steps; "auto" follows the effort.

@@ -71,7 +71,7 @@ def low_pass_values(tree: Tree, evaluate: Evaluate, shape: Shape, window: Window
 def _points(
     geometry: Geometry, smoothing: Smoothing, points: Sequence[IntArray], evaluate: Evaluate
 ) -> Float32Array:
-    """Return single voxels: each with the stencils of its faces, and only where there are any."""
+    """Return single voxels, those near a face evaluated together with the stencil of that face."""
     index = [np.asarray(p, np.int64) for p in points]
     found = [faces.corrections(geometry, smoothing, axis, p) for axis, p in enumerate(index)]
     near = sum((face >= 0) << axis for axis, (face, _) in enumerate(found))

@@ -1,4 +1,4 @@
-"""Voxels of the sections that give neighbours together: WAVELET and CORRECTION.
+"""Voxels of WAVELET and CORRECTION sections, which decode a window at a time, not single voxels.
 
 Both are over three axes, and are decoded in the smallest window around the voxels asked for.
 """

@@ -83,7 +83,7 @@ def write_report(
         "<h2>Summary</h2>",
         _table(("", ""), summary_rows(scores)),
         "<h2>Where the worst chunks are</h2>",
-        "<p>Lowest PSNR of the chunks behind one another, in voxels. Circles: the chunks in the "
+        "<p>Lowest PSNR along the line of sight; axes are in voxels. Circles: the chunks in the "
         "table below. Blank: lossless, or not compared.</p>",
         _image(_map(scores, described), "Map of the PSNR of chunks"),
         "<h2>Slices of the worst chunks</h2>",

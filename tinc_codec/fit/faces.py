@@ -42,10 +42,10 @@ def choose(
     unit: Float32Array,
     weight: Float32Array | None,
 ) -> Smoothing | None:
-    """Return the smoothing with the least error, or a wider one, whose faces are not seen.
+    """Return the smoothing of the tree's faces that is best; None if that is none.
 
-    Where that costs more than 0.02 dB, or faces are seen whatever is done, of all smoothings.
-    Wider reaches are tried as long as errors hardly grow.
+    Of those whose faces cannot be seen, and that add at most 0.02 dB of error, the widest with
+    hardly more than the least error; if there is none, the same of all smoothings.
 
     Parameters
     ----------

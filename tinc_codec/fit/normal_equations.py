@@ -1,4 +1,4 @@
-"""The normal equations of a post-filter's fit: sums over voxels of what each says at each knot."""
+"""Normal equations of the post-filter's least-squares fit, summed over a sample of voxels."""
 
 from __future__ import annotations
 

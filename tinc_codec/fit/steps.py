@@ -41,7 +41,7 @@ _NEAR = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What falls as steps grow: linear between knots, constant beyond.
+    """A quantity that falls as the step grows: linear between knots, constant beyond them.
 
     Attributes
     ----------
@@ -78,7 +78,7 @@ class Magnitudes:
     larger : (n,) float64
         How many are not coded as 0 at a step.
     octaves : (n,) float64
-        By how many octaves these are above the least of them, summed up.
+        Sum over these of log2(magnitude / the least magnitude that is not coded as 0).
     squares : (n,) float64
         Sum of the squares of the others.
     count : int

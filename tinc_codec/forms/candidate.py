@@ -165,7 +165,10 @@ def best(volume: Volume, forms: Sequence[Form]) -> Form:
 
 
 def recorded(volume: Volume, form: Form) -> bytes:
-    """Return the payload of a form, its PSNR in it, for which all fitted voxels weigh the same."""
+    """Return the payload of a form with its PSNR written into the header.
+
+    For that all fitted voxels count the same, whatever they weigh in the fit.
+    """
     psnr = form.psnr_db
     if volume.weight is not None and volume.importance() is not None:
         alike = (volume.weight != 0).astype(np.float32)

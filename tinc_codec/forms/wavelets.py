@@ -197,9 +197,10 @@ def as_good(
 def _filtered(
     volume: Volume, plain: Form, coding: residual.Coding, like: PostFilter | None = None
 ) -> tuple[Form, PostFilter | None]:
-    """Add the filter that a form is best with, and return it; none if it is not worth its time.
+    """Return a form with the best filter added, and that filter.
 
-    Its bytes count, unless they were set aside for one like another.
+    The form as it is and None where the gain does not pay for the time of decoding. With ``like``
+    the bytes of the filter, which is like that one, are paid for already.
     """
     from tinc_codec.fit import postfilter
     from tinc_codec.stream.residual import postfilter as stage

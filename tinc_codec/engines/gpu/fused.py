@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from tinc_codec.engines.gpu.faces import Axis
 
-# Of which the widths of sine layers are: the least size of a product's factors.
+# Widths of sine layers are padded to multiples of this: the least side of Triton's products.
 MULTIPLE = 16
 # Layers of a path, output included; outputs of all its sine layers, or of two in a row. Beyond,
 # compiling takes minutes.
@@ -230,7 +230,7 @@ def _constants(widths: Sequence[int], most: int) -> dict[str, Any]:
 
 
 def _registers(widths: Sequence[int], few: int) -> dict[str, int]:
-    """Return how many registers a kernel is to do with, if it should."""
+    """Return the limit of registers per thread for a kernel; empty where none pays."""
     return {"maxnreg": _REGISTERS} if max(widths) <= few else {}
 
 

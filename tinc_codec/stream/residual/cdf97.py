@@ -20,10 +20,11 @@ REACH = 4
 LEAST_CLOSED = 6
 # Samples at a closed end that are not what they would be elsewhere.
 CLOSED_END = 4
-# In the steps with A to D: what the samples before and after the last but one even (B, D) or odd
-# (A, C) sample of a closed axis count, then those of the last one. Before and after the very last
-# sample, an odd one, the last two even ones are taken. Sums of 2 let constants be constant; the
-# rest was found by search for coding gain (python -m benchmarks.closed_axes).
+# Weights of the two neighbours in each lifting step, A to D, at a closed end: first of the last
+# sample but one that the step changes (odd ones in A and C, even ones in B and D), then of the
+# last. The very last sample of the axis, an odd one, takes the last two even ones as its
+# neighbours. Each pair adds up to 2, so that constants stay constant; the rest was found by search
+# for coding gain (python -m benchmarks.closed_axes).
 ENDS = tuple(
     tuple(map(np.float32, ends))
     for ends in (

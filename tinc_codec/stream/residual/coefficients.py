@@ -74,9 +74,10 @@ def _level(activity: Any) -> Any:
 
 @kernel()
 def _tell(active: Any, nearest: Any, i: Any, row: int, plane: int, size: int) -> None:
-    """Add a magnitude to the activity of the places that have it as a neighbour, weighted to 34.
+    """Add a coded magnitude to the activity of its neighbours that come later.
 
-    And, up to 2, to what later places know of the nearest before them, as digits of base 3.
+    The weights add up to 34. Also note the magnitude, 2 at most, as a digit of base 3 in
+    ``nearest`` of the next place along x, y and z.
     """
     digit = min(size, 2)
     nearest[np.uint32(i + 1)] += 9 * digit
@@ -94,10 +95,11 @@ def _tell(active: Any, nearest: Any, i: Any, row: int, plane: int, size: int) ->
 
 @kernel()
 def _look_around(v: Any, row: int, plane: int, out: Any) -> None:
-    """Set out, int16, to what later contexts take of each place of a band, and of its sides.
+    """Set ``out``, int16, to what each place of a band is as a context of later bands.
 
-    The activity there, weighted to 10, and above its bits the magnitude up to 2. ``v``, int8 or
-    uint8, and ``out`` are padded; zeros around lines and planes let all be done as one axis.
+    In the low 11 bits 4 times its magnitude plus those of its six face neighbours; above them the
+    magnitude, 2 at most. ``v``, int8 or uint8, and ``out`` are padded; zeros around lines and
+    planes let all be done as one axis.
     """
     target = out[plane:]
     # Views that all begin at place 0: loops with places before it are not vectorised.
