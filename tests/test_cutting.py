@@ -78,7 +78,7 @@ def test_short_axes_are_not_cut() -> None:
 def test_a_large_section_has_two_tiles_and_decodes_the_same(shape: tuple[int, int, int]) -> None:
     rng = np.random.default_rng(3)
     values = phantom(shape).astype(np.float32) / np.float32(65535)
-    volume = residual.Volume(values + rng.normal(0, 0.05, shape).astype(np.float32))
+    volume = residual.Residual(values + rng.normal(0, 0.05, shape).astype(np.float32))
     coding = rate_control.within_size(volume, 20_000)
     assert coding is not None
     assert 0.99 * 20_000 < len(coding.data) <= 20_000
@@ -100,7 +100,7 @@ def test_a_large_section_has_two_tiles_and_decodes_the_same(shape: tuple[int, in
 
 def test_a_small_section_is_not_cut() -> None:
     values = phantom((64, 64, 64)).astype(np.float32) / np.float32(65535)
-    coding = rate_control.within_size(residual.Volume(values), 2_000)
+    coding = rate_control.within_size(residual.Residual(values), 2_000)
     assert coding is not None
     assert section.from_bytes(coding.data, values.shape).header.cuts == NO_CUTS
 
@@ -109,7 +109,7 @@ def test_cuts_by_rule_are_those_of_most_levels() -> None:
     shape = (64, 64, 64)
     rng = np.random.default_rng(3)
     noise = rng.normal(0, 0.05, shape).astype(np.float32)
-    volume = residual.Volume(phantom(shape).astype(np.float32) / np.float32(65535) + noise)
+    volume = residual.Residual(phantom(shape).astype(np.float32) / np.float32(65535) + noise)
     start = rate_control.foretold(volume, 20_000)
     coding = rate_control.within_size(volume, 20_000, start=start, enough=0.99)
     assert coding is not None
@@ -124,7 +124,7 @@ def test_cuts_by_rule_are_those_of_most_levels() -> None:
 
 def test_a_section_that_will_be_small_is_not_cut_by_rule() -> None:
     values = phantom((64, 64, 64)).astype(np.float32) / np.float32(65535)
-    volume = residual.Volume(values)
+    volume = residual.Residual(values)
     rate_control.foretold(volume, 20_000)
     assert volume._cuts != NO_CUTS
     rate_control.foretold(volume, 2_000)

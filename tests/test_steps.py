@@ -14,10 +14,10 @@ from tinc_codec.phantom import phantom
 Attempt = tuple[float, bool, bool]
 
 
-def volume(noise: float = 0.0005) -> residual.Volume:
+def volume(noise: float = 0.0005) -> residual.Residual:
     rng = np.random.default_rng(5)
     values = phantom((48, 64, 56)).astype(np.float32) / np.float32(65535)
-    return residual.Volume(values + rng.normal(0, noise, values.shape).astype(np.float32))
+    return residual.Residual(values + rng.normal(0, noise, values.shape).astype(np.float32))
 
 
 def line(slope: float) -> Forecast:
@@ -128,7 +128,7 @@ def test_a_size_is_found_with_few_codings(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(calls) <= 5
     calls.clear()
     plan = by_rule._chosen.plan
-    coding = rate_control.within_size(residual.Volume(by_rule._values, plan=plan), 3_000)
+    coding = rate_control.within_size(residual.Residual(by_rule._values, plan=plan), 3_000)
     assert coding is not None
     assert 0.998 * 3_000 <= len(coding.data) <= 3_000
     assert len(calls) <= 8

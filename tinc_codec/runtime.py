@@ -160,6 +160,11 @@ def runtime(
         See :class:`Runtime`. Leaving the block does not empty the cache; the next read under a
         smaller limit does, unless that is 0.
 
+    Yields
+    ------
+    Runtime
+        The settings in force within the block.
+
     Raises
     ------
     InvalidSetting

@@ -195,6 +195,11 @@ def estimate(
     progress : callable, optional
         Called with a :class:`tinc_codec.archive.Progress` after each fit.
 
+    Returns
+    -------
+    Estimate
+        Size, time, PSNR and SSIM for each target, with margins.
+
     Raises
     ------
     InvalidSetting

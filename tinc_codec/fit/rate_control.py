@@ -5,7 +5,7 @@
 3. Step: size and error are smooth, steep functions of it; a few more codings find it.
 
 The caller may try other prices of a bit: which one decodes best in the same bytes depends on the
-volume, and where few voxels are far brighter than the rest, by tenths of a dB.
+rest, and where few voxels are far brighter than the rest, by tenths of a dB.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tinc_codec.fit.residual import Coding, Volume
+from tinc_codec.fit.residual import Coding, Residual
 from tinc_codec.fit.steps import HEADER_BYTES, search
 from tinc_codec.stream.residual.segments import Quantized
 
@@ -40,16 +40,16 @@ def step_at(price: float, coding: Coding) -> float:
     return float(coding.step * (coding.price / price) ** _STEP_BY_PRICE)
 
 
-def settle(volume: Volume, step: float, whole: Quantized) -> int:
+def settle(rest: Residual, step: float, whole: Quantized) -> int:
     """Take the plan and the cuts that do best at a step.
 
     Given the coding at that step without cuts, return how many bytes it takes then, about.
     """
-    whole = volume.choose_plan(step, whole)
-    return volume.choose_cuts(step, whole).nbytes + HEADER_BYTES
+    whole = rest.choose_plan(step, whole)
+    return rest.choose_cuts(step, whole).nbytes + HEADER_BYTES
 
 
-def settle_about(volume: Volume, size: int) -> float | None:
+def settle_about(rest: Residual, size: int) -> float | None:
     """Take plan and cuts where a size is about as wanted; return the step that may give it.
 
     None where all that was tried takes several times the size.
@@ -59,32 +59,32 @@ def settle_about(volume: Volume, size: int) -> float | None:
 
     def attempt(step: float) -> tuple[float, bool, bool]:
         nonlocal tried
-        whole = volume.whole(step, _ROOM * size)
+        whole = rest.whole(step, _ROOM * size)
         if whole is None:
             return math.log2(_ROOM * size), True, False
         tried = step, whole
         found = math.log2(whole.nbytes + HEADER_BYTES)
         return found, found > wanted, abs(found - wanted) < _ABOUT_SIZE
 
-    forecast, finest = volume.magnitudes().sizes(), volume.finest_step()
+    forecast, finest = rest.magnitudes().sizes(), rest.finest_step()
     start = 2 ** forecast.step(wanted)
     search(forecast, start, finest, wanted, _SIZE_WIDTH, _TURNS, attempt)
     if tried is None:
         return None
     step, whole = tried
-    found = math.log2(settle(volume, step, whole))
-    return 2 ** volume.magnitudes().sizes().beyond(math.log2(step), wanted - found)
+    found = math.log2(settle(rest, step, whole))
+    return 2 ** rest.magnitudes().sizes().beyond(math.log2(step), wanted - found)
 
 
-def foretold(volume: Volume, size: int) -> float:
+def foretold(rest: Residual, size: int) -> float:
     """Take cuts by rule; return the step that may give a size."""
-    step = 2 ** volume.magnitudes().sizes().step(math.log2(size))
-    volume.cut_by_rule(step)
+    step = 2 ** rest.magnitudes().sizes().step(math.log2(size))
+    rest.cut_by_rule(step)
     return step
 
 
 def within_size(
-    volume: Volume, size: int, *, start: float | None = None, enough: float = _ENOUGH
+    rest: Residual, size: int, *, start: float | None = None, enough: float = _ENOUGH
 ) -> Coding | None:
     """Return the coding with the finest step that takes at most ``size`` bytes.
 
@@ -92,7 +92,7 @@ def within_size(
 
     Parameters
     ----------
-    volume : Volume
+    rest : Residual
         What to code.
     size : int
         Bytes at hand for the section.
@@ -108,68 +108,68 @@ def within_size(
         None where not even zeros fit.
     """
     if start is None:
-        start = settle_about(volume, size)
+        start = settle_about(rest, size)
     if start is None:
         return None
     best = None
 
     def attempt(step: float) -> tuple[float, bool, bool]:
         nonlocal best
-        coding = volume.code(step, _ROOM * size)
+        coding = rest.code(step, _ROOM * size)
         found = _ROOM * size if coding is None else len(coding.data)
         if coding is None or found > size:
             return math.log2(found), True, False
         best = coding
         return math.log2(found), False, found >= enough * size
 
-    forecast, finest = volume.magnitudes().sizes(), volume.finest_step()
+    forecast, finest = rest.magnitudes().sizes(), rest.finest_step()
     wanted = math.log2((1 + enough) / 2 * size)
     search(forecast, start, finest, wanted, _SIZE_WIDTH, _TURNS, attempt)
     return best
 
 
-def _step_of_score(volume: Volume, wanted: float) -> float:
+def _step_of_score(rest: Residual, wanted: float) -> float:
     """Return the step that may give a score in dB; at most what the values vary by."""
-    return float(min(2 ** volume.magnitudes().decibels().step(wanted), volume.spread()))
+    return float(min(2 ** rest.magnitudes().decibels().step(wanted), rest.spread()))
 
 
-def settle_near(volume: Volume, score: Callable[[Coding], float], wanted: float) -> float:
+def settle_near(rest: Residual, score: Callable[[Coding], float], wanted: float) -> float:
     """Take plan and cuts where a score is about as wanted; return the step that may give it."""
     tried: tuple[float, float, Quantized] | None = None
 
     def attempt(step: float) -> tuple[float, bool, bool]:
         nonlocal tried
         step = float(np.float32(step))
-        whole = volume.whole(step)
+        whole = rest.whole(step)
         assert whole is not None
-        found = min(score(volume.finished(whole, step)), wanted + _FAR_DB)
+        found = min(score(rest.finished(whole, step)), wanted + _FAR_DB)
         tried = step, found, whole
         return found, found >= wanted, abs(found - wanted) < _NEAR_DB
 
-    forecast, finest = volume.magnitudes().decibels(), volume.finest_step()
-    start = _step_of_score(volume, wanted)
+    forecast, finest = rest.magnitudes().decibels(), rest.finest_step()
+    start = _step_of_score(rest, wanted)
     search(forecast, start, finest, wanted, _SCORE_WIDTH, _MOST_TURNS, attempt)
     assert tried is not None
     step, found, whole = tried
-    settle(volume, step, whole)
-    return 2 ** volume.magnitudes().decibels().beyond(math.log2(step), wanted - found)
+    settle(rest, step, whole)
+    return 2 ** rest.magnitudes().decibels().beyond(math.log2(step), wanted - found)
 
 
-def foretold_score(volume: Volume, wanted: float) -> float:
+def foretold_score(rest: Residual, wanted: float) -> float:
     """Take cuts by rule; return the step that may give a score in dB."""
-    step = _step_of_score(volume, wanted)
-    volume.cut_by_rule(step)
+    step = _step_of_score(rest, wanted)
+    rest.cut_by_rule(step)
     return step
 
 
 def as_good(
-    volume: Volume, score: Callable[[Coding], float], wanted: float, start: float
+    rest: Residual, score: Callable[[Coding], float], wanted: float, start: float
 ) -> Coding | None:
     """Return the coding with about the coarsest step that is good enough.
 
     Parameters
     ----------
-    volume : Volume
+    rest : Residual
         What to code, whose plan and cuts have been taken.
     score : callable
         Tells in dB how good a coding is, from its decoded bytes.
@@ -188,14 +188,14 @@ def as_good(
 
     def attempt(step: float) -> tuple[float, bool, bool]:
         nonlocal best
-        coding = volume.code(step)
+        coding = rest.code(step)
         assert coding is not None
         found = min(score(coding), wanted + _FAR_DB)
         if found >= wanted:
             best = coding
         return found, found >= wanted, wanted <= found <= wanted + _NEAR_DB
 
-    forecast, finest = volume.magnitudes().decibels(), volume.finest_step()
+    forecast, finest = rest.magnitudes().decibels(), rest.finest_step()
     aimed = wanted + _NEAR_DB / 2
     search(forecast, start, finest, aimed, _SCORE_WIDTH, _MOST_TURNS, attempt)
     return best

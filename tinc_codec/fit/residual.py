@@ -99,8 +99,8 @@ def plan_of(shape: Shape, starts: tuple[int, ...]) -> Layout:
     return wavelet.layout(shape, splits).closed_where_possible()
 
 
-class Volume:
-    """What is to be coded: transformed once for each plan.
+class Residual:
+    """What a tree leaves of a volume, or the volume itself, transformed once for each plan.
 
     Parameters
     ----------
@@ -131,7 +131,7 @@ class Volume:
         self._chosen = self._transform(plan or plan_of(shape, self._starts))
         self._magnitudes: tuple[_Transform, Magnitudes] | None = None
 
-    def at_price(self, price: float) -> Volume:
+    def at_price(self, price: float) -> Residual:
         """Return the volume, its plan and cuts as chosen, to be coded at another price of a bit."""
         other = copy.copy(self)
         other._price = price

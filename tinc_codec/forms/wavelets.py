@@ -66,16 +66,16 @@ def search_of(settings: Settings) -> Search:
     )
 
 
-def _rest(volume: Volume, tree: BandTree | None) -> residual.Volume:
+def _rest(volume: Volume, tree: BandTree | None) -> residual.Residual:
     """Return what a tree leaves, or the volume itself, ready to be coded."""
     from tinc_codec.fit import residual
 
     if tree is None:
-        return residual.Volume(volume.unit, volume.importance())
+        return residual.Residual(volume.unit, volume.importance())
     rest = volume.unit - tree.said
     if volume.weight is not None:
         rest[volume.weight == 0] = 0
-    return residual.Volume(rest, volume.importance(), tree.plan)
+    return residual.Residual(rest, volume.importance(), tree.plan)
 
 
 def _with_wavelet(volume: Volume, tree: BandTree | None, coding: residual.Coding) -> Form:
@@ -120,7 +120,7 @@ def within_budget(volume: Volume, tree: BandTree | None, search: Search) -> Form
 
 
 def _at_price(
-    volume: Volume, tree: BandTree | None, rest: residual.Volume, size: int,
+    volume: Volume, tree: BandTree | None, rest: residual.Residual, size: int,
     used: PostFilter | None, start: float,
 ) -> Form | None:  # fmt: skip
     """Add the wavelet section that fits a size, and a filter like one; None if none does."""

@@ -44,7 +44,7 @@ class Smoothing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class AxisPlan:
     """What to evaluate along an axis, and what to correct there.
 
     Attributes
@@ -121,7 +121,7 @@ def corrections(
     return face, np.where(near, np.where(is_lower, -part, part), np.float32(0))
 
 
-def plan(geometry: Geometry, smoothing: Smoothing | None, axis: int, asked: IntArray) -> Plan:
+def plan(geometry: Geometry, smoothing: Smoothing | None, axis: int, asked: IntArray) -> AxisPlan:
     """Return what to evaluate and to correct for voxels along an axis, any order, repeats allowed.
 
     Where no voxel asked for is near a face, that is they themselves and nothing.
@@ -136,7 +136,7 @@ def plan(geometry: Geometry, smoothing: Smoothing | None, axis: int, asked: IntA
         return _untouched(asked)
     used, number = np.unique(face[near], return_inverse=True)
     index = _merged(once, np.unique(used[:, None] + STENCIL))
-    return Plan(
+    return AxisPlan(
         index=index,
         firsts=np.searchsorted(index, used - 2),
         rows=np.searchsorted(index, beside[near]),
@@ -161,14 +161,16 @@ def _merged(index: IntArray, more: IntArray) -> IntArray:
     return np.insert(index, at[missing], more[missing])
 
 
-def _untouched(asked: IntArray) -> Plan:
+def _untouched(asked: IntArray) -> AxisPlan:
     none = np.zeros(0, np.int64)
-    return Plan(
+    return AxisPlan(
         index=asked, firsts=none, rows=none, faces=none, factors=np.zeros(0, np.float32),
         asked=np.arange(len(asked)),
     )  # fmt: skip
 
 
-def plans(geometry: Geometry, smoothing: Smoothing | None, axes: Sequence[IntArray]) -> list[Plan]:
+def plans(
+    geometry: Geometry, smoothing: Smoothing | None, axes: Sequence[IntArray]
+) -> list[AxisPlan]:
     """Return the plan of every axis of an outer product of voxel indices."""
     return [plan(geometry, smoothing, axis, np.asarray(a, np.int64)) for axis, a in enumerate(axes)]

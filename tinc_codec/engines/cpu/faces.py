@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from tinc_codec.tree.faces import Plan
+from tinc_codec.tree.faces import AxisPlan
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -38,7 +38,7 @@ def _correct(x: Any, firsts: Any, rows: Any, faces: Any, factors: Any) -> None:
                 row[i] += factor * own[i]
 
 
-def smooth(values: Float32Array, plans: Sequence[Plan]) -> Float32Array:
+def smooth(values: Float32Array, plans: Sequence[AxisPlan]) -> Float32Array:
     """Correct the values of an outer product, and return those asked for.
 
     Parameters
