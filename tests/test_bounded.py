@@ -117,3 +117,13 @@ def test_constants_need_nothing() -> None:
     payload = encode(array, max_error=0)
     assert len(payload) < 40
     np.testing.assert_array_equal(decode(payload), array)
+
+
+@pytest.mark.parametrize("asked", [np.s_[[0, 0]], np.s_[[0, 0, 0], [7, 7, 1]], np.s_[0, [3, 3]]])
+def test_an_axis_of_one_voxel_may_be_asked_for_often(asked: Any) -> None:
+    data = np.random.default_rng(0).integers(0, 99, (1, 9, 8)).astype(np.uint8)
+    payload = encode(data, max_error=2, effort=1)
+    whole = decode(payload)
+    assert np.array_equal(decode(payload, asked), whole[asked])
+    rows = np.ix_([0, 0], range(9), range(3, 8))
+    assert np.array_equal(decode(payload, rows), whole[rows])

@@ -362,6 +362,23 @@ def test_a_huge_wavelet_takes_its_bytes_a_voxel_at_most(
     assert (array == 9).all()
 
 
+@pytest.mark.parametrize("levels", [0, 1, 3])
+@pytest.mark.parametrize(
+    ("shape", "most"), [((1 << 21,), 40), ((2, 1 << 20), 50), ((1 << 20, 2, 2), 90)]
+)
+def test_a_thin_wavelet_takes_little_more_than_a_thick_one(
+    shape: tuple[int, ...], most: int, levels: int
+) -> None:
+    """Zeros around its bands are along the axes that it has: three places to one of two."""
+    split = 1 << 2 - len(shape) + 1 + shape.index(max(shape))
+    coded = struct.pack(f"<BB{levels}BfHB", 0, levels, *[split] * levels, 0.1, 65535, 0)
+    parts = with_shape("wavelet", shape, "u1") | {SectionKind.WAVELET: coded + b"\xff" * 400}
+    with traced_peak() as peak:
+        assert decode(container.pack(parts)).shape == shape
+        size = math.prod(shape)
+        assert peak() <= most * size, peak() / size
+
+
 @pytest.mark.parametrize("mode", [SPARSE, CAUSAL, INTERPOLATED])
 @pytest.mark.parametrize(("shape", "slabs"), [((128, 128, 256), 1), ((64, 17, 4096), 8)])
 def test_a_huge_correction_takes_its_bytes_a_voxel_at_most(
@@ -422,7 +439,7 @@ def test_more_than_the_limit_is_refused() -> None:
         decode(container.pack({SectionKind.ARRAY: bytes(array)}))
 
 
-@pytest.mark.parametrize("form", ["even", "cosine"])
+@pytest.mark.parametrize("form", ["even", "cosine", "wavelet-filter", "correction"])
 @pytest.mark.parametrize("shape", [(1, 1), (2,) * 5])
 def test_forms_take_one_to_four_long_axes(form: str, shape: tuple[int, ...]) -> None:
     with pytest.raises(CorruptPayload, match="axes"):
@@ -558,3 +575,32 @@ def test_deepest_tables_of_a_small_payload() -> None:
         assert peak() <= 2 * 2 * 128**3 + FIXED_BYTES
     assert (array == -5).all()
     assert time.monotonic() - started < 20
+
+
+def test_single_voxels_of_cosines_take_bounded_memory() -> None:
+    """Whether they are scattered or all of a mask."""
+    shape = (24,) * 4
+    data = struct.pack("<fh", 0.01, 3) + bytes(4095)
+    info = with_shape("cosine", shape, "u1")[SectionKind.ARRAY]
+    payload = container.pack({SectionKind.ARRAY: info, SectionKind.COSINE: data})
+    whole = decode(payload)
+    few = np.random.default_rng(0).random(shape) < 1e-3
+    with traced_peak() as peak:
+        assert np.array_equal(decode(payload, few), whole[few])
+        assert np.array_equal(decode(payload, whole >= 0), whole.reshape(-1))
+        assert peak() <= FIXED_BYTES
+
+
+def test_a_damaged_correction_is_noticed_before_it_is_decoded() -> None:
+    parts = sections_of("correction") | {SectionKind.CORRECTION: b"\xff" * 9}
+    with pytest.raises(CorruptPayload, match="CORRECTION section"):
+        inspect(container.pack(parts))
+
+
+def test_overviews_of_infinite_values_do_not_warn() -> None:
+    parts = sections_of("wavelet")
+    data = bytearray(parts[SectionKind.WAVELET])
+    at = 2 + (data[1] & 127)
+    data[at : at + 4] = struct.pack("<f", 3e38)
+    for factor in (2, 4, 8):
+        decode_overview(container.pack(parts | {SectionKind.WAVELET: bytes(data)}), factor)

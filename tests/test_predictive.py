@@ -89,7 +89,7 @@ def test_no_element_is_beyond_the_bound(field: np.ndarray, bound: int) -> None:
     assert restored.dtype == np.int64
     assert restored.shape == field.shape
     assert np.abs(restored - field).max() <= bound
-    assert predictive.bound_of(data) == bound
+    assert predictive._from_bytes(data, len(field))[0].bound == bound
 
 
 def only(monkeypatch: pytest.MonkeyPatch, mode: int) -> None:
@@ -204,7 +204,7 @@ def test_headers_out_of_range_are_refused() -> None:
     with pytest.raises(CorruptPayload, match="mode 3"):
         decode(b"\x03" + data[1:], (6, 5, 4))
     with pytest.raises(CorruptPayload, match="bound 8589934592"):
-        predictive.bound_of(b"\x01\x80\x80\x80\x80\x20")
+        predictive.check(b"\x01\x80\x80\x80\x80\x20", (6, 5, 4))
     with pytest.raises(CorruptPayload, match="0 slabs of 6 planes"):
         decode(b"\x00\x01\x00\x00\x00", (6, 5, 4))
     with pytest.raises(CorruptPayload, match="7 slabs of 6 planes"):

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from tinc_codec.stream.residual.wavelet import Below
 
 Float32Array = npt.NDArray[np.float32]
+
+_Item = TypeVar("_Item", bound=np.generic)
 
 # Voxels evaluated at once: working memory does not grow with the array.
 _PART = 1 << 21
@@ -123,8 +125,16 @@ def unit_values(
             values = filtered_values(
                 chunk.postfilter, long_axes(shape), kept, evaluate, pointwise=pointwise
             )
-    if pointwise:
-        return values
+    return values if pointwise else _along_all_axes(values, shape, axes)
+
+
+def _along_all_axes(
+    values: npt.NDArray[_Item], shape: Sequence[int], axes: Sequence[IntArray]
+) -> npt.NDArray[_Item]:
+    """Return values of the axes longer than one voxel along all: the others may be asked for often.
+
+    Read-only where they are.
+    """
     spread = tuple(len(a) if n > 1 else 1 for a, n in zip(axes, shape, strict=True))
     return np.broadcast_to(values.reshape(spread), [len(a) for a in axes])
 
@@ -193,7 +203,6 @@ def box_values(
 
         if added is None:
             added = _field(chunk, axes, pointwise=pointwise)
-        added = added.reshape(values.shape)
         values = correction.add(values, added, chunk.correction, info.low, info.high)
     if chunk.mask is not None:
         at = tuple(axes) if pointwise else np.ix_(*axes)
@@ -206,7 +215,8 @@ def _field(chunk: Chunk, axes: Sequence[IntArray], *, pointwise: bool) -> npt.ND
     assert chunk.correction is not None
     kept = [index for index, n in zip(axes, chunk.box_shape, strict=True) if n > 1]
     shape = long_axes(chunk.box_shape)
-    return field_values(chunk.correction, chunk.info.dtype, shape, kept, pointwise=pointwise)
+    field = field_values(chunk.correction, chunk.info.dtype, shape, kept, pointwise=pointwise)
+    return field if pointwise else _along_all_axes(field, chunk.box_shape, axes)
 
 
 def _parts(shape: Sequence[int]) -> Iterator[tuple[slice, ...]]:
@@ -228,7 +238,7 @@ def _fill_box(
     added = None
     if chunk.correction is not None and out.size:  # once for all parts: 8 bytes for each voxel
         whole = [np.arange(a.start, a.stop) if isinstance(a, range) else a for a in axes]
-        added = _field(chunk, whole, pointwise=pointwise).reshape(out.shape)
+        added = _field(chunk, whole, pointwise=pointwise)
     for part in _parts(out.shape):
         cuts = part * len(axes) if pointwise else part
         some = [axis[cut] for axis, cut in zip(axes, cuts, strict=True)]

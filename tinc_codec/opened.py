@@ -33,6 +33,7 @@ Float32Array = npt.NDArray[np.float32]
 PARAMETERS_PER_BYTE = 64
 SPARE_PARAMETERS = 1024
 LARGEST_RATIO = 1_000_000
+_MOST_AXES = 4  # longer than one voxel
 # Of the chunks opened last, at most; one of 128 x 128 x 128 wavelet coefficients takes 8 MiB.
 _KEPT_BYTES = 64 << 20
 
@@ -207,9 +208,9 @@ def _parse(payload: bytes) -> Chunk:
     if SectionKind.CROP in parts:
         crop = exceptions.Crop.from_bytes(parts[SectionKind.CROP], info.dtype, info.shape)
     box_shape = crop.shape if crop else info.shape
+    _check_forms(parts, info, box_shape)
     if SectionKind.MASK in parts:
         mask = exceptions.Mask.from_bytes(parts[SectionKind.MASK], info.dtype, box_shape)
-    _check_forms(parts, info, box_shape)
     if SectionKind.COSINE in parts:
         coefficients = cosine.read(parts[SectionKind.COSINE], long_axes(box_shape))
     bands: list[tuple[int, ...]] = []
@@ -229,6 +230,10 @@ def _parse(payload: bytes) -> Chunk:
         from tinc_codec.stream.residual import postfilter as filters
 
         postfilter = filters.from_bytes(parts[SectionKind.FILTER], len(long_axes(box_shape)))
+    if SectionKind.CORRECTION in parts:
+        from tinc_codec.stream.residual import correction
+
+        correction.check(parts[SectionKind.CORRECTION], info.dtype, long_axes(box_shape))
     return Chunk(
         info=info,
         crop=crop,
@@ -267,6 +272,12 @@ def _check_forms(
         )
     if info.low == info.high:
         return
+    axes = len(long_axes(box_shape))
+    if not 1 <= axes <= _MOST_AXES:
+        raise CorruptPayload(
+            f"payload: a box of shape {box_shape} has {axes} axes longer than one voxel, not 1 to "
+            f"{_MOST_AXES}; restore it from its source"
+        )
     size = sum(len(data) for data in parts.values())
     raw = math.prod(box_shape) * info.dtype.itemsize
     if raw > LARGEST_RATIO * size:

@@ -121,9 +121,10 @@ def _box(chunk: Chunk, places: Sequence[IntArray], factors: Sequence[int]) -> np
     if chunk.form == "constant":
         values = np.full(size, info.low, info.dtype)
     else:
-        unit, found = _low_pass(chunk, [f.bit_length() - 1 for f in factors])
-        for axis, (at, known) in enumerate(zip(places, found, strict=True)):
-            unit = _interpolated(unit, axis, known, at)
+        with np.errstate(over="ignore", invalid="ignore"):  # numbers that no encoder writes
+            unit, found = _low_pass(chunk, [f.bit_length() - 1 for f in factors])
+            for axis, (at, known) in enumerate(zip(places, found, strict=True)):
+                unit = _interpolated(unit, axis, known, at)
         values = normalize.denormalize(unit, info.low, info.high, info.dtype)
     if chunk.mask is not None:
         exceptions.restore(values, chunk.mask.labels[np.ix_(*places)], chunk.mask.patterns)
@@ -187,11 +188,10 @@ def _of_band(chunk: Chunk, depth: int) -> tuple[Float32Array, list[IntArray], li
     assert coded is not None
     plan = coded.header.plan
     done = _halvings_of(plan)
-    with np.errstate(over="ignore", invalid="ignore"):  # numbers that no encoder writes
-        below = None if chunk.tree is None else tree_below(chunk, current_engine())
-        unit = coded.low_pass(depth, each, below)
-        unit *= np.float32(2 ** (-sum(done[depth]) / 2))
-        unit += np.float32(coded.header.offset)
+    below = None if chunk.tree is None else tree_below(chunk, current_engine())
+    unit = coded.low_pass(depth, each, below)
+    unit *= np.float32(2 ** (-sum(done[depth]) / 2))
+    unit += np.float32(coded.header.offset)
     at = wavelet.places(plan, depth)
     found = [at[own[axis]] if axis in own else np.arange(1) for axis in range(len(shape))]
     counts = [done[depth][own[axis]] if axis in own else 0 for axis in range(len(shape))]

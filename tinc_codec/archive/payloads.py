@@ -87,8 +87,8 @@ def index_bytes(array: zarr.Array[Any]) -> int:
     codecs: Any = array.metadata.to_dict()["codecs"]
     index = codecs[0]["configuration"]["index_codecs"]
     names = [codec["name"] for codec in index]
-    endian = index[0].get("configuration", {}).get("endian", "little")
-    if len(codecs) != 1 or names not in (["bytes"], ["bytes", "crc32c"]) or endian != "little":
+    known = len(codecs) == 1 and names in (["bytes"], ["bytes", "crc32c"])
+    if not known or index[0].get("configuration", {}).get("endian", "little") != "little":
         raise InvalidSetting(f"{array.name}: shards with index codecs {names} are not read here")
     return 16 * math.prod(chunks_per_shard(array)) + 4 * (len(names) - 1)
 

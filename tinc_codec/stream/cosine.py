@@ -8,6 +8,7 @@ signed bytes times one float32 step; the first is the mean and takes two bytes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,6 +23,9 @@ IntArray = npt.NDArray[np.int64]
 MAX_TERMS = 4096
 # Frequencies per axis that are ever used, by number of axes.
 MAX_FREQUENCY = (0, 4096, 512, 64, 24)
+# Numbers that evaluating single voxels may take at once; and places of a grid, for each voxel, that
+# are evaluated rather than those voxels alone.
+_PIECE, _FILLED = 1 << 20, 16
 
 
 def orders(shape: Sequence[int], terms: int) -> IntArray:
@@ -132,8 +136,21 @@ def _evaluate(
 def evaluate_points(
     coefficients: FloatArray, shape: Sequence[int], points: Sequence[IntArray]
 ) -> npt.NDArray[np.float32]:
-    """Return the values (n,) of coefficients at voxels given by one index array per axis."""
-    return _evaluate(coefficients, shape, points, pointwise=True)
+    """Return the values (n,) of coefficients at voxels given by one index array per axis.
+
+    Where they nearly fill a grid, as those of a mask do, all of that is evaluated; others in
+    pieces, since each takes memory for the coefficients of all axes but the first.
+    """
+    found = [np.unique(p, return_inverse=True) for p in points]
+    if math.prod(len(index) for index, _ in found) <= _FILLED * len(points[0]):
+        grid = evaluate_grid(coefficients, shape, [index for index, _ in found])
+        return grid[tuple(place for _, place in found)]
+    out = np.empty(len(points[0]), np.float32)
+    step = max(1, _PIECE // math.prod(coefficients.shape[1:]))
+    for at in range(0, len(out), step):
+        some = [p[at : at + step] for p in points]
+        out[at : at + step] = _evaluate(coefficients, shape, some, pointwise=True)
+    return out
 
 
 def evaluate_grid(

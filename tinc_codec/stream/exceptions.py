@@ -342,8 +342,7 @@ def _unpack_plane(method: int, coded: bytes, shape: tuple[int, ...]) -> NDArray[
     plane = np.unpackbits(packed, count=voxels, bitorder="little").reshape(shape)
     if method == _CHANGES:
         faces = np.moveaxis(plane, _main_axis(shape), 0)
-        for index in range(1, len(faces)):
-            faces[index] ^= faces[index - 1]
+        np.bitwise_xor.accumulate(faces, axis=0, out=faces)
     return plane
 
 

@@ -20,7 +20,8 @@ from tinc_codec.stream.residual.mixing import PROBABILITY
 # tests/test_kernels.py holds this to the checksum of that.
 BUILT_ON = "96cd4655"
 
-# Zeros around each array of magnitudes, so that neighbours need no checks.
+# Zeros around each array of magnitudes, so that neighbours need no checks; none along axes of which
+# the volume has one place, where rows or planes are 0 apart.
 PAD = 2
 BLOCK = 4
 # Magnitudes are kept up to this for contexts.
@@ -85,12 +86,33 @@ def _tell(active: Any, nearest: Any, i: Any, row: int, plane: int, size: int) ->
     nearest[np.uint32(i + plane)] += digit
     for step in (1, row, plane):
         active[np.uint32(i + step)] += 4 * size
-    for step in (
-        row + 1, row - 1, plane + 1, plane - 1, plane + row, plane - row, 2, 2 * row, 2 * plane
-    ):  # fmt: skip
+    for step in (2, 2 * row, 2 * plane):
+        active[np.uint32(i + step)] += 2 * size
+    if not row:
+        return
+    for step in (row + 1, row - 1):
+        active[np.uint32(i + step)] += 2 * size
+    if not plane:
+        return
+    for step in (plane + 1, plane - 1, plane + row, plane - row):
         active[np.uint32(i + step)] += 2 * size
     for step in (plane + row + 1, plane + row - 1, plane - row + 1, plane - row - 1):
         active[np.uint32(i + step)] += size
+
+
+@kernel()
+def _look_around_flat(v: Any, row: int, out: Any) -> None:
+    """Do the same of a band of one or two axes."""
+    here, target, west, east = v[1:], out[1:], v, v[2:]
+    for i in range(len(east)):
+        size = abs(np.int16(here[i]))
+        sides = abs(np.int16(west[i])) + abs(np.int16(east[i]))
+        digit = np.int16(min(size, np.int16(2)))
+        target[i] = np.int16(4 * size + sides + (digit << _ACTIVITY_BITS))
+    if row:
+        below, north, south = out[row:], v, v[2 * row :]
+        for i in range(len(south)):
+            below[i] += abs(np.int16(north[i])) + abs(np.int16(south[i]))
 
 
 @kernel()
@@ -101,6 +123,9 @@ def _look_around(v: Any, row: int, plane: int, out: Any) -> None:
     magnitude, 2 at most. ``v``, int8 or uint8, and ``out`` are padded; zeros around lines and
     planes let all be done as one axis.
     """
+    if not plane:
+        _look_around_flat(v, row, out)
+        return
     target = out[plane:]
     # Views that all begin at place 0: loops with places before it are not vectorised.
     here, up, down = v[plane:], v, v[2 * plane :]
@@ -122,17 +147,18 @@ def _cut_off(v: Any, row: int, plane: int, shape: Any, out: Any) -> None:
     """
     depth, height, width = shape
     here = PAD * (plane + row + 1)
-    if depth < len(v) // plane - 2 * PAD:
+    across = plane if plane else len(v)
+    if plane and depth < len(v) // plane - 2 * PAD:
         for y in range(height):
             for x in range(width):
                 i = np.uint32(here + (depth - 1) * plane + y * row + x)
                 out[i] -= np.int16(v[i + np.uint32(plane)])
-    if height < plane // row - 2 * PAD:
+    if row and height < across // row - 2 * PAD:
         for z in range(depth):
             for x in range(width):
                 i = np.uint32(here + z * plane + (height - 1) * row + x)
                 out[i] -= np.int16(v[i + np.uint32(row)])
-    if width < row - 2 * PAD:
+    if width < (row if row else across) - 2 * PAD:
         for z in range(depth):
             for y in range(height):
                 i = np.uint32(here + z * plane + y * row + width - 1)
@@ -411,7 +437,8 @@ def code_band(
 ) -> Any:  # fmt: skip
     """Encode a band, choosing its integers, or decode it; False: the data were too short.
 
-    Arrays called padded have PAD places around the band, and are given as one axis. Flags of
+    Arrays called padded have PAD places around the band, but along axes of which the volume has
+    one place, and are given as one axis. Flags of
     blocks are 1 where a block may have anything but 0; along each axis one block of 0 comes before
     the first, and one after the last: a band may reach one place beyond that one level up.
 

@@ -96,8 +96,27 @@ def decode(
     CorruptPayload, TruncatedPayload
         If the data are not such a section.
     """
-    field = data if dtype.kind != "f" else data[_split(data)[1] :]
-    return predictive.decode(field, three_axes(shape), window=window, run=run)
+    return predictive.decode(_field(data, dtype), three_axes(shape), window=window, run=run)
+
+
+def check(data: bytes, dtype: np.dtype[Any], shape: Sequence[int]) -> None:
+    """Refuse a section whose header is not sound; nothing is decoded.
+
+    Parameters
+    ----------
+    data, dtype, shape
+        As for :func:`decode`.
+
+    Raises
+    ------
+    CorruptPayload, TruncatedPayload
+        If it is not.
+    """
+    predictive.check(_field(data, dtype), three_axes(shape))
+
+
+def _field(data: bytes, dtype: np.dtype[Any]) -> bytes:
+    return data if dtype.kind != "f" else data[_split(data)[1] :]
 
 
 def add(

@@ -417,17 +417,9 @@ def decode(
     return part if whole else np.ascontiguousarray(part[:, y0:y1, x0:x1])
 
 
-def bound_of(data: bytes) -> int:
-    """Return the largest error that a CORRECTION section allows.
-
-    Raises
-    ------
-    CorruptPayload
-        If the mode or the bound is out of its range.
-    TruncatedPayload
-        If the data end before.
-    """
-    return _read_bound(Reader(data, _NAME))[1]
+def check(data: bytes, shape: Sequence[int]) -> None:
+    """Refuse a section whose header is not sound; arguments and errors as of :func:`decode`."""
+    _from_bytes(data, shape[0])
 
 
 # Bytes.
@@ -454,20 +446,15 @@ def _to_bytes(header: _Header, slabs: Sequence[bytes]) -> bytes:
     return out.getvalue()
 
 
-def _read_bound(reader: Reader) -> tuple[int, int]:
+def _from_bytes(data: bytes, depth: int) -> tuple[_Header, list[bytes]]:
+    """Return the header, and the data of each slab."""
+    reader = Reader(data, _NAME)
     mode, bound = reader.u8(), reader.varint()
     if mode > INTERPOLATED or bound >= LIMIT:
         raise CorruptPayload(
             f"{_NAME}: mode {mode} (at most {INTERPOLATED}), bound {bound} (below 2**33); restore "
             "the payload from its source"
         )
-    return mode, bound
-
-
-def _from_bytes(data: bytes, depth: int) -> tuple[_Header, list[bytes]]:
-    """Return the header, and the data of each slab."""
-    reader = Reader(data, _NAME)
-    mode, bound = _read_bound(reader)
     lowest = _unzigzag(reader.varint())
     highest = lowest + reader.varint()
     count = reader.varint()
