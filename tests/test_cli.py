@@ -245,12 +245,44 @@ def test_damaged_chunks_are_named_in_one_line(here, capsys):
     *progress, message = capsys.readouterr().err.splitlines()
     assert len(progress) == len(positions) - 2  # all others have been compared
     assert message.startswith("tinc: ")
-    assert f"2 of {len(positions)} chunks are damaged" in message
+    assert f"2 of {len(positions)} chunks are damaged or lost" in message
     assert message.count("CRC32C") == 2
     for where in chosen:
         edges = zip(where, array.chunks, array.shape, strict=True)
         region = ",".join(f"{k * c}:{min(k * c + c, n)}" for k, c, n in edges)
         assert f"{region} (" in message
+
+
+@pytest.mark.parametrize("form", ["2", "3"])
+def test_lost_chunks_are_named_and_those_of_fill_value_are_not_lost(here, capsys, form):
+    data = volume((24, 20, 28))
+    data[:8] = 0
+    np.save("half.npy", data)
+    shards = ["--shards", "8,20,28"] if form == "3" else ["--zarr-format", "2"]
+    ok(capsys, "convert", "half.npy", "a.zarr", "--chunks", "8,20,28", *shards, *FAST)
+    ok(capsys, "verify", "half.npy", "a.zarr")
+    (here / ("a.zarr/data/c/1/0/0" if form == "3" else "a.zarr/data/1/0/0")).unlink()
+    assert main(["verify", "half.npy", "a.zarr"]) == 1
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "1 of 3 chunks are damaged or lost: 8:16,0:20,0:28 (not stored" in message
+    assert "lost" in ok(capsys, "info", "a.zarr")
+
+
+def test_chunks_of_a_damaged_shard_are_named_beside_those_of_others(here, capsys):
+    shards = ["--chunks", "8,16,10", "--shards", "8,16,20"]
+    ok(capsys, "convert", "source.npy", "a.zarr", *shards, *FAST)
+    shard = here / "a.zarr/data/c/1/0/0"
+    shard.write_bytes(shard.read_bytes()[:-30])
+    assert main(["verify", "source.npy", "a.zarr"]) == 1
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "2 of 4 chunks are damaged or lost" in message
+    assert "the index of shard data/c/1/0/0 is damaged" in message
+
+
+@pytest.mark.parametrize("name", ["back.npy", "back.tif", "back.nii.gz"])
+def test_an_archive_is_not_called_as_files_of_other_formats_are(here, capsys, name):
+    assert "a name that ends in .zarr" in refused(capsys, "convert", "source.npy", name, *FAST)
+    assert not list(here.glob("back*"))
 
 
 def test_version_and_help(capsys):

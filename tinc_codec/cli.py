@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -105,7 +106,9 @@ def _fail(message: str, status: int) -> int:
 
 def _message(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
+        said = f"{error.filename}: {error.strerror}"
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        return f"{said}; make room and run the same command to go on" if full else said
     if isinstance(error, KeyError) and error.args:
         return f"not found: {error.args[0]}"
     return str(error) or type(error).__name__
@@ -346,6 +349,8 @@ def _info(
         rows["settings"] = ", ".join(f"{name}={value}" for name, value in found.settings.items())
     if found.summary:
         rows["forms"] = ", ".join(f"{n} {form}" for form, n in found.summary.forms.items())
+        if "absent" in found.summary.forms:
+            rows["absent"] = "only fill value, or lost: tinc verify tells"
         rows["ratio of chunks"] = _spread(found.summary.ratio, "{:.2f}")
         psnr = _spread(found.summary.psnr_db, "{:.2f} dB", "not recorded")
         rows["PSNR of chunks"] = f"{psnr} (each against its own range)"
@@ -356,7 +361,8 @@ def _info(
             f"{found.provenance.get('created')}, tinc_codec {found.provenance.get('version')}"
         )
         if found.provenance.get("psnr_db") is not None:
-            rows["PSNR"] = f"{archive.db(found.provenance['psnr_db'])} over the whole array"
+            psnr = archive.db(found.provenance["psnr_db"])
+            rows["PSNR"] = f"{psnr} over the whole array, as it was made"
     _print_rows(rows)
 
 

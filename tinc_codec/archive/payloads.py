@@ -52,7 +52,7 @@ def payloads(array: zarr.Array[Any], positions: Sequence[Position]) -> list[byte
         at = tuple(k // n for k, n in zip(position, per_shard, strict=True))
         if at not in files:
             stored = read_file(array, at)
-            files[at] = None if stored is None else _parts(array, stored, per_shard)
+            files[at] = None if stored is None else _parts(array, at, stored, per_shard)
         inner = tuple(k % n for k, n in zip(position, per_shard, strict=True))
         found.append((files[at] or {}).get(inner))
     return found
@@ -144,7 +144,7 @@ def check_plain(array: zarr.Array[Any], option: str, remedy: str) -> None:
 
 
 def _parts(
-    array: zarr.Array[Any], stored: bytes, per_shard: tuple[int, ...]
+    array: zarr.Array[Any], at: Position, stored: bytes, per_shard: tuple[int, ...]
 ) -> dict[Position, bytes]:
     """Take a shard apart by its index, as the zarr specification of sharding lays it out."""
     if array.shards is None:
@@ -157,7 +157,8 @@ def _parts(
     index, checksum = coded[:size], coded[size:]
     sums = google_crc32c.value(index).to_bytes(4, "little")
     if len(coded) != length or (checksum and checksum != sums):
-        raise CorruptPayload(f"{array.name}: the index of a shard is damaged; restore it")
+        key = array.metadata.encode_chunk_key(at)
+        raise CorruptPayload(f"the index of shard {array.path}/{key} is damaged; restore it")
     table = np.frombuffer(index, "<u8").reshape(-1, 2)
     return {
         position: stored[int(offset) : int(offset) + int(count)]

@@ -38,6 +38,9 @@ _LASTING = frozenset(
 )
 # Of the target, which every other shard would meet as well.
 FATAL = _LASTING - {errno.ENOENT}
+_OF_OTHER_FORMATS = frozenset(
+    {".npy", ".tif", ".tiff", ".btf", ".h5", ".hdf5", ".ims", ".nii", ".gz", ".zip"}
+)
 PAUSES = (0.5, 2.0, 8.0)  # seconds before the second, third and fourth attempt
 
 
@@ -96,6 +99,11 @@ class Target:
                 raise InvalidSetting(
                     f"{self.dst} and the source {spec.location} overlap; give another destination"
                 )
+        if self.dst.suffix.lower() in _OF_OTHER_FORMATS:
+            raise InvalidSetting(
+                f"{self.dst} would be a folder of zarr; give a name that ends in .zarr. To have "
+                "the voxels of an archive as an array: tinc_codec.open(PATH).values"
+            )
         if self.dst.exists():
             if not overwrite:
                 raise FileExistsError(
@@ -130,9 +138,10 @@ class Target:
             _write_synced(unfinished, data)
             self._make_folders(path.parent)
             os.replace(unfinished, path)
-        except OSError:
+        except OSError as error:
             with contextlib.suppress(OSError):
                 unfinished.unlink()
+            error.filename = error.filename or str(path)
             raise
         sync_folder(path.parent)
 

@@ -102,7 +102,8 @@ def verify(
         If the shapes or dtypes differ, a file is damaged or of an unknown kind, or ``sample`` or
         ``workers`` is below 1.
     CorruptPayload
-        If bytes of chunks are damaged: once all others have been compared, which chunks they are.
+        If bytes of chunks are damaged, or chunks lost: once all others have been compared, which
+        chunks they are.
     OSError
         If a file cannot be read.
     """
@@ -249,7 +250,7 @@ def _scored(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Damaged:
-    """A chunk that does not decode, and why."""
+    """A chunk that does not decode or is not there, and why."""
 
     region: Region
     reason: str
@@ -257,10 +258,14 @@ class _Damaged:
 
 def _told(archive: Source, damaged: Sequence[_Damaged], count: int) -> str:
     """Return one line that names the damaged chunks, or the first of many."""
-    said = [f"{slices_text(chunk.region)} ({chunk.reason})" for chunk in damaged[:_NAMED]]
+    by_reason: dict[str, list[str]] = {}
+    for chunk in damaged[:_NAMED]:
+        by_reason.setdefault(chunk.reason, []).append(slices_text(chunk.region))
+    said = [f"{'; '.join(regions)} ({reason})" for reason, regions in by_reason.items()]
     more = f"; and {len(damaged) - _NAMED} more" if len(damaged) > _NAMED else ""
     return (
-        f"{archive.path}: {len(damaged)} of {count} chunks are damaged: {'; '.join(said)}{more}. "
+        f"{archive.path}: {len(damaged)} of {count} chunks are damaged or lost: "
+        f"{'; '.join(said)}{more}. "
         "Convert them again (--overwrite), or take them from a copy"
     )
 
@@ -303,12 +308,17 @@ def _score_group(
 ) -> list[ChunkScore]:
     started = time.perf_counter()
     box = _box(group)
-    voxels, decoded = source.read(box), archive.read(box)
+    # Payloads first: they tell of a damaged shard in our words.
     stored = payloads(zarr_array(archive), [position for position, _ in group])
+    voxels, decoded = source.read(box), archive.read(box)
     seconds = (time.perf_counter() - started) / len(group)
     found = []
     for (_, region), payload in zip(group, stored, strict=True):
         at = within(region, box)
+        if payload is None and not np.array_equal(
+            voxels[at], decoded[at], equal_nan=voxels.dtype.kind == "f"
+        ):
+            raise CorruptPayload("not stored, though the source is not all fill value there")
         found.append(
             score_chunk(
                 voxels[at],
