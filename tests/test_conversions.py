@@ -237,6 +237,26 @@ def test_what_is_damaged_or_not_in_place_is_done_again(npy: Path, dst: Path) -> 
     assert tree(dst) == tree(whole)
 
 
+@pytest.mark.parametrize("said", [b"[]", b"7", b'"plan"', b'{"plan": []}', b"{"])
+def test_damaged_notes_of_a_plan_are_those_of_another(npy: Path, dst: Path, said: bytes) -> None:
+    made = plan(npy, dst, SETTINGS, **SMALL)
+    run_some(made, 2)
+    (dst.with_name("a.zarr.tinc-progress") / "plan.json").write_bytes(said)
+    with pytest.raises(InvalidSetting, match="--overwrite"):
+        run(made)
+    assert run(made, overwrite=True).finished
+
+
+def test_a_damaged_record_is_told(npy: Path, dst: Path) -> None:
+    made = plan(npy, dst, SETTINGS, **SMALL)
+    run_some(made, 2)
+    records = next(dst.with_name("a.zarr.tinc-progress").glob("shards-*.jsonl"))
+    with records.open("ab") as file:
+        file.write(b'{"index":7,"level":0}\n')
+    with pytest.raises(InvalidSetting, match="damaged.*--overwrite"):
+        run(made)
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [

@@ -18,7 +18,7 @@ from tinc_codec.runtime import current_runtime
 zarr = pytest.importorskip("zarr", minversion="3.1")
 xr = pytest.importorskip("xarray")
 
-from tinc_codec.archive import ome  # noqa: E402
+from tinc_codec.archive import info, ome  # noqa: E402
 from tinc_codec.archive.reading import task_chunks  # noqa: E402
 
 V2 = {"zarr_format": 2, "compressors": TINC(**QUICK)}
@@ -168,6 +168,15 @@ def test_scales_that_nobody_knows_give_no_coordinates(tmp_path: Path) -> None:
     group = zarr.create_group(tmp_path / "a.zarr", attributes=attributes)
     create(group, "0", volume((16, 16, 16)), V3)
     assert tinc_codec.open(tmp_path / "a.zarr").coords == {}
+
+
+@pytest.mark.parametrize("named", [5, True, "zyx", ["z", 5, "x"], [["z"], "y", "x"]])
+def test_nonsense_for_names_and_provenance_is_passed_over(tmp_path: Path, named: Any) -> None:
+    path = tmp_path / "a.zarr"
+    array = zarr.create_array(path, data=volume((16, 16, 16)))
+    array.attrs.update({"_ARRAY_DIMENSIONS": named, "tinc_codec": named})
+    assert tinc_codec.open(path).dims == ("z", "y", "x")
+    assert info(path).provenance is None
 
 
 def test_labelled_channels(tmp_path: Path) -> None:

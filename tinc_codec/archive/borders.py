@@ -20,7 +20,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from tinc_codec.archive.info import codec_settings
+from tinc_codec.archive.info import codec_settings, provenance_of
 from tinc_codec.archive.payloads import check_plain
 from tinc_codec.errors import InvalidSetting
 from tinc_codec.selection import resolve
@@ -172,7 +172,7 @@ def smoothed(array: zarr.Array[Any], reader: Any) -> Smoothed:
     """
     check_plain(array, "smooth_borders", "open it without")
     settings = codec_settings(array) or {}
-    provenance: Any = array.attrs.get("tinc_codec") or {}
+    provenance = provenance_of(array.attrs) or {}
     if settings.get("max_error") is not None or provenance.get("lossless_chunks"):
         raise InvalidSetting(
             f"{array.store_path}: errors are bounded (max_error), or chunks stored without loss "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,9 +123,15 @@ def info(path: str | Path) -> ArchiveInfo:
         raw_bytes=array.nbytes,
         stored_bytes=stored_bytes(array),
         settings=settings,
-        provenance=source.attributes.get("tinc_codec"),
+        provenance=provenance_of(source.attributes),
         summary=_summary(array) if is_plain(array) else None,
     )
+
+
+def provenance_of(attributes: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what an archive's attributes tell of its making; None if nothing, or nonsense."""
+    found = attributes.get("tinc_codec")
+    return found if isinstance(found, dict) else None
 
 
 def codec_settings(array: zarr.Array[Any]) -> dict[str, Any] | None:

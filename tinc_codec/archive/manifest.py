@@ -180,13 +180,16 @@ def _begin(plan: Plan, target: Target, overwrite: bool, shared: bool) -> None:
     said = {"fingerprint": plan.fingerprint, "plan": plan.summary()}
     try:
         found = json.loads(path.read_bytes())
+        found = found if isinstance(found, dict) else {}
     except FileNotFoundError:
         found = None
     except ValueError:
         found = {}
     if found is not None and found.get("fingerprint") != plan.fingerprint:
         if not overwrite or shared:
-            raise InvalidSetting(_differences(found.get("plan", {}), plan, target))
+            before = found.get("plan")
+            known = before if isinstance(before, dict) else {}
+            raise InvalidSetting(_differences(known, plan, target))
         for old in target.progress.glob("shards-*.jsonl"):
             old.unlink()
         found = None
@@ -244,7 +247,13 @@ def _lines(folder: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _record(line: bytes) -> ShardRecord:
-    return ShardRecord.from_json(json.loads(line))
+    try:
+        return ShardRecord.from_json(json.loads(line))
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidSetting(
+            f"what is recorded of a shard is damaged ({type(error).__name__}: {error}): "
+            f"{line[:80]!r}; start over with --overwrite (overwrite=True)"
+        ) from error
 
 
 def _last_records(folder: Path, count: int) -> Iterator[ShardRecord]:

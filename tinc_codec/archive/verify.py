@@ -21,7 +21,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from tinc_codec.archive.info import codec_settings
+from tinc_codec.archive.info import codec_settings, provenance_of
 from tinc_codec.archive.layout import (
     Position,
     Region,
@@ -145,8 +145,7 @@ def open_original(src: Any, archive: Source, mask: Any = None) -> Source:
     OSError
         If the source or the mask cannot be read.
     """
-    told = archive.attributes.get("tinc_codec")
-    told = told if isinstance(told, dict) else {}
+    told = provenance_of(archive.attributes) or {}
     if mask is None and told.get("mask") is not None:
         mask = str(told["mask"])
         if "://" not in mask and not Path(mask).exists():

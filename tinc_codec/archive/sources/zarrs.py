@@ -61,9 +61,10 @@ def dimension_names(array: zarr.Array[Any]) -> tuple[str, ...]:
     names: Any = array.attrs.get("_ARRAY_DIMENSIONS") or getattr(
         array.metadata, "dimension_names", None
     )
-    if not names or None in names or len(set(names)) != array.ndim:
+    listed = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    if not listed or len(set(names)) != array.ndim:
         return tuple(default_dimension_names(array.ndim))
-    return tuple(map(str, names))
+    return tuple(names)
 
 
 def _from_array(spec: SourceSpec, where: str, array: zarr.Array[Any]) -> Source:
