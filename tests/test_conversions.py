@@ -253,7 +253,7 @@ def test_a_damaged_record_is_told(npy: Path, dst: Path) -> None:
     records = next(dst.with_name("a.zarr.tinc-progress").glob("shards-*.jsonl"))
     with records.open("ab") as file:
         file.write(b'{"index":7,"level":0}\n')
-    with pytest.raises(InvalidSetting, match="damaged.*--overwrite"):
+    with pytest.raises(InvalidSetting, match=r"damaged.*--overwrite"):
         run(made)
 
 
