@@ -5,20 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
-import google_crc32c
-import numpy as np
 import zarr
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
+from tinc_codec.archive import shards
 from tinc_codec.archive.layout import Position, grid_shape
 from tinc_codec.decode import inspect
 from tinc_codec.errors import CorruptPayload, InvalidSetting
 
 CODEC_IDS = ("tinc", "tinc_codec.tinc")
-_ABSENT = np.uint64(2**64 - 1)  # offset and size, in the index of a shard, of an absent chunk
 
 
 def payloads(array: zarr.Array[Any], positions: Sequence[Position]) -> list[bytes | None]:
@@ -84,13 +82,26 @@ def index_bytes(array: zarr.Array[Any]) -> int:
     """
     if array.shards is None:
         return 0
+    return shards.index_bytes(math.prod(chunks_per_shard(array)), checked=_index_of(array).checked)
+
+
+class _Index(NamedTuple):
+    """Where the index of a shard is, and whether a checksum follows it."""
+
+    at_end: bool
+    checked: bool
+
+
+def _index_of(array: zarr.Array[Any]) -> _Index:
     codecs: Any = array.metadata.to_dict()["codecs"]
-    index = codecs[0]["configuration"]["index_codecs"]
+    sharding = codecs[0]["configuration"]
+    index = sharding["index_codecs"]
     names = [codec["name"] for codec in index]
     known = len(codecs) == 1 and names in (["bytes"], ["bytes", "crc32c"])
     if not known or index[0].get("configuration", {}).get("endian", "little") != "little":
         raise InvalidSetting(f"{array.name}: shards with index codecs {names} are not read here")
-    return 16 * math.prod(chunks_per_shard(array)) + 4 * (len(names) - 1)
+    at_end = sharding.get("index_location", "end") == "end"
+    return _Index(at_end=at_end, checked=len(names) > 1)
 
 
 def read_file(array: zarr.Array[Any], position: Position) -> bytes | None:
@@ -146,22 +157,14 @@ def check_plain(array: zarr.Array[Any], option: str, remedy: str) -> None:
 def _parts(
     array: zarr.Array[Any], at: Position, stored: bytes, per_shard: tuple[int, ...]
 ) -> dict[Position, bytes]:
-    """Take a shard apart by its index, as the zarr specification of sharding lays it out."""
+    """Return the payloads of a shard's chunks by their places in it."""
     if array.shards is None:
         return {(0,) * array.ndim: stored}
-    size = 16 * math.prod(per_shard)
-    length = index_bytes(array)
-    sharding: Any = array.metadata.to_dict()["codecs"]
-    at_end = sharding[0]["configuration"].get("index_location", "end") == "end"
-    coded = stored[-length:] if at_end else stored[:length]
-    index, checksum = coded[:size], coded[size:]
-    sums = google_crc32c.value(index).to_bytes(4, "little")
-    if len(coded) != length or (checksum and checksum != sums):
+    index = _index_of(array)
+    found = shards.unpack(stored, math.prod(per_shard), at_end=index.at_end, checked=index.checked)
+    if found is None:
         key = array.metadata.encode_chunk_key(at)
         raise CorruptPayload(f"the index of shard {array.path}/{key} is damaged; restore it")
-    table = np.frombuffer(index, "<u8").reshape(-1, 2)
-    return {
-        position: stored[int(offset) : int(offset) + int(count)]
-        for position, (offset, count) in zip(product(*map(range, per_shard)), table, strict=True)
-        if offset != _ABSENT
-    }
+    places = product(*map(range, per_shard))
+    pairs = zip(places, found, strict=True)
+    return {place: payload for place, payload in pairs if payload is not None}
