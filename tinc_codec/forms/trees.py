@@ -24,16 +24,17 @@ if TYPE_CHECKING:
 # Short fits tell where a whole one is worth its time: where they are not further behind wavelets
 # than so many dB. From some effort on, one with a tenth of the work. Before it, one with a
 # hundredth of effort 5's: where trees paid it was at most 0.3 dB behind. A whole fit gains about
-# half as much again as the tenth gained over that, and has to promise so many dB: on noise it
-# gains next to nothing.
+# half as much again as the tenth gained over that, and has to promise what a tree is worth, or
+# little less.
 _TENTH_FROM, _TENTH, _TENTH_DB = 5, 0.1, -0.02
 _SHORTEST, _SHORTEST_DB = -3, -0.4
-_STILL, _PROMISED_DB = 0.5, 0.02
+_STILL, _LITTLE_DB = 0.5, 0.03
 # Below, one with a thirtieth of effort 5's, which was at most 0.1 dB behind where trees paid, and
 # 0.2 on FIB-SEM and cells. These efforts are below those that a user may choose.
 _SHORT, _SHORT_DB = -1, -0.12
-# By how much a tree has to be better: it decodes at half the speed and less.
-_WORTH_DB = 0.05
+# By how much a tree has to be better: it decodes at half the speed and less, and takes several
+# times as long to fit. At the efforts that are for fidelity, whatever that takes, a little.
+_WORTH_DB, _LEAST_WORTH_DB = 0.2, 0.05
 # From this effort on a tree of the voxels is tried too, where one of a band is worth it and a short
 # fit does better than that of the band did. It takes several times as long, to fit and to decode,
 # and gains up to 0.35 dB where surfaces are sharp.
@@ -124,34 +125,37 @@ def with_trees(
         return {k: form for k, form in zip(chosen, forms, strict=True) if form is not None}
 
     is_sound = partial(candidate.is_portable, seed=settings.seed)
+    worth = _LEAST_WORTH_DB if settings.effort >= _VOXELS_FROM else _WORTH_DB
     tried: dict[int, float] = {}
     for fit in _fits(settings):
         forms = made_by(fit)
         gained = {k: gains(form, found[k]) for k, form in forms.items()}
-        better = [k for k in forms if gained[k] >= _WORTH_DB and gains(forms[k], best[k]) > 0]
+        better = [k for k in forms if gained[k] >= worth and gains(forms[k], best[k]) > 0]
         sound = each(is_sound, [forms[k].payload for k in better])
         for k, kept in zip(better, sound, strict=True):
             best[k] = forms[k] if kept else best[k]
-        chosen = _worth_going_on(fit, gained, tried)
+        chosen = _worth_going_on(fit, gained, tried, worth)
         if fit.is_trial:
             tried = gained
     return best
 
 
-def _worth_going_on(fit: _Fit, gained: dict[int, float], tried: dict[int, float]) -> list[int]:
+def _worth_going_on(
+    fit: _Fit, gained: dict[int, float], tried: dict[int, float], worth: float
+) -> list[int]:
     """Return the volumes for which the next fit is made.
 
     By what this one and the last trial gained over wavelets alone, in dB, by number of volume.
     """
     if not fit.is_trial:
-        return [k for k in gained if gained[k] > _WORTH_DB]
+        return [k for k in gained if gained[k] > worth]
     if fit.least is None:
         return [k for k in gained if gained[k] > tried[k]]
     chosen = [k for k in gained if gained[k] > fit.least]
     if not tried:
         return chosen
     promised = {k: gained[k] + _STILL * (gained[k] - tried[k]) for k in chosen}
-    return [k for k in chosen if promised[k] > _PROMISED_DB]
+    return [k for k in chosen if promised[k] > worth - _LITTLE_DB]
 
 
 def _fits(settings: Settings) -> list[_Fit]:
