@@ -24,17 +24,16 @@ if TYPE_CHECKING:
 # Short fits tell where a whole one is worth its time: where they are not further behind wavelets
 # than so many dB. From some effort on, one with a tenth of the work. Before it, one with a
 # hundredth of effort 5's: where trees paid it was at most 0.3 dB behind. A whole fit gains about
-# half as much again as the tenth gained over that, and has to promise what a tree is worth, or
-# little less.
+# half as much again as the tenth gained over that, and has to promise what a tree is worth.
 _TENTH_FROM, _TENTH, _TENTH_DB = 5, 0.1, -0.02
 _SHORTEST, _SHORTEST_DB = -3, -0.4
-_STILL, _LITTLE_DB = 0.5, 0.03
+_STILL = 0.5
 # Below, one with a thirtieth of effort 5's, which was at most 0.1 dB behind where trees paid, and
 # 0.2 on FIB-SEM and cells. These efforts are below those that a user may choose.
 _SHORT, _SHORT_DB = -1, -0.12
 # By how much a tree has to be better: it decodes at half the speed and less, and takes several
 # times as long to fit. At the efforts that are for fidelity, whatever that takes, a little.
-_WORTH_DB, _LEAST_WORTH_DB = 0.2, 0.05
+_WORTH_DB, _LEAST_WORTH_DB = 0.15, 0.05
 # From this effort on a tree of the voxels is tried too, where one of a band is worth it and a short
 # fit does better than that of the band did. It takes several times as long, to fit and to decode,
 # and gains up to 0.35 dB where surfaces are sharp.
@@ -155,7 +154,7 @@ def _worth_going_on(
     if not tried:
         return chosen
     promised = {k: gained[k] + _STILL * (gained[k] - tried[k]) for k in chosen}
-    return [k for k in chosen if promised[k] > worth - _LITTLE_DB]
+    return [k for k in chosen if promised[k] > worth]
 
 
 def _fits(settings: Settings) -> list[_Fit]:
