@@ -386,10 +386,13 @@ SHARES = {(0, False): "shortest", (1, False): "short", (2, False): "band",
 
 
 def kept_of(
-    gains: Sequence[float | None], unsound: set[str], monkeypatch: pytest.MonkeyPatch
+    gains: Sequence[float | None],
+    unsound: set[str],
+    monkeypatch: pytest.MonkeyPatch,
+    effort: int = 7,
 ) -> tuple[list[str], str]:
     """Return the fits that are made where they gain so much, and which is kept."""
-    given = dict(zip(FITS, gains, strict=True))
+    given = dict(zip(FITS, gains, strict=False))
     made: list[str] = []
 
     def fitted(volumes: Any, bands: Any, settings: Settings, rooms: Any, share: float) -> list[Any]:
@@ -412,7 +415,7 @@ def kept_of(
     plain = wavelets.within_budget(prepared, None, wavelets.search_of(Settings(ratio=8)))
     assert plain is not None
     (best,) = trees.with_trees(
-        [prepared], [plain], Settings(ratio=8, effort=7), [900], add,
+        [prepared], [plain], Settings(ratio=8, effort=effort), [900], add,
         lambda form, than: form.psnr_db - (0 if than is plain or than is None else than.psnr_db),
     )  # fmt: skip
     assert best is not None
@@ -426,6 +429,23 @@ def test_each_fit_tells_whether_the_next_is_made(
     *gains, expected = STAGES[case]
     made, kept = kept_of(gains, set(), monkeypatch)
     assert made == [name for name, gain in zip(FITS, gains, strict=True) if gain]
+    assert kept == expected
+
+
+@pytest.mark.parametrize(
+    ("gains", "expected"),
+    [
+        ((-0.1, 0.03, None), "none"),  # promises 0.095 dB
+        ((-0.2, 0.05, 0.14), "none"),
+        ((-0.2, 0.05, 0.16), "band"),
+        ((0.1, 0.16, 0.14), "short"),
+    ],
+)
+def test_below_effort_six_a_tree_has_to_pay_for_its_time(
+    gains: tuple[float | None, ...], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, kept = kept_of(gains, set(), monkeypatch, effort=5)
+    assert made == [name for name, gain in zip(FITS, gains, strict=False) if gain]
     assert kept == expected
 
 
