@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tinc_codec.archive.sources import SourceSpec, is_zarr
+from tinc_codec.archive.sources import FILE_SUFFIXES, SourceSpec, is_zarr
 from tinc_codec.errors import InvalidSetting
 
 _Result = TypeVar("_Result")
@@ -38,9 +38,7 @@ _LASTING = frozenset(
 )
 # Of the target, which every other shard would meet as well.
 FATAL = _LASTING - {errno.ENOENT}
-_OF_OTHER_FORMATS = frozenset(
-    {".npy", ".tif", ".tiff", ".btf", ".h5", ".hdf5", ".ims", ".nii", ".gz", ".zip"}
-)
+_OF_OTHER_FORMATS = (*FILE_SUFFIXES, ".gz", ".zip")
 PAUSES = (0.5, 2.0, 8.0)  # seconds before the second, third and fourth attempt
 
 
@@ -99,7 +97,7 @@ class Target:
                 raise InvalidSetting(
                     f"{self.dst} and the source {spec.location} overlap; give another destination"
                 )
-        if self.dst.suffix.lower() in _OF_OTHER_FORMATS:
+        if self.dst.name.lower().endswith(_OF_OTHER_FORMATS):
             raise InvalidSetting(
                 f"{self.dst} would be a folder of zarr; give a name that ends in .zarr. To have "
                 "the voxels of an archive as an array: tinc_codec.open(PATH).values"

@@ -1,6 +1,6 @@
 """Opening what users have, read by region: one module for each format."""
 
-from tinc_codec.archive.sources.opening import closed_on_error, open_source
+from tinc_codec.archive.sources.opening import FILE_SUFFIXES, closed_on_error, open_source
 from tinc_codec.archive.sources.parts import part_of, whole_roi
 from tinc_codec.archive.sources.source import (
     Readable,
@@ -13,16 +13,17 @@ from tinc_codec.archive.sources.staging import Staging
 from tinc_codec.archive.sources.zarrs import LabelImage, is_zarr, label_images, zarr_array
 
 __all__ = [
+    "FILE_SUFFIXES",
     "LabelImage",
     "Readable",
     "Roi",
     "Source",
     "SourceSpec",
     "Staging",
+    "closed_on_error",
     "default_dimension_names",
     "is_zarr",
     "label_images",
-    "closed_on_error",
     "open_source",
     "part_of",
     "whole_roi",

@@ -19,7 +19,7 @@ _KINDS = (  # suffixes and the reader of files that have them
     (hdf5.SUFFIXES, hdf5.open_hdf5),
     (nifti.SUFFIXES, nifti.open_nifti),
 )
-_KNOWN = ", ".join(suffix for suffixes, _ in _KINDS for suffix in suffixes)
+FILE_SUFFIXES = tuple(suffix for suffixes, _ in _KINDS for suffix in suffixes)
 
 
 def open_source(
@@ -129,7 +129,8 @@ def _reader(path: Path) -> Callable[[SourceSpec], Source]:
         if path.name.lower().endswith(suffixes):
             return reader
     raise InvalidSetting(
-        f"{path} is of no kind known here; give {_KNOWN}, a folder of TIFF planes, zarr or N5"
+        f"{path} is of no kind known here; give {', '.join(FILE_SUFFIXES)}, a folder of TIFF "
+        "planes, zarr or N5"
     )
 
 

@@ -20,8 +20,8 @@ from tinc_codec.stream.residual.mixing import PROBABILITY
 # tests/test_kernels.py holds this to the checksum of that.
 BUILT_ON = "96cd4655"
 
-# Zeros around each array of magnitudes, so that neighbours need no checks; none along axes of which
-# the volume has one place, where rows or planes are 0 apart.
+# Zeros around each array of magnitudes, so that neighbours need no checks. Where the volume is a
+# plane or a line there are none along the axes that it lacks, and planes, or rows too, are 0 apart.
 PAD = 2
 BLOCK = 4
 # Magnitudes are kept up to this for contexts.
@@ -437,10 +437,10 @@ def code_band(
 ) -> Any:  # fmt: skip
     """Encode a band, choosing its integers, or decode it; False: the data were too short.
 
-    Arrays called padded have PAD places around the band, but along axes of which the volume has
-    one place, and are given as one axis. Flags of
-    blocks are 1 where a block may have anything but 0; along each axis one block of 0 comes before
-    the first, and one after the last: a band may reach one place beyond that one level up.
+    Arrays called padded have PAD places around the band, but for the first axes of planes and lines
+    (see PAD), and are given as one axis. Flags of blocks are 1 where a block may have anything but
+    0; along each axis one block of 0 comes before the first, and one after the last: a band may
+    reach one place beyond that one level up.
 
     Parameters
     ----------
