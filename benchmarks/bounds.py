@@ -63,11 +63,11 @@ def wavelet_base(voxels: NDArray[Any], step: float) -> tuple[int, NDArray[np.int
     unit = ((voxels - low) / (high - low)).astype(np.float32)
     offset = round(float(unit.mean()) * section.OFFSET_UNIT) / section.OFFSET_UNIT
     plan = plan_of(voxels.shape)
-    bands, levels = wavelet.forward(unit - np.float32(offset), plan)
+    bands = wavelet.forward(unit - np.float32(offset), plan)
     scaled = float(np.float32(step / (high - low)))
     coded = segments.encode(
-        plan, segments.Bands(low=bands, levels=levels), segments.ones(plan), step=scaled,
-        price=0.08, cuts=tiles.NO_CUTS, most=8 * voxels.size, run=map,
+        bands, segments.ones(plan), step=scaled, price=0.08, cuts=tiles.NO_CUTS,
+        most=8 * voxels.size, run=map,
     )  # fmt: skip
     assert coded is not None
     header = section.Header(

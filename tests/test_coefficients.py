@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wavelets import cuts_of, cuts_of_plan, in_turn, plans, quantized, section_of, whole
+from wavelets import bands_of, cuts_of, cuts_of_plan, in_turn, plans, quantized, section_of, whole
 
 from tinc_codec.stream.residual import coefficients, segments, wavelet
 from tinc_codec.stream.residual.section import Coefficients, Header
-from tinc_codec.stream.residual.segments import Bands
 from tinc_codec.stream.residual.tiles import NO_CUTS, Cuts
-from tinc_codec.stream.residual.wavelet import Float32Array, Layout
+from tinc_codec.stream.residual.wavelet import Bands, Float32Array, Layout
 
 
 @st.composite
@@ -44,7 +43,7 @@ def test_integers_come_back(
 ) -> None:
     plan, low, levels, cuts = drawn
     coded = segments.encode(
-        plan, Bands(low=low, levels=levels), segments.ones(plan), step=1.0, price=0.0,
+        bands_of(plan, low, levels, np.float32), segments.ones(plan), step=1.0, price=0.0,
         cuts=cuts, most=1 << 17, run=in_turn,
     )  # fmt: skip
     assert coded is not None
@@ -63,13 +62,9 @@ def test_integers_come_back(
 def test_no_price_is_plain_rounding(cuts: int) -> None:
     values = np.random.default_rng(1).normal(size=(17, 20, 16)).astype(np.float32)
     plan, coded = quantized(values, (7, 7), step=0.25, price=0.0, cuts=cuts)
-    low, levels = wavelet.forward(values, plan)
-    pairs = [(low, coded.bands.low)]
-    pairs += [
-        (real[d], q[d]) for real, q in zip(levels, coded.bands.levels, strict=True) for d in real
-    ]
-    for real, q in pairs:
-        np.testing.assert_array_equal(q, np.sign(real) * np.floor(np.abs(real) / 0.25 + 0.5))
+    real = wavelet.forward(values, plan).room
+    expected = np.sign(real) * np.floor(np.abs(real) / 0.25 + 0.5)
+    np.testing.assert_array_equal(coded.bands.room, expected)
 
 
 def test_a_price_makes_fewer_bytes_and_magnitudes_no_larger() -> None:
@@ -78,8 +73,7 @@ def test_a_price_makes_fewer_bytes_and_magnitudes_no_larger() -> None:
     for price in (0.0, 0.08, 0.3):
         _, coded = quantized(values, (7, 7), step=1.0, price=price)
         _, plain = quantized(values, (7, 7), step=1.0, price=0.0)
-        for q, rounded in zip(coded.bands.levels, plain.bands.levels, strict=True):
-            assert all((np.abs(q[d]) <= np.abs(rounded[d])).all() for d in q)
+        assert (np.abs(coded.bands.room) <= np.abs(plain.bands.room)).all()
         sizes.append(sum(map(len, coded.segments)))
     assert sizes == sorted(sizes, reverse=True)
     assert len(set(sizes)) == 3
@@ -89,11 +83,10 @@ def test_too_few_bytes_give_none() -> None:
     values = np.random.default_rng(1).normal(size=(16, 16, 16)).astype(np.float32)
     plan, coded = quantized(values, (7, 7), step=0.5, cuts=7)
     needed = max(map(len, coded.segments))
-    low, levels = wavelet.forward(values, plan)
-    real, worth = Bands(low=low, levels=levels), segments.ones(plan)
+    real, worth = wavelet.forward(values, plan), segments.ones(plan)
     for most in (0, 1, 100, needed - 1, needed):
         found = segments.encode(
-            plan, real, worth, step=0.5, price=0.08, cuts=cuts_of(7, plan), most=most, run=in_turn
+            real, worth, step=0.5, price=0.08, cuts=cuts_of(7, plan), most=most, run=in_turn
         )
         assert (found is None) == (most < needed)
     assert found is not None
@@ -108,10 +101,8 @@ def test_sizes_at_either_side_of_the_unary_part_and_of_clipping() -> None:
     sizes = np.array([1, 14, 15, 16, 17, 18, 126, 127, 128, 2**16, 2**22, 2**24], np.float32)
     plan = wavelet.layout((1, 1, 2 * len(sizes)), [])
     low = np.concatenate([sizes, -sizes]).reshape(1, 1, -1)
-    real, worth = Bands(low=low, levels=[]), segments.ones(plan)
-    coded = segments.encode(
-        plan, real, worth, step=1.0, price=0.0, cuts=NO_CUTS, most=999, run=in_turn
-    )
+    real, worth = Bands(plan=plan, room=low.ravel()), segments.ones(plan)
+    coded = segments.encode(real, worth, step=1.0, price=0.0, cuts=NO_CUTS, most=999, run=in_turn)
     assert coded is not None
     header = Header(plan=plan, step=1.0, offset=0.0, bias=0.0, cuts=NO_CUTS)
     found = Coefficients(header, coded.segments).values(whole(plan), in_turn)

@@ -4,51 +4,45 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from wavelets import whole
+from wavelets import whole, zeros
 
 from tinc_codec.fit import cutting, rate_control, residual
 from tinc_codec.phantom import phantom
 from tinc_codec.stream.residual import section, segments, tiles, wavelet
-from tinc_codec.stream.residual.segments import Bands
 from tinc_codec.stream.residual.tiles import NO_CUTS, Cuts
 from tinc_codec.threads import each
 
 
-def integers(shape: wavelet.Shape, splits: tuple[int, ...]) -> tuple[wavelet.Layout, Bands]:
-    """Return a plan and its bands, all 0."""
-    plan = wavelet.layout(shape, splits)
-    levels = [
-        {d: np.zeros(plan.band_shape(k, d), np.int32) for d in plan.directions(k)}
-        for k in range(len(splits))
-    ]
-    return plan, Bands(low=np.zeros(plan.shapes[-1], np.int32), levels=levels)
+def integers(shape: wavelet.Shape, splits: tuple[int, ...]) -> wavelet.Bands:
+    """Return the bands of a plan, all 0."""
+    return zeros(wavelet.layout(shape, splits))
 
 
 def test_both_tiles_are_the_same_work() -> None:
-    plan, q = integers((64, 64, 64), (7, 7))
+    q = integers((64, 64, 64), (7, 7))
     q.levels[0][1][4:8, :, :] = 1
     q.levels[0][1][24:28, :8, :] = 1
     q.levels[0][6][24:28, 8:, :] = 1
     # Along axis 0 blocks 1 and 6 have half of the work each; it is all along the others.
-    assert list(cutting.candidates(plan, q)) == [Cuts(levels=1, at=(2, 0, 0))]
+    assert list(cutting.candidates(q)) == [Cuts(levels=1, at=(2, 0, 0))]
 
 
 def test_levels_without_work_are_not_cut_alone() -> None:
-    plan, q = integers((64, 64, 64), (7, 7, 7))
+    q = integers((64, 64, 64), (7, 7, 7))
     q.levels[1][2][:, :, :] = 1
-    (cuts,) = cutting.candidates(plan, q)
+    (cuts,) = cutting.candidates(q)
     assert cuts == Cuts(levels=2, at=(2, 0, 0))
-    assert not list(cutting.candidates(*integers((64, 64, 64), (7, 7, 7))))
+    assert not list(cutting.candidates(integers((64, 64, 64), (7, 7, 7))))
 
 
 def test_work_counts_where_it_lies_in_the_coarsest_level() -> None:
-    plan, q = integers((64, 128, 64), (7, 7, 7))
+    q = integers((64, 128, 64), (7, 7, 7))
     for level in (0, 1):
         q.levels[level][1][:, : 16 >> level, :1] = 1
         q.levels[level][1][:, 40 >> level : 56 >> level, :1] = 1
-    deepest = list(cutting.candidates(plan, q))[-1]
+    deepest = list(cutting.candidates(q))[-1]
     assert deepest.levels == 2
-    first, second = deepest.tiles(plan)
+    first, second = deepest.tiles(q.plan)
     works = [
         sum(np.count_nonzero(q.levels[k][1][tuple(slice(*w) for w in tile[k])]) for k in (0, 1))
         for tile in (first, second)
@@ -58,20 +52,20 @@ def test_work_counts_where_it_lies_in_the_coarsest_level() -> None:
 
 def test_no_more_levels_are_cut_than_the_header_can_say() -> None:
     shape, splits = (1, 1, 8 << 10), (4,) * 10
-    plan, q = integers(shape, splits)
+    q = integers(shape, splits)
     q.levels[tiles.MOST_CUT_LEVELS][4][...] = 1
-    assert not list(cutting.candidates(plan, q))
+    assert not list(cutting.candidates(q))
     q.levels[tiles.MOST_CUT_LEVELS - 1][4][...] = 1
-    (cuts,) = cutting.candidates(plan, q)
-    header = section.Header(plan=plan, step=1.0, offset=0.0, bias=0.0, cuts=cuts)
-    data = section.to_bytes(header, [b""] * (1 + len(cuts.tiles(plan))))
+    (cuts,) = cutting.candidates(q)
+    header = section.Header(plan=q.plan, step=1.0, offset=0.0, bias=0.0, cuts=cuts)
+    data = section.to_bytes(header, [b""] * (1 + len(cuts.tiles(q.plan))))
     assert section.from_bytes(data, shape).header == header
 
 
 def test_short_axes_are_not_cut() -> None:
-    plan, q = integers((12, 64, 14), (7, 7))
+    q = integers((12, 64, 14), (7, 7))
     q.levels[0][7][...] = 1
-    assert {cuts.at for cuts in cutting.candidates(plan, q)} == {(0, 4, 0)}
+    assert {cuts.at for cuts in cutting.candidates(q)} == {(0, 4, 0)}
 
 
 @pytest.mark.parametrize("shape", [(64, 64, 64), (8, 128, 260)])
@@ -90,8 +84,8 @@ def test_a_large_section_has_two_tiles_and_decodes_the_same(shape: tuple[int, in
     with_tiles = read.values(whole(read.header.plan), each)
     plain = volume._transform(read.header.plan)
     coded = segments.encode(
-        plain.plan, plain.bands, plain.worth, step=coding.step, price=residual.PRICE, cuts=cuts,
-        most=1 << 20, run=map,
+        plain.bands, plain.worth, step=coding.step, price=residual.PRICE, cuts=cuts, most=1 << 20,
+        run=map,
     )  # fmt: skip
     assert coded is not None
     assert coded.segments == tuple(segment.tobytes() for segment in read._segments)
@@ -117,7 +111,7 @@ def test_cuts_by_rule_are_those_of_most_levels() -> None:
     cuts = section.from_bytes(coding.data, shape).header.cuts
     coded = volume.whole(coding.step)
     assert coded is not None
-    deepest = list(cutting.candidates(volume._chosen.plan, coded.bands))[-1]
+    deepest = list(cutting.candidates(coded.bands))[-1]
     assert cuts.levels == deepest.levels
     assert len(section.from_bytes(coding.data, shape)._segments) == 3
 

@@ -14,7 +14,7 @@ from wavelets import in_turn, section_of, whole
 
 from tinc_codec import runtime
 from tinc_codec.errors import CorruptPayload, TruncatedPayload
-from tinc_codec.stream.residual import section, segments
+from tinc_codec.stream.residual import section
 from tinc_codec.stream.residual.section import Coefficients
 from tinc_codec.stream.residual.tiles import Cuts
 from tinc_codec.stream.residual.wavelet import Window
@@ -198,14 +198,13 @@ def test_an_error_in_a_tile_is_an_error_each_time() -> None:
 def tiles_decoded(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Return a list that collects the origin of each tile that is decoded."""
     seen: list[Any] = []
-    original = segments._Coder.level
+    original = section.decode_tile
 
-    def level(self: Any, number: int, *arguments: Any) -> Any:
-        if number == 0:
-            seen.append(tuple(arguments[-1]))
-        return original(self, number, *arguments)
+    def decode_tile(coarse: Any, tile: Any, *arguments: Any) -> None:
+        seen.append(tuple(a for a, _ in tile[0]))
+        original(coarse, tile, *arguments)
 
-    monkeypatch.setattr(segments._Coder, "level", level)
+    monkeypatch.setattr(section, "decode_tile", decode_tile)
     return seen
 
 

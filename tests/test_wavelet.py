@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wavelets import in_turn, plans, whole
+from wavelets import in_turn, plans, whole, zeros
 
 from tinc_codec import runtime
 from tinc_codec.stream.residual import cdf97, lifting, wavelet
-from tinc_codec.stream.residual.wavelet import Float32Array, IntArray, Layout, Shape, Window
+from tinc_codec.stream.residual.wavelet import Bands, Float32Array, Layout, Shape, Window
 from tinc_codec.threads import each
 
 # Every row of an array.
@@ -27,22 +28,18 @@ def noise(*shape: int) -> Float32Array:
 SCALE = (np.float32(2.0**-20), np.float32(0))
 ONE = (np.float32(1), np.float32(0))
 ORIGIN = (0, 0, 0)
-Integers = tuple[IntArray, list[dict[int, IntArray]]]
 
 
-def integers(low: Float32Array, levels: list[dict[int, Float32Array]]) -> Integers:
-    def rounded(band: Float32Array) -> IntArray:
-        return np.rint(band / SCALE[0]).astype(np.int32)
-
-    return rounded(low), [{d: rounded(b) for d, b in level.items()} for level in levels]
+def integers(bands: Bands) -> Bands:
+    return replace(bands, room=np.rint(bands.room / SCALE[0]).astype(np.int32))
 
 
-def transformed(plan: Layout, values: Float32Array) -> Integers:
-    return integers(*wavelet.forward(values, plan))
+def transformed(plan: Layout, values: Float32Array) -> Bands:
+    return integers(wavelet.forward(values, plan))
 
 
-def restored(plan: Layout, window: Window, bands: Integers, run: Any = map) -> Float32Array:
-    return wavelet.inverse(plan, window, *bands, SCALE, run)
+def restored(window: Window, bands: Bands, run: Any = map) -> Float32Array:
+    return wavelet.inverse(bands, window, SCALE, run)
 
 
 def analysed_lines(x: Float32Array, closed: bool) -> tuple[Float32Array, Float32Array]:
@@ -101,8 +98,8 @@ def test_energy_is_nearly_kept(shape: tuple[int, int, int], closed: bool) -> Non
     """So that the error of the volume is about that of the coefficients."""
     split = sum(1 << k for k, n in enumerate(shape) if n > 1)
     values = noise(*shape)
-    low, levels = wavelet.forward(values, wavelet.layout(shape, [split, split], closed=closed))
-    energy = sum(float((b**2).sum()) for b in [low, *(b for lv in levels for b in lv.values())])
+    bands = wavelet.forward(values, wavelet.layout(shape, [split, split], closed=closed))
+    energy = float((bands.room**2).sum())
     assert energy == pytest.approx(float((values**2).sum()), rel=0.1)
 
 
@@ -110,10 +107,9 @@ def low_pass_error(n: int, closed: bool) -> Float32Array:
     """Return the mean squared error at each of n samples of noise that keeps its low ones alone."""
     values = noise(2000, 1, n)
     plan = wavelet.layout((2000, 1, n), [4], closed=closed)
-    low, (highs,) = wavelet.forward(values, plan)
-    nothing = {d: np.zeros(band.shape, np.int32) for d, band in highs.items()}
-    kept = integers(low, [])[0]
-    found = restored(plan, whole(plan), (kept, [nothing]))
+    kept = transformed(plan, values)
+    kept.levels[0][4][...] = 0
+    found = restored(whole(plan), kept)
     return ((found - values) ** 2).mean((0, 1))
 
 
@@ -129,9 +125,9 @@ def test_errors_at_the_end_of_a_closed_axis_are_half_as_large() -> None:
 @pytest.mark.parametrize("n", [6, 8, 26, 64])
 def test_constants_stay_constant_on_a_closed_axis(n: int) -> None:
     plan = wavelet.layout((1, 1, n), [4], closed=True)
-    low, (highs,) = wavelet.forward(np.ones((1, 1, n), np.float32), plan)
-    np.testing.assert_allclose(low, np.sqrt(2), rtol=0, atol=1e-5)
-    np.testing.assert_allclose(highs[4], 0, rtol=0, atol=1e-5)
+    bands = wavelet.forward(np.ones((1, 1, n), np.float32), plan)
+    np.testing.assert_allclose(bands.low, np.sqrt(2), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(bands.levels[0][4], 0, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -152,13 +148,13 @@ def test_what_may_be_closed(shape: Shape, splits: list[int], closed: bool) -> No
 def test_a_window_is_that_part_of_the_whole(plan: Layout, data: st.DataObject) -> None:
     values = noise(*plan.shapes[0])
     bands = transformed(plan, values)
-    everything = restored(plan, whole(plan), bands)
+    everything = restored(whole(plan), bands)
     np.testing.assert_allclose(everything, values, rtol=0, atol=4e-5)
     window: Any = []
     for n in plan.shapes[0]:
         first = data.draw(st.integers(0, n - 1))
         window.append((first, data.draw(st.integers(first + 1, n))))
-    part = restored(plan, tuple(window), bands)
+    part = restored(tuple(window), bands)
     assert part.tobytes() == everything[tuple(slice(a, b) for a, b in window)].tobytes()
 
 
@@ -168,35 +164,34 @@ def test_a_voxel_takes_no_more_of_the_bands_than_the_windows_say(
     plan: Layout, data: st.DataObject
 ) -> None:
     """All else may be unknown yet: it is what other tiles hold."""
-    low, levels = transformed(plan, noise(*plan.shapes[0]))
+    bands = transformed(plan, noise(*plan.shapes[0]))
     at = [data.draw(st.integers(0, n - 1)) for n in plan.shapes[0]]
     a, b, c = ((i, i + 1) for i in at)
-    expected = restored(plan, (a, b, c), (low, levels))
+    expected = restored((a, b, c), bands)
     needed = wavelet.windows(plan, (a, b, c))
     if plan.splits:
-        for d, band in levels[0].items():
+        for band in bands.levels[0].values():
             kept = np.full_like(band, 12345678)
             # Tiles are cut by places of the low-pass band: the last of a high-pass one may lack.
             inside = tuple(slice(p, q) for p, q in needed[1])
             kept[inside] = band[inside]
-            levels[0][d] = kept
-    assert restored(plan, (a, b, c), (low, levels)).tobytes() == expected.tobytes()
+            band[...] = kept
+    assert restored((a, b, c), bands).tobytes() == expected.tobytes()
 
 
 def test_lines_of_zeros_are_zeros() -> None:
     plan = wavelet.layout((4, 6, 8), [7])
-    low = np.zeros(plan.shapes[1], np.int32)
-    levels = [{d: np.zeros(plan.band_shape(0, d), np.int32) for d in plan.directions(0)}]
-    assert not restored(plan, whole(plan), (low, levels)).any()
-    low[1, 2, 3] = 1
-    assert restored(plan, whole(plan), (low, levels)).any()
+    bands = zeros(plan)
+    assert not restored(whole(plan), bands).any()
+    bands.low[1, 2, 3] = 1
+    assert restored(whole(plan), bands).any()
 
 
 def test_integers_are_restored_in_binary32() -> None:
     q = np.array([0, 1, -1, 7, -(2**24) - 1], np.int32).reshape(1, 1, 5)
     step, bias = np.float32(0.1), np.float32(51 / 256)
     plan = wavelet.layout((1, 1, 5), [])
-    found = wavelet.inverse(plan, whole(plan), q, [], (step, bias))
+    found = wavelet.inverse(Bands(plan=plan, room=q.ravel()), whole(plan), (step, bias))
     expected = np.sign(q).astype(np.float32) * ((np.abs(q).astype(np.float32) - bias) * step)
     expected[q == 0] = 0
     assert found.tobytes() == expected.astype(np.float32).tobytes()
@@ -209,11 +204,9 @@ def test_threads_change_no_bit(shape: tuple[int, int, int]) -> None:
     alone = wavelet.forward(values, plan)
     with runtime(threads=3):
         together = wavelet.forward(values, plan, each)
-        found = restored(plan, whole(plan), integers(*alone), each)
-    assert alone[0].tobytes() == together[0].tobytes()
-    for d, band in alone[1][0].items():
-        assert band.tobytes() == together[1][0][d].tobytes()
-    expected = restored(plan, whole(plan), integers(*alone), in_turn)
+        found = restored(whole(plan), integers(alone), each)
+    assert alone.room.tobytes() == together.room.tobytes()
+    expected = restored(whole(plan), integers(alone), in_turn)
     assert found.tobytes() == expected.tobytes()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,13 +11,23 @@ from hypothesis import strategies as st
 
 from tinc_codec.stream.residual import coefficients, section, segments, tiles, wavelet
 from tinc_codec.stream.residual.section import Header
-from tinc_codec.stream.residual.segments import Bands, Quantized
+from tinc_codec.stream.residual.segments import Quantized
 from tinc_codec.stream.residual.tiles import NO_CUTS, Cuts
-from tinc_codec.stream.residual.wavelet import Float32Array, Layout, Window
+from tinc_codec.stream.residual.wavelet import Bands, Float32Array, Layout, Window
 
 
 def in_turn(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
     return [function(item) for item in items]
+
+
+def bands_of(plan: Layout, low: Any, levels: Sequence[dict[int, Any]], dtype: Any) -> Bands:
+    """Return bands that are given one by one."""
+    parts = [low, *(band for level in reversed(levels) for band in level.values())]
+    return Bands(plan=plan, room=np.concatenate([np.ravel(p) for p in parts]).astype(dtype))
+
+
+def zeros(plan: Layout) -> Bands:
+    return Bands(plan=plan, room=np.zeros(math.prod(plan.shapes[0]), np.int32))
 
 
 def whole(plan: Layout) -> Window:
@@ -67,10 +78,9 @@ def quantized(
     """Return the plan of a volume of 1 to 4 axes, and its integers and segments."""
     shape = wavelet.three_axes(values.shape)
     plan = wavelet.layout(shape, splits, closed=closed)
-    low, levels = wavelet.forward(values.reshape(shape), plan, run)
-    real, worth = Bands(low=low, levels=levels), segments.ones(plan)
+    real, worth = wavelet.forward(values.reshape(shape), plan, run), segments.ones(plan)
     coded = segments.encode(
-        plan, real, worth, step=step, price=price, cuts=cuts_of(cuts, plan), most=most, run=run
+        real, worth, step=step, price=price, cuts=cuts_of(cuts, plan), most=most, run=run
     )
     assert coded is not None
     return plan, coded

@@ -214,7 +214,7 @@ def _halved(values: Float32Array, axis: int) -> Float32Array:
     last = axis == values.ndim - 1
     three, split = ((1, before, n), 4) if last else ((before, n, values.size // (before * n)), 2)
     plan = wavelet.layout(three, [split])
-    low, _ = wavelet.forward(values.reshape(three), plan, each)
+    low = wavelet.forward(values.reshape(three), plan, each).low
     low *= np.float32(2**-0.5)
     return low.reshape(*values.shape[:axis], (n + 1) // 2, *values.shape[axis + 1 :])
 

@@ -10,9 +10,8 @@ import numpy.typing as npt
 from numba import njit
 
 from tinc_codec.stream.residual import coefficients, tiles
-from tinc_codec.stream.residual.segments import Bands
 from tinc_codec.stream.residual.tiles import Cuts
-from tinc_codec.stream.residual.wavelet import AXES, Layout
+from tinc_codec.stream.residual.wavelet import AXES, Bands, Layout
 
 Work = npt.NDArray[np.int64]
 
@@ -20,16 +19,15 @@ Work = npt.NDArray[np.int64]
 _LEAST_GAIN = 0.02
 
 
-def candidates(plan: Layout, integers: Bands) -> Iterator[Cuts]:
+def candidates(integers: Bands) -> Iterator[Cuts]:
     """Yield cuts into two tiles that are about the same work, of one level, then of more.
 
     Parameters
     ----------
-    plan : Layout
-        Of the transform.
     integers : Bands of int32 or bool
         Quantised, or whether that is not 0; what is not 0 is taken for the work.
     """
+    plan = integers.plan
     works = [_along_axes(list(bands.values())) for bands in integers.levels]
     total = sum(int(work[0].sum()) for work in works) + int(np.count_nonzero(integers.low))
     longest = total

@@ -25,9 +25,9 @@ from tinc_codec.fit import cutting
 from tinc_codec.fit.steps import ZERO_BELOW, Magnitudes
 from tinc_codec.stream.residual import section, segments, wavelet
 from tinc_codec.stream.residual.section import Header
-from tinc_codec.stream.residual.segments import Bands, Quantized
+from tinc_codec.stream.residual.segments import Quantized
 from tinc_codec.stream.residual.tiles import NO_CUTS, Cuts
-from tinc_codec.stream.residual.wavelet import AXES, Float32Array, Layout, Shape
+from tinc_codec.stream.residual.wavelet import AXES, Bands, Float32Array, Layout, Shape
 from tinc_codec.threads import each
 
 _Item = TypeVar("_Item")
@@ -52,9 +52,13 @@ _MOST_BITS = 22
 class _Transform:
     """A volume in the bands of a plan, its mean taken out, and what errors there weigh."""
 
-    plan: Layout
     bands: Bands
     worth: Bands
+
+    @property
+    def plan(self) -> Layout:
+        """Which axes are halved at which level."""
+        return self.bands.plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,10 +142,9 @@ class Residual:
         return other
 
     def _transform(self, plan: Layout) -> _Transform:
-        low, levels = wavelet.forward(self._values - np.float32(self._offset), plan, each)
-        bands = Bands(low=low, levels=levels)
+        bands = wavelet.forward(self._values - np.float32(self._offset), plan, each)
         worth = segments.ones(plan) if self._weight is None else worths(self._weight, plan)
-        return _Transform(plan=plan, bands=bands, worth=worth)
+        return _Transform(bands=bands, worth=worth)
 
     def whole(self, step: float, most: int | None = None) -> Quantized | None:
         """Code at a step without cuts; None where more than ``most`` bytes are needed."""
@@ -191,7 +194,7 @@ class Residual:
             return _cost(self._chosen, coded, step, price) + _time(coded, price), coded
 
         # Of most levels first, mostly the best: once fewer do no better, still fewer do not.
-        candidates = list(cutting.candidates(self._chosen.plan, whole.bands))[::-1]
+        candidates = list(cutting.candidates(whole.bands))[::-1]
         for cost, coded in _in_pairs(tried, candidates):
             if cost >= last:
                 break
@@ -209,13 +212,9 @@ class Residual:
         size = 2 ** self.magnitudes().sizes().value(math.log2(step))
         if self._values.size < _CUT_FROM_VOXELS or size < _CUT_FROM_BYTES:
             return
-        least = ZERO_BELOW * step
-        levels = [
-            {d: np.abs(band) >= least for d, band in level.items()}
-            for level in self._chosen.bands.levels
-        ]
-        kept = Bands(low=np.abs(self._chosen.bands.low) >= least, levels=levels)
-        self._cuts = [NO_CUTS, *cutting.candidates(self._chosen.plan, kept)][-1]
+        room = np.abs(self._chosen.bands.room) >= ZERO_BELOW * step
+        kept = Bands(plan=self._chosen.plan, room=room)
+        self._cuts = [NO_CUTS, *cutting.candidates(kept)][-1]
 
     def code(self, step: float, most: int | None = None) -> Coding | None:
         """Code at a step, rounded to binary32; None where more than ``most`` bytes are needed."""
@@ -238,9 +237,9 @@ class Residual:
     def magnitudes(self) -> Magnitudes:
         """Return how many coefficients of the plan in use there are of each magnitude."""
         if self._magnitudes is None or self._magnitudes[0] is not self._chosen:
-            bands = _each(self._chosen.bands)
+            bands = self._chosen.bands.each()
             weighted = self._weight is not None
-            worth = _each(self._chosen.worth) if weighted else [None] * len(bands)
+            worth = self._chosen.worth.each() if weighted else [None] * len(bands)
             self._magnitudes = self._chosen, Magnitudes.of(zip(bands, worth, strict=True))
         return self._magnitudes[1]
 
@@ -251,8 +250,8 @@ class Residual:
 
     def finest_step(self) -> float:
         """Return the finest step that the coder's integers allow."""
-        bands = _each(self._chosen.bands)
-        largest = max(float(max(b.max(initial=0), -b.min(initial=0))) for b in bands)
+        room = self._chosen.bands.room
+        largest = float(max(room.max(initial=0), -room.min(initial=0)))
         return float(max(largest, 2.0**-20) / 2**_MOST_BITS)
 
 
@@ -279,8 +278,7 @@ def _coded(
     if most is None:
         most = 4 * math.prod(transform.plan.shapes[0]) + 1024  # any coding of a volume fits
     return segments.encode(
-        transform.plan, transform.bands, transform.worth, step=step, price=price, cuts=cuts,
-        most=most, run=each,
+        transform.bands, transform.worth, step=step, price=price, cuts=cuts, most=most, run=each
     )  # fmt: skip
 
 
@@ -290,7 +288,7 @@ def worths(weight: Float32Array, plan: Layout) -> Bands:
     The mean over the voxels that the coefficient has a say in, about: along an axis that is halved
     two thirds of the squares of CDF 9/7's synthesis filters are in the middle, a sixth beside it.
     """
-    levels = []
+    found = Bands(plan=plan, room=np.empty(weight.size, np.float32))
     for k, split in enumerate(plan.splits):
         for axis in range(AXES):
             if split >> axis & 1:
@@ -299,9 +297,11 @@ def worths(weight: Float32Array, plan: Layout) -> Bands:
             d: tuple(slice(d >> axis & 1, None, 1 + (split >> axis & 1)) for axis in range(AXES))
             for d in (wavelet.LOW_PASS, *plan.directions(k))
         }
-        levels.append({d: weight[places[d]] for d in plan.directions(k)})
+        for d, band in found.levels[k].items():
+            band[...] = weight[places[d]]
         weight = weight[places[wavelet.LOW_PASS]]
-    return Bands(low=weight, levels=levels)
+    found.low[...] = weight
+    return found
 
 
 def _smoothed(weight: Float32Array, axis: int, *, exchanged: bool) -> Float32Array:
@@ -319,11 +319,6 @@ def _smoothed(weight: Float32Array, axis: int, *, exchanged: bool) -> Float32Arr
     if exchanged:
         smooth[[-2, -1]] = smooth[[-1, -2]]
     return np.moveaxis(smooth, 0, axis)
-
-
-def _each(bands: Bands) -> list[Any]:
-    """Return all bands, the low-pass one first."""
-    return [bands.low, *(level[d] for level in bands.levels for d in level)]
 
 
 def _uncut(transform: _Transform, step: float, price: float) -> Quantized:
@@ -349,7 +344,7 @@ def _cost(transform: _Transform, coded: Quantized, step: float, price: float) ->
 
 def _triples(transform: _Transform, coded: Quantized) -> list[tuple[Any, Any, Any]]:
     """Return coefficients, their worth and integers of every band."""
-    parts = map(_each, (transform.bands, transform.worth, coded.bands))
+    parts = (bands.each() for bands in (transform.bands, transform.worth, coded.bands))
     return list(zip(*parts, strict=True))
 
 

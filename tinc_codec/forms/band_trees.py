@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -97,7 +97,7 @@ def band_of(volume: Volume, form: Form | None) -> Band | None:
         return None
     depth = depths[0]
     above = wavelet.finer(plan, depth)
-    low, _ = wavelet.forward(volume.unit.reshape(plan.shapes[0]), above, each)
+    low = wavelet.forward(volume.unit.reshape(plan.shapes[0]), above, each).low
     shape = long_axes(low.shape)
     weight = None
     if volume.weight is not None:
@@ -180,15 +180,12 @@ def _synthesised(said: Float32Array, above: Layout) -> Float32Array:
     from tinc_codec.stream.residual import wavelet
 
     low = said.reshape(above.shapes[-1])
-    nothing: list[dict[int, npt.NDArray[np.integer[Any]]]] = [
-        {d: np.zeros(above.band_shape(k, d), np.int32) for d in above.directions(k)}
-        for k in range(len(above.splits))
-    ]
+    nothing = wavelet.Bands(plan=above, room=np.zeros(math.prod(above.shapes[0]), np.int32))
 
     def part(window: Window) -> Float32Array:
         return low[tuple(slice(*span) for span in window)]
 
     return wavelet.inverse(
-        above, wavelet.whole(above.shapes[0]), np.zeros(low.shape, np.int32), nothing,
-        (np.float32(1), np.float32(0)), each, (len(above.splits), part),
+        nothing, wavelet.whole(above.shapes[0]), (np.float32(1), np.float32(0)), each,
+        (len(above.splits), part),
     )  # fmt: skip

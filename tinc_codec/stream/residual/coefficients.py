@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numba import njit
 
 from tinc_codec.stream.residual.binary import AT, BITS, DECODING, SLACK, code, kernel, learn, mix
 from tinc_codec.stream.residual.mixing import PROBABILITY
@@ -288,15 +289,19 @@ def _code_coefficient(
 
 
 @kernel()
-def _gain(real: Any, scale: float, worth: Any, first: Any, last: Any, price: float) -> Any:
+def _gain(
+    real: Any, scale: float, worth: Any, at: Any, first: Any, last: Any, price: float
+) -> Any:  # fmt: skip
     """Return what the large coefficients of a block gain, in squared steps times worth."""
     gain = np.float32(0.0)
     for z in range(first[0], last[0]):
         for y in range(first[1], last[1]):
+            line = at[0] + z * at[2] + y * at[1]
             for x in range(first[2], last[2]):
-                r = abs(real[z, y, x]) * scale
+                i = np.uint32(line + x)
+                r = abs(real[i]) * scale
                 if r > 0.5:
-                    gain += max(worth[z, y, x] * (2 * r - 1) - _BLOCK_BITS * price, np.float32(0.0))
+                    gain += max(worth[i] * (2 * r - 1) - _BLOCK_BITS * price, np.float32(0.0))
     return gain
 
 
@@ -341,9 +346,9 @@ def _code_block_flag(
 @kernel()
 def _code_block(
     state: Any, data: Any, words: Any, weights: Any, real: Any,
-    scale: Any, worth: Any, own: Any, own_active: Any, nearest: Any, q: Any, above: Any,
-    shift: Any, beside: Any, first: Any, last: Any, places: Any, above_places: Any, kind: int,
-    direction: int, price: Any,
+    scale: Any, worth: Any, own: Any, own_active: Any, nearest: Any, q: Any, in_room: Any,
+    above: Any, shift: Any, beside: Any, first: Any, last: Any, places: Any, above_places: Any,
+    kind: int, direction: int, price: Any,
 ) -> None:  # fmt: skip
     """Code the coefficients of a block that has one but 0."""
     here, row, plane = places
@@ -352,10 +357,12 @@ def _code_block(
     for z in range(first[0], last[0]):
         for y in range(first[1], last[1]):
             i = here + z * plane + y * row
+            line = in_room[0] + z * in_room[2] + y * in_room[1]
             up = there + (z >> shift[0]) * up_plane + (y >> shift[1]) * up_row
             for x in range(first[2], last[2]):
-                wanted = real[z, y, x] * scale if encoding else np.float32(0)
-                weight = worth[z, y, x] if encoding else np.float32(0)
+                k = np.uint32(line + x)
+                wanted = real[k] * scale if encoding else np.float32(0)
+                weight = worth[k] if encoding else np.float32(0)
                 at, over = np.uint32(i + x), np.uint32(up + (x >> shift[2]))
                 value = _code_coefficient(
                     state, data, words, weights, wanted, weight, own, at, row, plane,
@@ -363,7 +370,7 @@ def _code_block(
                     np.int64(beside[at]), kind, direction, price,
                 )  # fmt: skip
                 if value:
-                    q[z, y, x] = value
+                    q[k] = value
                     own[at] = min(max(value, -CLIP), CLIP)
                     _tell(own_active, nearest, at, row, plane, abs(own[at]))
 
@@ -371,14 +378,14 @@ def _code_block(
 @kernel()
 def _code_blocks(
     state: Any, data: Any, words: Any, weights: Any, real: Any,
-    scale: Any, worth: Any, q: Any, own: Any, own_active: Any, nearest: Any, blocks: Any,
-    places: Any, parents: Any, above: Any, parent_blocks: Any, origin: Any, shift: Any,
-    parent_places: Any, sums: Any, beside: Any, sum_blocks: Any, kind: int, direction: int,
-    price: Any,
+    scale: Any, worth: Any, q: Any, in_room: Any, shape: Any, own: Any, own_active: Any,
+    nearest: Any, blocks: Any, places: Any, parents: Any, above: Any, parent_blocks: Any,
+    origin: Any, shift: Any, parent_places: Any, sums: Any, beside: Any, sum_blocks: Any, kind: int,
+    direction: int, price: Any,
 ) -> bool:  # fmt: skip
     """Code all blocks of a band; False: the data were too short."""
     encoding = not state[DECODING]
-    depth, height, width = q.shape
+    depth, height, width = shape
     here, row, plane = places
     above_places = (parent_places[0], parent_places[1], parent_places[2])
     for bz in range((depth + 3) >> 2):
@@ -402,7 +409,9 @@ def _code_blocks(
                     higher = _sum(parents, *above_places, first, last, shift)
                 if sum_blocks[bz + 1, by + 1, bx + 1]:
                     side = _sum(sums, here, row, plane, first, last, (0, 0, 0))
-                gain = _gain(real, scale, worth, first, last, price) if encoding else np.float32(0)
+                gain = np.float32(0)
+                if encoding:
+                    gain = _gain(real, scale, worth, in_room, first, last, price)
                 bit = _code_block_flag(
                     state, data, words, weights, gain, near, higher, side,
                     kind, price,
@@ -411,36 +420,98 @@ def _code_blocks(
                 if bit:
                     _code_block(
                         state, data, words, weights, real, scale, worth, own, own_active, nearest,
-                        q, above, shift, beside, first, last, (here, row, plane), above_places,
-                        kind, direction, price,
+                        q, in_room, above, shift, beside, first, last, (here, row, plane),
+                        above_places, kind, direction, price,
                     )  # fmt: skip
     return bool(state[AT] <= len(data) + SLACK)
 
 
-# One compiled form for whole bands and for views of them.
-_CODE_BAND = (
-    "boolean(int64[::1], uint8[::1], uint32[::1], int32[:, ::1], "
-    "float32[:, :, :], float32, float32[:, :, :], int32[:, :, :], int8[::1], int16[::1], "
-    "uint8[::1], int16[::1], uint8[:, :, ::1], int64[::1], int8[::1], int16[::1], "
-    "uint8[:, :, ::1], int64[::1], int64[::1], int64[::1], uint8[::1], int16[::1], "
-    "uint8[:, :, ::1], int64, int64, float32)"
-)
-
-
-@kernel(_CODE_BAND)
-def code_band(
-    state: Any, data: Any, words: Any, weights: Any, real: Any,
-    scale: Any, worth: Any, q: Any, own: Any, own_active: Any, nearest: Any, own_around: Any,
+@kernel()
+def _code_band(
+    state: Any, data: Any, words: Any, weights: Any, real: Any, scale: Any, worth: Any, q: Any,
+    in_room: Any, shape: Any, own: Any, own_active: Any, nearest: Any, own_around: Any,
     blocks: Any, places: Any, parents: Any, above: Any, parent_blocks: Any, origin: Any, shift: Any,
     parent_places: Any, sums: Any, beside: Any, sum_blocks: Any, kind: int, direction: int,
     price: Any,
-) -> Any:  # fmt: skip
-    """Encode a band, choosing its integers, or decode it; False: the data were too short.
+) -> bool:  # fmt: skip
+    """Code a band; False: the data were too short. See :func:`code_bands`."""
+    row, plane = places[1], places[2]
+    if _any(sum_blocks):
+        _look_around(sums, row, plane, beside)
+        _cut_off(sums, row, plane, shape, beside)
+    whole = _code_blocks(
+        state, data, words, weights, real, scale, worth, q, in_room, shape, own, own_active,
+        nearest, blocks, places, parents, above, parent_blocks, origin, shift, parent_places, sums,
+        beside, sum_blocks, kind, direction, price,
+    )  # fmt: skip
+    if whole and _any(blocks):
+        _add(own, blocks, sums, sum_blocks)
+        if len(own_around):
+            _look_around(own, row, plane, own_around)
+    return bool(whole)
 
-    Arrays called padded have PAD places around the band, but for the first axes of planes and lines
-    (see PAD), and are given as one axis. Flags of blocks are 1 where a block may have anything but
-    0; along each axis one block of 0 comes before the first, and one after the last: a band may
-    reach one place beyond that one level up.
+
+# Columns of a table of bands; from SHAPE on three each: along z, y and x, or a place and how far
+# rows and planes are apart.
+KIND, DIRECTION, BEGINS, OWN, AROUND, FLAGS, SIZE, PARENT, IS_FAR = range(9)
+SHAPE, IN_ROOM, PLACES, BLOCKS, ORIGIN, SHIFT = range(9, 27, 3)
+COLUMNS = 27
+# Of all bands' magnitudes, contexts and flags the first are 0: of a band that is not there.
+NO_FLAGS = 27
+
+
+# What returns views counts references to arrays: once a band.
+@njit(nogil=True, cache=True)
+def _triple(band: Any, first: int) -> Any:
+    return band[first], band[first + 1], band[first + 2]
+
+
+@njit(nogil=True, cache=True)
+def _flags(of_all: Any, band: Any) -> Any:
+    """Return the flags of a band's blocks."""
+    z, y, x = _triple(band, BLOCKS)
+    return of_all[band[FLAGS] : band[FLAGS] + z * y * x].reshape((z, y, x))
+
+
+@njit(nogil=True, cache=True)
+def _parent(band: Any, table: Any, contexts: Any, far_table: Any, far_contexts: Any) -> Any:
+    """Return magnitudes, contexts and flags of the band one level up, and places of this one."""
+    own, around, flags = contexts
+    if band[PARENT] < 0:
+        return own[:1], around[:1], flags[:NO_FLAGS].reshape((3, 3, 3)), (0, 0, 0)
+    parent = table[band[PARENT]]
+    if band[IS_FAR]:
+        own, around, flags = far_contexts
+        parent = far_table[band[PARENT]]
+    here, row, plane = _triple(parent, PLACES)
+    z, y, x = _triple(band, ORIGIN)
+    first, second, size = parent[OWN], parent[AROUND], parent[SIZE]
+    return (
+        own[first : first + size], around[second : second + size], _flags(flags, parent),
+        (here + z * plane + y * row + x, row, plane),
+    )  # fmt: skip
+
+
+# One compiled form for all; worth may be one number for all places.
+_CONTEXTS = "Tuple((int8[::1], int16[::1], uint8[::1]))"
+_CODE_BANDS = (
+    "boolean(int64[::1], uint8[::1], uint32[::1], int32[:, ::1], float32[::1], float32, float32[:],"
+    f"int32[::1], int64[:, ::1], {_CONTEXTS}, int64[:, ::1], {_CONTEXTS},"
+    "Tuple((int16[::1], uint8[::1], uint8[::1], int16[::1], uint8[::1])), float32)"
+)
+
+
+@njit(_CODE_BANDS, nogil=True, cache=True)
+def code_bands(
+    state: Any, data: Any, words: Any, weights: Any, real: Any, scale: Any, worth: Any, q: Any,
+    table: Any, contexts: Any, far_table: Any, far_contexts: Any, work: Any, price: Any,
+) -> bool:  # fmt: skip
+    """Encode bands, choosing their integers, or decode them; False: the data were too short.
+
+    Arrays called padded have PAD places around each band, but for the first axes of planes and
+    lines (see PAD), and are given as one axis. Flags of blocks are 1 where a block may have
+    anything but 0; along each axis one block of 0 comes before the first, and one after the last:
+    a band may reach one place beyond that one level up.
 
     Parameters
     ----------
@@ -448,52 +519,62 @@ def code_band(
         Of the binary coder.
     words, weights : arrays
         Its model; changed.
-    real : (z, y, x) float32
-        Coefficients; not read when decoding.
+    real : float32
+        Coefficients of all bands, as one axis; not read when decoding.
     scale : float32
         One over the step.
-    worth : (z, y, x) float32
+    worth : float32
         Weight of each coefficient's squared error; not read when decoding.
-    q : (z, y, x) int32
-        Zeros; then the integers.
-    own : int8, padded
-        Zeros; then the integers, clipped: the context of later ones.
-    own_active, nearest : int16 and uint8, padded
-        Zeros; then the activity of the neighbours that came before, and 9, 3 and 1 times the
-        magnitudes, up to 2, of those along x, y and z.
-    own_around : int16, padded
-        Zeros; then what contexts of the next finer level take of the band. Nothing: there is none.
-    blocks : (z, y, x) uint8
-        Zeros; then its flags.
-    places : (3,) int64
-        Where in the padded arrays of this level the band begins; how far rows and planes are apart.
-    parents, above, parent_blocks : int8, int16, padded, and flags
-        ``own``, ``own_around`` and flags of the band of this direction one level up.
-    origin : (3,) int64
-        Place in that band of (0, 0, 0) of this one.
-    shift : (3,) int64
-        1 for each axis that halves towards that band; 40: there is none.
-    parent_places : (3,) int64
-        As ``places``, of the origin in ``parents``.
-    sums, beside, sum_blocks : uint8, int16, padded, and flags
-        Sums of the magnitudes in the bands of this level coded before, the same as ``own_around``
-        of them, and their flags. Zeros for the first band; the next one takes what is left here.
-    kind, direction : int
-        Class of the band; bit k of the direction: high-pass along axis k.
-    price : float
+    q : int32
+        Zeros; then the integers, of all bands as one axis.
+    table : (bands, COLUMNS) int64
+        Of each band in turn:
+
+        - KIND, DIRECTION: its class; bit k of the direction: high-pass along axis k;
+        - BEGINS: 1 for the first band of a level;
+        - OWN, AROUND, FLAGS, SIZE: where its magnitudes, contexts and flags begin among those of
+          all, and how many places it has padded. AROUND 0: no finer level looks at it;
+        - PARENT, IS_FAR: row of the band of this direction one level up, -1 without, and whether
+          that is of ``far_table``;
+        - SHAPE: of the band; IN_ROOM: its place in ``real``, ``worth`` and ``q``;
+        - PLACES: its place within its magnitudes; BLOCKS: the shape of its flags;
+        - ORIGIN: place in the band one level up of (0, 0, 0) of this one; SHIFT: 1 for each axis
+          that halves towards that band, 40 without.
+    contexts : int8 and int16, padded, and uint8
+        Zeros; then of all bands the integers, clipped, what contexts of the next finer level take
+        of them, and flags of blocks.
+    far_table, far_contexts
+        The same of bands coded before.
+    work : int16, uint8, uint8, int16 and uint8
+        For the largest band: activity of the neighbours that came before; 9, 3 and 1 times the
+        magnitudes, up to 2, of those along x, y and z; sums of the magnitudes in the bands of the
+        level coded before, what contexts take of them, and their flags.
+    price : float32
         Squared steps that a bit is worth.
     """
-    row, plane = places[1], places[2]
-    if _any(sum_blocks):
-        _look_around(sums, row, plane, beside)
-        _cut_off(sums, row, plane, q.shape, beside)
-    whole = _code_blocks(
-        state, data, words, weights, real, scale, worth, q, own, own_active, nearest, blocks,
-        places, parents, above, parent_blocks, origin, shift, parent_places, sums, beside,
-        sum_blocks, kind, direction, price,
-    )  # fmt: skip
-    if whole and _any(blocks):
-        _add(own, blocks, sums, sum_blocks)
-        if len(own_around):
-            _look_around(own, row, plane, own_around)
-    return whole
+    own, around, flags = contexts
+    active, nearest, sums, beside, sum_flags = work
+    for k in range(len(table)):
+        band = table[k]
+        size, blocks = band[SIZE], band[BLOCKS] * band[BLOCKS + 1] * band[BLOCKS + 2]
+        if band[BEGINS]:
+            sums[:size] = 0
+            beside[:size] = 0
+            sum_flags[:blocks] = 0
+        active[:size] = 0
+        nearest[:size] = 0
+        parents, above, parent_flags, parent_places = _parent(
+            band, table, contexts, far_table, far_contexts
+        )
+        own_around = around[band[AROUND] : band[AROUND] + (size if band[AROUND] else 0)]
+        whole = _code_band(
+            state, data, words, weights, real, scale, worth, q, _triple(band, IN_ROOM),
+            _triple(band, SHAPE), own[band[OWN] : band[OWN] + size], active[:size], nearest[:size],
+            own_around, _flags(flags, band), _triple(band, PLACES), parents, above, parent_flags,
+            _triple(band, ORIGIN), _triple(band, SHIFT), parent_places, sums[:size], beside[:size],
+            sum_flags[:blocks].reshape((band[BLOCKS], band[BLOCKS + 1], band[BLOCKS + 2])),
+            band[KIND], band[DIRECTION], price,
+        )  # fmt: skip
+        if not whole:
+            return False
+    return True

@@ -12,9 +12,9 @@ import numpy as np
 from tinc_codec.errors import CorruptPayload
 from tinc_codec.parallel import Run
 from tinc_codec.stream.residual import tiles, wavelet
-from tinc_codec.stream.residual.segments import Bands, Coarse, decode_coarse, decode_tile
+from tinc_codec.stream.residual.segments import Coarse, decode_coarse, decode_tile
 from tinc_codec.stream.residual.tiles import Cuts
-from tinc_codec.stream.residual.wavelet import Below, Float32Array, Layout, Window
+from tinc_codec.stream.residual.wavelet import Bands, Below, Float32Array, Layout, Window
 from tinc_codec.stream.wire import Reader, Writer
 
 # Bit of the byte of levels: axes are closed.
@@ -86,7 +86,7 @@ class Coefficients:
         with self._lock:
             bands = self._decoded(wavelet.windows(plan, window), run)
         scale = np.float32(self.header.step), np.float32(self.header.bias)
-        return wavelet.inverse(plan, window, bands.low, bands.levels, scale, run, below)
+        return wavelet.inverse(bands, window, scale, run, below)
 
     def low_pass(self, level: int, run: Run, below: Below | None = None) -> Float32Array:
         """Return the low-pass band after so many levels; finer ones are not decoded.
@@ -100,22 +100,25 @@ class Coefficients:
         """
         with self._lock:
             bands = self._decoded_from(level, run)
-        coarse = wavelet.coarser(self.header.plan, level)
+        coarse = Bands(plan=wavelet.coarser(self.header.plan, level), room=bands.room)
         scale = np.float32(self.header.step), np.float32(self.header.bias)
-        window = wavelet.whole(coarse.shapes[0])
+        window = wavelet.whole(coarse.plan.shapes[0])
         added = (below[0] - level, below[1]) if below and below[0] > level else None
-        x = wavelet.inverse(coarse, window, bands.low, bands.levels[level:], scale, run, added)
+        x = wavelet.inverse(coarse, window, scale, run, added)
         if below is None or added is not None:
             return x
         between = wavelet.finer(wavelet.coarser(self.header.plan, below[0]), level - below[0])
-        return x + wavelet.forward(below[1](wavelet.whole(between.shapes[0])), between, run)[0]
+        said: Float32Array = wavelet.forward(
+            below[1](wavelet.whole(between.shapes[0])), between, run
+        ).low
+        return x + said
 
     def _decoded_from(self, level: int, run: Run) -> Bands:
         """Return the integers of the low-pass band and the levels from one on; none are kept."""
         plan, cuts, data = self.header.plan, self.header.cuts, self._tile_segments
         coarse = self._coarse or decode_coarse(plan, cuts, self._segments[0], run, level)
         wanted = self._missing if level < cuts.levels else []
-        list(run(lambda tile: decode_tile(coarse, plan, tile, data[tile], level), wanted))
+        list(run(lambda tile: decode_tile(coarse, tile, data[tile], level), wanted))
         return coarse.bands
 
     def _decoded(self, needed: Sequence[Window], run: Run) -> Bands:
@@ -127,7 +130,7 @@ class Coefficients:
         # Of the coarsest level that is cut the widest window is needed.
         wanted = [tile for tile in self._missing if _overlap(tile[-1], needed[cuts.levels])]
         data = self._tile_segments
-        list(run(lambda tile: decode_tile(coarse, plan, tile, data[tile]), wanted))
+        list(run(lambda tile: decode_tile(coarse, tile, data[tile]), wanted))
         self._missing = [tile for tile in self._missing if tile not in wanted]
         return coarse.bands
 

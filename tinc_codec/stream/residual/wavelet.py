@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -83,6 +83,46 @@ class Layout:
         )
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Bands:
+    """The bands of a transform, in the order in which they are coded.
+
+    Attributes
+    ----------
+    plan : Layout
+        Of the transform.
+    room : (n,) array
+        The low-pass band, then those of each level, the coarsest first; finer levels may be left
+        out. Each in C order.
+    """
+
+    plan: Layout
+    room: npt.NDArray[Any]
+
+    @cached_property
+    def low(self) -> npt.NDArray[Any]:
+        """The low-pass band: a view."""
+        shape = self.plan.shapes[-1]
+        return self.room[: math.prod(shape)].reshape(shape)
+
+    @cached_property
+    def levels(self) -> list[dict[int, npt.NDArray[Any]]]:
+        """The other bands of each level, finest first, by direction: views."""
+        return [self._level(level) for level in range(len(self.plan.splits))]
+
+    def _level(self, level: int) -> dict[int, npt.NDArray[Any]]:
+        if math.prod(self.plan.shapes[level]) > len(self.room):
+            return {}
+        return {
+            d: self.room[at : at + math.prod(shape)].reshape(shape)
+            for d, (at, shape) in band_places(self.plan, level).items()
+        }
+
+    def each(self) -> list[npt.NDArray[Any]]:
+        """Return all bands, the low-pass one first."""
+        return [self.low, *(band for level in self.levels for band in level.values())]
+
+
 # Geometry is looked up, not worked out again: it was a tenth of the time of decoding 64³ voxels.
 _lookup = lru_cache(maxsize=4096)
 
@@ -91,6 +131,20 @@ _lookup = lru_cache(maxsize=4096)
 def _directions(split: int) -> tuple[int, ...]:
     found = [d for d in range(1, 1 << AXES) if not d & ~split]
     return tuple(sorted(found, key=lambda d: (d.bit_count(), d)))
+
+
+@_lookup
+def band_places(plan: Layout, level: int) -> dict[int, tuple[int, Shape]]:
+    """Return where the bands of a level begin among all, and their shapes, in coding order.
+
+    Not to be changed.
+    """
+    found, at = {}, math.prod(plan.shapes[level + 1])
+    for d in plan.directions(level):
+        shape = plan.band_shape(level, d)
+        found[d] = at, shape
+        at += math.prod(shape)
+    return found
 
 
 def three_axes(shape: Sequence[int]) -> Shape:
@@ -198,10 +252,8 @@ def _analyse_lines(
     list(run(lambda part: lifting.analyse_lines(low, high, x, at, closed, *part), parts))
 
 
-def forward(
-    volume: Float32Array, plan: Layout, run: Run = map
-) -> tuple[Float32Array, list[dict[int, Float32Array]]]:
-    """Return the low-pass band, and the other bands of each level, finest first.
+def forward(volume: Float32Array, plan: Layout, run: Run = map) -> Bands:
+    """Return the bands of a volume, in float32.
 
     Parameters
     ----------
@@ -212,26 +264,23 @@ def forward(
     run : callable
         Maps a function over items, on threads perhaps.
     """
-    levels: list[dict[int, Float32Array]] = []
+    found = Bands(plan=plan, room=np.empty(volume.size, np.float32))
     low: Float32Array = np.array(volume, np.float32, order="C")
     for level, split in enumerate(plan.splits):
         if split & 1:
             _across_planes(low, lifting.analyse_columns, plan.closes(level, 0), run)
         if split >> 1 & 1:
             _within_planes(low, plan.closes(level, 1), run)
-        bands = {}
+        bands = {LOW_PASS: np.empty(plan.shapes[level + 1], np.float32), **found.levels[level]}
         for d in _of_rows(plan, level):
             if not split >> _LINES & 1:
-                bands[d] = np.ascontiguousarray(low[_rows(split, d)])
+                bands[d][...] = low[_rows(split, d)]
                 continue
-            for band in (d, d | _ACROSS):
-                shape = plan.band_shape(level, band) if band else plan.shapes[level + 1]
-                bands[band] = np.empty(shape, np.float32)
             closed = plan.closes(level, _LINES)
             _analyse_lines(bands[d], bands[d | _ACROSS], low, _places(split, d), closed, run)
-        low = bands.pop(LOW_PASS)
-        levels.append({d: bands[d] for d in plan.directions(level)})
-    return low, levels
+        low = bands[LOW_PASS]
+    found.low[...] = low
+    return found
 
 
 def _of_rows(plan: Layout, level: int) -> list[int]:
@@ -294,24 +343,16 @@ def _within(window: Window, outer: Window) -> tuple[slice, ...]:
 
 
 def inverse(
-    plan: Layout,
-    window: Window,
-    low: IntArray,
-    levels: Sequence[dict[int, IntArray]],
-    scale: Scale,
-    run: Run = map,
-    below: Below | None = None,
+    bands: Bands, window: Window, scale: Scale, run: Run = map, below: Below | None = None
 ) -> Float32Array:
     """Return a window of the volume.
 
     Parameters
     ----------
-    plan : Layout
-        Of the transform.
+    bands : Bands of int32
+        As :func:`forward` gives them, quantised. Read where the window needs them.
     window : Window
         What is wanted.
-    low, levels : int32 arrays, contiguous
-        As :func:`forward` gives them, quantised. Read where the window needs them.
     scale : Scale
         What they stand for.
     run : callable
@@ -319,6 +360,7 @@ def inverse(
     below : Below, optional
         What is added to a low-pass band; the plan has as many levels.
     """
+    plan, low, levels = bands.plan, bands.low, bands.levels
     needed = windows(plan, window)
     known = _Known(values=low, first=(0, 0, 0), scale=scale)
     if not plan.splits:
