@@ -44,7 +44,7 @@ def rival(name: str, voxels: NDArray[Any], bound: int) -> int | None:
     return None
 
 
-def plan_of(shape: tuple[int, ...]) -> wavelet.Layout:
+def plan_of(shape: tuple[int, ...]) -> wavelet.TransformPlan:
     a, b, c = shape
     splits: list[int] = []
     lengths = list(shape)
@@ -54,7 +54,7 @@ def plan_of(shape: tuple[int, ...]) -> wavelet.Layout:
             break
         splits.append(split)
         lengths = [(n + 1) // 2 if split >> k & 1 else n for k, n in enumerate(lengths)]
-    return wavelet.layout((a, b, c), splits)
+    return wavelet.transform_plan((a, b, c), splits)
 
 
 def wavelet_base(voxels: NDArray[Any], step: float) -> tuple[int, NDArray[np.int64]]:

@@ -12,11 +12,13 @@ from wavelets import bands_of, cuts_of, cuts_of_plan, in_turn, plans, quantized,
 from tinc_codec.stream.residual import coefficients, segments, wavelet
 from tinc_codec.stream.residual.section import Coefficients, Header
 from tinc_codec.stream.residual.tiles import NO_CUTS, Cuts
-from tinc_codec.stream.residual.wavelet import Bands, Float32Array, Layout
+from tinc_codec.stream.residual.wavelet import Bands, Float32Array, TransformPlan
 
 
 @st.composite
-def bands(draw: st.DrawFn) -> tuple[Layout, Float32Array, list[dict[int, Float32Array]], Cuts]:
+def bands(
+    draw: st.DrawFn,
+) -> tuple[TransformPlan, Float32Array, list[dict[int, Float32Array]], Cuts]:
     """Draw a plan, and sparse or dense integers of any size as its coefficients."""
     plan = draw(plans(19))
     cuts = draw(cuts_of_plan(plan))
@@ -39,7 +41,7 @@ def bands(draw: st.DrawFn) -> tuple[Layout, Float32Array, list[dict[int, Float32
 @settings(max_examples=80)
 @given(bands())
 def test_integers_come_back(
-    drawn: tuple[Layout, Float32Array, list[dict[int, Float32Array]], Cuts],
+    drawn: tuple[TransformPlan, Float32Array, list[dict[int, Float32Array]], Cuts],
 ) -> None:
     plan, low, levels, cuts = drawn
     coded = segments.encode(
@@ -99,7 +101,7 @@ def test_zeros_take_few_bytes() -> None:
 
 def test_sizes_at_either_side_of_the_unary_part_and_of_clipping() -> None:
     sizes = np.array([1, 14, 15, 16, 17, 18, 126, 127, 128, 2**16, 2**22, 2**24], np.float32)
-    plan = wavelet.layout((1, 1, 2 * len(sizes)), [])
+    plan = wavelet.transform_plan((1, 1, 2 * len(sizes)), [])
     low = np.concatenate([sizes, -sizes]).reshape(1, 1, -1)
     real, worth = Bands(plan=plan, room=low.ravel()), segments.ones(plan)
     coded = segments.encode(real, worth, step=1.0, price=0.0, cuts=NO_CUTS, most=999, run=in_turn)

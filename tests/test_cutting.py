@@ -15,7 +15,7 @@ from tinc_codec.threads import each
 
 def integers(shape: wavelet.Shape, splits: tuple[int, ...]) -> wavelet.Bands:
     """Return the bands of a plan, all 0."""
-    return zeros(wavelet.layout(shape, splits))
+    return zeros(wavelet.transform_plan(shape, splits))
 
 
 def test_both_tiles_are_the_same_work() -> None:

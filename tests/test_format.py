@@ -176,7 +176,7 @@ def wavelet_sections(draw: st.DrawFn) -> tuple[tuple[int, ...], bytes]:
             chosen = draw(st.sets(st.sampled_from(longer), min_size=1))
             splits.append(sum(1 << k for k in chosen))
             lengths = [(n + 1) // 2 if k in chosen else n for k, n in enumerate(lengths)]
-    plan = wavelet.layout(wavelet.three_axes(shape), splits)
+    plan = wavelet.transform_plan(wavelet.three_axes(shape), splits)
     if draw(st.booleans()):
         plan = plan.closed_where_possible()
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))

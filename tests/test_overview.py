@@ -58,7 +58,7 @@ def test_finer_tiles_are_not_looked_at() -> None:
 @pytest.mark.parametrize("closed", [False, True])
 def test_places_of_samples(closed: bool) -> None:
     """The low-pass samples of a ramp, in the middle and at closed ends, tell where they are."""
-    plan = wavelet.layout((1, 1, 64), (4, 4, 4), closed=closed)
+    plan = wavelet.transform_plan((1, 1, 64), (4, 4, 4), closed=closed)
     ramp = np.arange(64, dtype=np.float32).reshape(1, 1, 64)
     for level in range(4):
         low = wavelet.forward(ramp, wavelet.finer(plan, level)).low

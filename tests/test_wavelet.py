@@ -13,7 +13,7 @@ from wavelets import in_turn, plans, whole, zeros
 
 from tinc_codec import runtime
 from tinc_codec.stream.residual import cdf97, lifting, wavelet
-from tinc_codec.stream.residual.wavelet import Bands, Float32Array, Layout, Shape, Window
+from tinc_codec.stream.residual.wavelet import Bands, Float32Array, Shape, TransformPlan, Window
 from tinc_codec.threads import each
 
 # Every row of an array.
@@ -34,7 +34,7 @@ def integers(bands: Bands) -> Bands:
     return replace(bands, room=np.rint(bands.room / SCALE[0]).astype(np.int32))
 
 
-def transformed(plan: Layout, values: Float32Array) -> Bands:
+def transformed(plan: TransformPlan, values: Float32Array) -> Bands:
     return integers(wavelet.forward(values, plan))
 
 
@@ -98,7 +98,7 @@ def test_energy_is_nearly_kept(shape: tuple[int, int, int], closed: bool) -> Non
     """So that the error of the volume is about that of the coefficients."""
     split = sum(1 << k for k, n in enumerate(shape) if n > 1)
     values = noise(*shape)
-    bands = wavelet.forward(values, wavelet.layout(shape, [split, split], closed=closed))
+    bands = wavelet.forward(values, wavelet.transform_plan(shape, [split, split], closed=closed))
     energy = float((bands.room**2).sum())
     assert energy == pytest.approx(float((values**2).sum()), rel=0.1)
 
@@ -106,7 +106,7 @@ def test_energy_is_nearly_kept(shape: tuple[int, int, int], closed: bool) -> Non
 def low_pass_error(n: int, closed: bool) -> Float32Array:
     """Return the mean squared error at each of n samples of noise that keeps its low ones alone."""
     values = noise(2000, 1, n)
-    plan = wavelet.layout((2000, 1, n), [4], closed=closed)
+    plan = wavelet.transform_plan((2000, 1, n), [4], closed=closed)
     kept = transformed(plan, values)
     kept.levels[0][4][...] = 0
     found = restored(whole(plan), kept)
@@ -124,7 +124,7 @@ def test_errors_at_the_end_of_a_closed_axis_are_half_as_large() -> None:
 
 @pytest.mark.parametrize("n", [6, 8, 26, 64])
 def test_constants_stay_constant_on_a_closed_axis(n: int) -> None:
-    plan = wavelet.layout((1, 1, n), [4], closed=True)
+    plan = wavelet.transform_plan((1, 1, n), [4], closed=True)
     bands = wavelet.forward(np.ones((1, 1, n), np.float32), plan)
     np.testing.assert_allclose(bands.low, np.sqrt(2), rtol=0, atol=1e-5)
     np.testing.assert_allclose(bands.levels[0][4], 0, rtol=0, atol=1e-5)
@@ -137,15 +137,15 @@ def test_constants_stay_constant_on_a_closed_axis(n: int) -> None:
 )  # fmt: skip
 def test_what_may_be_closed(shape: Shape, splits: list[int], closed: bool) -> None:
     if closed:
-        assert wavelet.layout(shape, splits, closed=True).closes_any()
+        assert wavelet.transform_plan(shape, splits, closed=True).closes_any()
         return
     with pytest.raises(ValueError, match="can be closed"):
-        wavelet.layout(shape, splits, closed=True)
+        wavelet.transform_plan(shape, splits, closed=True)
 
 
 @settings(max_examples=80)
 @given(plans(23), st.data())
-def test_a_window_is_that_part_of_the_whole(plan: Layout, data: st.DataObject) -> None:
+def test_a_window_is_that_part_of_the_whole(plan: TransformPlan, data: st.DataObject) -> None:
     values = noise(*plan.shapes[0])
     bands = transformed(plan, values)
     everything = restored(whole(plan), bands)
@@ -161,7 +161,7 @@ def test_a_window_is_that_part_of_the_whole(plan: Layout, data: st.DataObject) -
 @settings(max_examples=40)
 @given(plans(23), st.data())
 def test_a_voxel_takes_no_more_of_the_bands_than_the_windows_say(
-    plan: Layout, data: st.DataObject
+    plan: TransformPlan, data: st.DataObject
 ) -> None:
     """All else may be unknown yet: it is what other tiles hold."""
     bands = transformed(plan, noise(*plan.shapes[0]))
@@ -180,7 +180,7 @@ def test_a_voxel_takes_no_more_of_the_bands_than_the_windows_say(
 
 
 def test_lines_of_zeros_are_zeros() -> None:
-    plan = wavelet.layout((4, 6, 8), [7])
+    plan = wavelet.transform_plan((4, 6, 8), [7])
     bands = zeros(plan)
     assert not restored(whole(plan), bands).any()
     bands.low[1, 2, 3] = 1
@@ -190,7 +190,7 @@ def test_lines_of_zeros_are_zeros() -> None:
 def test_integers_are_restored_in_binary32() -> None:
     q = np.array([0, 1, -1, 7, -(2**24) - 1], np.int32).reshape(1, 1, 5)
     step, bias = np.float32(0.1), np.float32(51 / 256)
-    plan = wavelet.layout((1, 1, 5), [])
+    plan = wavelet.transform_plan((1, 1, 5), [])
     found = wavelet.inverse(Bands(plan=plan, room=q.ravel()), whole(plan), (step, bias))
     expected = np.sign(q).astype(np.float32) * ((np.abs(q).astype(np.float32) - bias) * step)
     expected[q == 0] = 0
@@ -200,7 +200,7 @@ def test_integers_are_restored_in_binary32() -> None:
 @pytest.mark.parametrize("shape", [(70, 64, 65), (2, 400, 300), (200, 1, 500)])
 def test_threads_change_no_bit(shape: tuple[int, int, int]) -> None:
     split = sum(1 << k for k, n in enumerate(shape) if n > 1)
-    plan, values = wavelet.layout(shape, [split]).closed_where_possible(), noise(*shape)
+    plan, values = wavelet.transform_plan(shape, [split]).closed_where_possible(), noise(*shape)
     alone = wavelet.forward(values, plan)
     with runtime(threads=3):
         together = wavelet.forward(values, plan, each)
@@ -213,7 +213,7 @@ def test_threads_change_no_bit(shape: tuple[int, int, int]) -> None:
 def test_the_volume_itself_is_not_changed() -> None:
     values = noise(9, 8, 7)
     kept = values.copy()
-    wavelet.forward(values, wavelet.layout((9, 8, 7), [7]))
+    wavelet.forward(values, wavelet.transform_plan((9, 8, 7), [7]))
     np.testing.assert_array_equal(values, kept)
 
 
@@ -226,4 +226,4 @@ def test_axes_made_three() -> None:
 @pytest.mark.parametrize("split", [0, 1, 8, 255])
 def test_splits_that_do_not_fit_are_refused(split: int) -> None:
     with pytest.raises(ValueError, match=f"split {split} does not fit"):
-        wavelet.layout((1, 4, 4), [split])
+        wavelet.transform_plan((1, 4, 4), [split])

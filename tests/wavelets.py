@@ -13,28 +13,28 @@ from tinc_codec.stream.residual import coefficients, section, segments, tiles, w
 from tinc_codec.stream.residual.section import Header
 from tinc_codec.stream.residual.segments import Quantized
 from tinc_codec.stream.residual.tiles import NO_CUTS, Cuts
-from tinc_codec.stream.residual.wavelet import Bands, Float32Array, Layout, Window
+from tinc_codec.stream.residual.wavelet import Bands, Float32Array, TransformPlan, Window
 
 
 def in_turn(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
     return [function(item) for item in items]
 
 
-def bands_of(plan: Layout, low: Any, levels: Sequence[dict[int, Any]], dtype: Any) -> Bands:
+def bands_of(plan: TransformPlan, low: Any, levels: Sequence[dict[int, Any]], dtype: Any) -> Bands:
     """Return bands that are given one by one."""
     parts = [low, *(band for level in reversed(levels) for band in level.values())]
     return Bands(plan=plan, room=np.concatenate([np.ravel(p) for p in parts]).astype(dtype))
 
 
-def zeros(plan: Layout) -> Bands:
+def zeros(plan: TransformPlan) -> Bands:
     return Bands(plan=plan, room=np.zeros(math.prod(plan.shapes[0]), np.int32))
 
 
-def whole(plan: Layout) -> Window:
+def whole(plan: TransformPlan) -> Window:
     return wavelet.whole(plan.shapes[0])
 
 
-def cuts_of(cuts: int | Cuts, plan: Layout) -> Cuts:
+def cuts_of(cuts: int | Cuts, plan: TransformPlan) -> Cuts:
     """Return cuts; bits of axes stand for those of the finest level in the middle."""
     if isinstance(cuts, Cuts):
         return cuts
@@ -42,20 +42,20 @@ def cuts_of(cuts: int | Cuts, plan: Layout) -> Cuts:
 
 
 @st.composite
-def plans(draw: st.DrawFn, longest: int) -> Layout:
+def plans(draw: st.DrawFn, longest: int) -> TransformPlan:
     """Draw a plan of up to five levels, closed or not."""
     a, b, c = (draw(st.one_of(st.just(1), st.integers(1, longest))) for _ in range(3))
-    plan = wavelet.layout((a, b, c), [])
+    plan = wavelet.transform_plan((a, b, c), [])
     for _ in range(draw(st.integers(0, 5))):
         longer = [k for k, n in enumerate(plan.shapes[-1]) if n > 1]
         if longer:
             split = sum(1 << k for k in draw(st.sets(st.sampled_from(longer), min_size=1)))
-            plan = wavelet.layout((a, b, c), [*plan.splits, split])
+            plan = wavelet.transform_plan((a, b, c), [*plan.splits, split])
     return plan.closed_where_possible() if draw(st.booleans()) else plan
 
 
 @st.composite
-def cuts_of_plan(draw: st.DrawFn, plan: Layout) -> Cuts:
+def cuts_of_plan(draw: st.DrawFn, plan: TransformPlan) -> Cuts:
     """Draw cuts that fit a plan: none, or of any levels, in the middle or elsewhere."""
     levels = draw(st.integers(0, min(len(plan.splits), tiles.MOST_CUT_LEVELS)))
     lengths = plan.shapes[levels]
@@ -74,10 +74,10 @@ def cuts_of_plan(draw: st.DrawFn, plan: Layout) -> Cuts:
 def quantized(
     values: Float32Array, splits: Sequence[int], *, step: float, price: float = 0.08,
     cuts: int | Cuts = 0, most: int = 1 << 20, run: Any = in_turn, closed: bool = False,
-) -> tuple[Layout, Quantized]:  # fmt: skip
+) -> tuple[TransformPlan, Quantized]:  # fmt: skip
     """Return the plan of a volume of 1 to 4 axes, and its integers and segments."""
     shape = wavelet.three_axes(values.shape)
-    plan = wavelet.layout(shape, splits, closed=closed)
+    plan = wavelet.transform_plan(shape, splits, closed=closed)
     real, worth = wavelet.forward(values.reshape(shape), plan, run), segments.ones(plan)
     coded = segments.encode(
         real, worth, step=step, price=price, cuts=cuts_of(cuts, plan), most=most, run=run

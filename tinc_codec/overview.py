@@ -27,7 +27,7 @@ from tinc_codec.tree.geometry import IntArray
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from tinc_codec.stream.residual.wavelet import Layout
+    from tinc_codec.stream.residual.wavelet import TransformPlan
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -198,7 +198,7 @@ def _of_band(chunk: Chunk, depth: int) -> tuple[Float32Array, list[IntArray], li
     return unit.reshape([len(places) for places in found]), found, counts
 
 
-def _halvings_of(plan: Layout) -> list[list[int]]:
+def _halvings_of(plan: TransformPlan) -> list[list[int]]:
     """Return how often each axis has been halved after 0, 1, … levels."""
     found = [[0] * _AXES]
     for split in plan.splits:
@@ -213,7 +213,7 @@ def _halved(values: Float32Array, axis: int) -> Float32Array:
     before, n = math.prod(values.shape[:axis]), values.shape[axis]
     last = axis == values.ndim - 1
     three, split = ((1, before, n), 4) if last else ((before, n, values.size // (before * n)), 2)
-    plan = wavelet.layout(three, [split])
+    plan = wavelet.transform_plan(three, [split])
     low = wavelet.forward(values.reshape(three), plan, each).low
     low *= np.float32(2**-0.5)
     return low.reshape(*values.shape[:axis], (n + 1) // 2, *values.shape[axis + 1 :])

@@ -11,7 +11,7 @@ from numba import njit
 
 from tinc_codec.stream.residual import coefficients, tiles
 from tinc_codec.stream.residual.tiles import Cuts
-from tinc_codec.stream.residual.wavelet import AXES, Bands, Layout
+from tinc_codec.stream.residual.wavelet import AXES, Bands, TransformPlan
 
 Work = npt.NDArray[np.int64]
 
@@ -65,7 +65,7 @@ def _count(band: Any, along_z: Any, along_y: Any, along_x: Any) -> None:
             along_y[y] += count
 
 
-def _half(axis: int, levels: int, plan: Layout, works: list[list[Work]]) -> tuple[int, int]:
+def _half(axis: int, levels: int, plan: TransformPlan, works: list[list[Work]]) -> tuple[int, int]:
     """Return the larger work of two parts of an axis, and the block that the second starts at.
 
     Where the axis is too short to be cut the block is 0.

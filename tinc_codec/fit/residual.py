@@ -27,7 +27,7 @@ from tinc_codec.stream.residual import section, segments, wavelet
 from tinc_codec.stream.residual.section import Header
 from tinc_codec.stream.residual.segments import Quantized
 from tinc_codec.stream.residual.tiles import NO_CUTS, Cuts
-from tinc_codec.stream.residual.wavelet import AXES, Bands, Float32Array, Layout, Shape
+from tinc_codec.stream.residual.wavelet import AXES, Bands, Float32Array, Shape, TransformPlan
 from tinc_codec.threads import each
 
 _Item = TypeVar("_Item")
@@ -56,7 +56,7 @@ class _Transform:
     worth: Bands
 
     @property
-    def plan(self) -> Layout:
+    def plan(self) -> TransformPlan:
         """Which axes are halved at which level."""
         return self.bands.plan
 
@@ -85,7 +85,7 @@ class Coding:
         return 8 * self.price * self.step**2
 
 
-def plan_of(shape: Shape, starts: tuple[int, ...]) -> Layout:
+def plan_of(shape: Shape, starts: tuple[int, ...]) -> TransformPlan:
     """Return the plan in which axis k is halved from level ``starts[k]`` on, while it is long.
 
     Axes are closed where they can be: errors at their last faces are half as large then.
@@ -100,7 +100,7 @@ def plan_of(shape: Shape, starts: tuple[int, ...]) -> Layout:
                 lengths[k] = (n + 1) // 2
         if split:
             splits.append(split)
-    return wavelet.layout(shape, splits).closed_where_possible()
+    return wavelet.transform_plan(shape, splits).closed_where_possible()
 
 
 class Residual:
@@ -112,7 +112,7 @@ class Residual:
         In normalised units.
     weight : float32 array of the same shape, or None
         What the squared error of each voxel weighs, 0 to 1; None: 1.
-    plan : Layout, optional
+    plan : TransformPlan, optional
         The only plan to use.
     """
 
@@ -120,7 +120,7 @@ class Residual:
         self,
         values: Float32Array,
         weight: Float32Array | None = None,
-        plan: Layout | None = None,
+        plan: TransformPlan | None = None,
     ) -> None:
         shape = wavelet.three_axes(values.shape)
         self._values = values.reshape(shape)
@@ -141,7 +141,7 @@ class Residual:
         other._price = price
         return other
 
-    def _transform(self, plan: Layout) -> _Transform:
+    def _transform(self, plan: TransformPlan) -> _Transform:
         bands = wavelet.forward(self._values - np.float32(self._offset), plan, each)
         worth = segments.ones(plan) if self._weight is None else worths(self._weight, plan)
         return _Transform(bands=bands, worth=worth)
@@ -282,7 +282,7 @@ def _coded(
     )  # fmt: skip
 
 
-def worths(weight: Float32Array, plan: Layout) -> Bands:
+def worths(weight: Float32Array, plan: TransformPlan) -> Bands:
     """Return what the squared error of each coefficient weighs.
 
     The mean over the voxels that the coefficient has a say in, about: along an axis that is halved

@@ -29,7 +29,7 @@ from tinc_codec.tree import network, section
 
 if TYPE_CHECKING:
     from tinc_codec.fit.chunk import FittedTree
-    from tinc_codec.stream.residual.wavelet import Layout, Window
+    from tinc_codec.stream.residual.wavelet import TransformPlan, Window
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -47,13 +47,13 @@ class BandTree:
         TREE and WEIGHTS.
     said : float32 array, of the volume's shape
         What it comes to in the volume, in normalised units.
-    plan : Layout or None
+    plan : TransformPlan or None
         Of the transform whose band it is of; None: any, it is of the voxels.
     """
 
     sections: Sections
     said: Float32Array
-    plan: Layout | None
+    plan: TransformPlan | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,16 +66,16 @@ class Band:
         A low-pass band of normalised values, or these; axes of one sample left out.
     weight : float32 array of the same shape, or None
         What errors weigh.
-    above : Layout
+    above : TransformPlan
         The levels of the transform down to it; none for the voxels.
-    plan : Layout or None
+    plan : TransformPlan or None
         As in :class:`BandTree`.
     """
 
     values: Float32Array
     weight: Float32Array | None
-    above: Layout
-    plan: Layout | None
+    above: TransformPlan
+    plan: TransformPlan | None
 
 
 def band_of(volume: Volume, form: Form | None) -> Band | None:
@@ -106,7 +106,7 @@ def band_of(volume: Volume, form: Form | None) -> Band | None:
     return Band(values=low.reshape(shape), weight=weight, above=above, plan=plan)
 
 
-def _fewer(plan: Layout, depth: int) -> float:
+def _fewer(plan: TransformPlan, depth: int) -> float:
     return math.prod(plan.shapes[0]) / math.prod(plan.shapes[depth])
 
 
@@ -114,7 +114,7 @@ def voxels_of(volume: Volume) -> Band:
     """Return the voxels of a volume as a band."""
     from tinc_codec.stream.residual import wavelet
 
-    above = wavelet.layout(wavelet.three_axes(volume.unit.shape), ())
+    above = wavelet.transform_plan(wavelet.three_axes(volume.unit.shape), ())
     return Band(values=volume.unit, weight=volume.weight, above=above, plan=None)
 
 
@@ -175,7 +175,7 @@ def _in_volume(volume: Volume, band: Band, fitted: FittedTree) -> BandTree:
     )
 
 
-def _synthesised(said: Float32Array, above: Layout) -> Float32Array:
+def _synthesised(said: Float32Array, above: TransformPlan) -> Float32Array:
     """Return the volume of a low-pass band, all finer bands 0."""
     from tinc_codec.stream.residual import wavelet
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from tinc_codec.stream.residual.coefficients import BLOCK, CLASSES, COLUMNS, NO_FLAGS, PAD
 from tinc_codec.stream.residual.tiles import Tile
-from tinc_codec.stream.residual.wavelet import AXES, LOW_PASS, Layout, Shape, band_places
+from tinc_codec.stream.residual.wavelet import AXES, LOW_PASS, Shape, TransformPlan, band_places
 
 # Of the first place, then how far rows and planes are apart.
 Place = tuple[int, int, int]
@@ -86,7 +86,7 @@ class _Above:
 class _Rows:
     """The rows of a table, written level by level."""
 
-    def __init__(self, plan: Layout) -> None:
+    def __init__(self, plan: TransformPlan) -> None:
         depth, height, _ = plan.shapes[0]
         # None along the axes that a volume of fewer lacks: a line would take 24 times its memory.
         self._pads = PAD * (depth > 1), PAD * (depth > 1 or height > 1), PAD
@@ -121,7 +121,7 @@ class _Rows:
         return found
 
     def add_levels(
-        self, plan: Layout, levels: range, above: _Above, tile: Tile | None
+        self, plan: TransformPlan, levels: range, above: _Above, tile: Tile | None
     ) -> BandTable:
         """Add levels, the coarsest first, or a tile's parts of them; return the table."""
         for level in reversed(levels):
@@ -136,12 +136,12 @@ class _Rows:
         )
 
 
-def _halved(plan: Layout, level: int) -> tuple[int, ...]:
+def _halved(plan: TransformPlan, level: int) -> tuple[int, ...]:
     return tuple(plan.splits[level] >> k & 1 for k in range(AXES))
 
 
 @lru_cache(maxsize=256)
-def coarse_table(plan: Layout, finest: int) -> BandTable:
+def coarse_table(plan: TransformPlan, finest: int) -> BandTable:
     """Return the table of the first segment: the low-pass band, and levels down to ``finest``."""
     rows, nothing, low = _Rows(plan), _Above(rows={}), plan.shapes[-1]
     place = 0, low[2], low[1] * low[2]
@@ -150,7 +150,7 @@ def coarse_table(plan: Layout, finest: int) -> BandTable:
 
 
 @lru_cache(maxsize=256)
-def tile_table(plan: Layout, tile: Tile, finest: int = 0) -> BandTable:
+def tile_table(plan: TransformPlan, tile: Tile, finest: int = 0) -> BandTable:
     """Return the table of a tile's segment; its coarsest level comes after the first segment's."""
     coarse = len(tile)
     above = _Above(
@@ -162,7 +162,7 @@ def tile_table(plan: Layout, tile: Tile, finest: int = 0) -> BandTable:
     return _Rows(plan).add_levels(plan, range(finest, coarse), above, tile)
 
 
-def _parts(plan: Layout, level: int, tile: Tile | None) -> dict[int, tuple[Place, Shape]]:
+def _parts(plan: TransformPlan, level: int, tile: Tile | None) -> dict[int, tuple[Place, Shape]]:
     """Return of each band of a level, or a tile's part of it, its place among all and its shape."""
     found = {}
     for direction, (at, shape) in band_places(plan, level).items():

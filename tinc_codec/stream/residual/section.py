@@ -14,7 +14,7 @@ from tinc_codec.parallel import Run
 from tinc_codec.stream.residual import tiles, wavelet
 from tinc_codec.stream.residual.segments import Coarse, decode_coarse, decode_tile
 from tinc_codec.stream.residual.tiles import Cuts
-from tinc_codec.stream.residual.wavelet import Bands, Below, Float32Array, Layout, Window
+from tinc_codec.stream.residual.wavelet import Bands, Below, Float32Array, TransformPlan, Window
 from tinc_codec.stream.wire import Reader, Writer
 
 # Bit of the byte of levels: axes are closed.
@@ -29,7 +29,7 @@ class Header:
 
     Attributes
     ----------
-    plan : Layout
+    plan : TransformPlan
         Levels and shapes.
     step : float
         Quantisation step in normalised units, a binary32 value.
@@ -41,7 +41,7 @@ class Header:
         Into the tiles that are segments of their own.
     """
 
-    plan: Layout
+    plan: TransformPlan
     step: float
     offset: float
     bias: float
@@ -181,7 +181,7 @@ def from_bytes(data: bytes, shape: Sequence[int]) -> Coefficients:
         raise CorruptPayload(f"WAVELET section: {count} levels; at most {wavelet.MOST_LEVELS}")
     splits = [reader.u8() for _ in range(count)]
     try:
-        plan = wavelet.layout(wavelet.three_axes(shape), splits, closed=bool(closed))
+        plan = wavelet.transform_plan(wavelet.three_axes(shape), splits, closed=bool(closed))
     except ValueError as error:
         raise CorruptPayload(f"WAVELET section: {error}") from error
     step, offset, bias = reader.f32(), reader.u16() / OFFSET_UNIT, reader.u8() / BIAS_UNIT

@@ -21,7 +21,7 @@ from tinc_codec.parallel import Run
 from tinc_codec.stream.residual import binary, coefficients, mixing
 from tinc_codec.stream.residual.band_table import BandTable, coarse_table, tile_table
 from tinc_codec.stream.residual.tiles import Cuts, Tile
-from tinc_codec.stream.residual.wavelet import Bands, Float32Array, Layout
+from tinc_codec.stream.residual.wavelet import Bands, Float32Array, TransformPlan
 
 Model = tuple[npt.NDArray[np.uint32], npt.NDArray[np.int32]]
 Segment = npt.NDArray[np.uint8]
@@ -32,7 +32,7 @@ _FIRST_WEIGHT, _SIZE_WEIGHT = 19661, 26214
 _NO_REAL = np.zeros(0, np.float32)
 
 
-def ones(plan: Layout) -> Bands:
+def ones(plan: TransformPlan) -> Bands:
     """Return bands of float32 ones, which take memory once; not to be written to."""
     one = np.ones(1, np.float32)
     return Bands(plan=plan, room=as_strided(one, (math.prod(plan.shapes[0]),), (0,)))
@@ -190,7 +190,9 @@ class Coarse:
     coded: _Coded
 
 
-def decode_coarse(plan: Layout, cuts: Cuts, data: Segment, run: Run, finest: int = 0) -> Coarse:
+def decode_coarse(
+    plan: TransformPlan, cuts: Cuts, data: Segment, run: Run, finest: int = 0
+) -> Coarse:
     """Decode the first segment; no level finer than ``finest`` will be wanted.
 
     Raises

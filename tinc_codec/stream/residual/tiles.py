@@ -8,7 +8,7 @@ from itertools import product
 
 from tinc_codec.errors import CorruptPayload
 from tinc_codec.stream.residual import coefficients
-from tinc_codec.stream.residual.wavelet import AXES, Layout, Window
+from tinc_codec.stream.residual.wavelet import AXES, TransformPlan, Window
 from tinc_codec.stream.wire import Reader
 
 # An axis is cut only where both parts have a block at least.
@@ -42,7 +42,7 @@ class Cuts:
         """Return the axes that are cut as bits."""
         return sum(1 << k for k, block in enumerate(self.at) if block)
 
-    def tiles(self, plan: Layout) -> list[Tile]:
+    def tiles(self, plan: TransformPlan) -> list[Tile]:
         """Return the tiles of a plan, in the order of their segments."""
         if not self.levels:
             return []
@@ -52,7 +52,7 @@ class Cuts:
             parts.append([(0, place), (place, n)] if block else [(0, n)])
         return [self._finer((a, b, c), plan) for a, b, c in product(*parts)]
 
-    def _finer(self, window: Window, plan: Layout) -> Tile:
+    def _finer(self, window: Window, plan: TransformPlan) -> Tile:
         """Return the windows of a tile, given the coarsest of them."""
         windows = [window]
         for level in range(self.levels - 1, 0, -1):
@@ -69,7 +69,7 @@ class Cuts:
 NO_CUTS = Cuts(levels=0, at=(0, 0, 0))
 
 
-def in_the_middle(axes: int, levels: int, plan: Layout) -> Cuts:
+def in_the_middle(axes: int, levels: int, plan: TransformPlan) -> Cuts:
     """Return the cuts of a plan's finest levels in the middle of axes, given as bits."""
     a, b, c = (
         math.ceil(n / (2 * coefficients.BLOCK)) if axes >> k & 1 else 0
@@ -78,7 +78,7 @@ def in_the_middle(axes: int, levels: int, plan: Layout) -> Cuts:
     return Cuts(levels=levels, at=(a, b, c))
 
 
-def to_byte(cuts: Cuts, plan: Layout) -> int:
+def to_byte(cuts: Cuts, plan: TransformPlan) -> int:
     """Return the byte of the header that tells of the cuts of a plan."""
     if not cuts.levels:
         return 0
@@ -86,7 +86,7 @@ def to_byte(cuts: Cuts, plan: Layout) -> int:
     return cuts.axes | (cuts.levels - 1) << AXES | given * PLACES_GIVEN
 
 
-def from_byte(byte: int, plan: Layout, reader: Reader) -> Cuts:
+def from_byte(byte: int, plan: TransformPlan, reader: Reader) -> Cuts:
     """Return the cuts of a plan that a byte of the header, and the places it has, mean.
 
     Raises

@@ -37,7 +37,7 @@ _PIECE = 1 << 18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
+class TransformPlan:
     """Which axes are halved at which level, and the shapes that come of it.
 
     Attributes
@@ -64,8 +64,8 @@ class Layout:
         """Return whether any level does."""
         return any(self.closes(k, axis) for k in range(len(self.splits)) for axis in range(AXES))
 
-    def closed_where_possible(self) -> Layout:
-        """Return the layout with its axes closed; itself where none can be."""
+    def closed_where_possible(self) -> TransformPlan:
+        """Return the plan with its axes closed; itself where none can be."""
         closed = replace(self, closed=True)
         return closed if closed.closes_any() else self
 
@@ -89,14 +89,14 @@ class Bands:
 
     Attributes
     ----------
-    plan : Layout
+    plan : TransformPlan
         Of the transform.
     room : (n,) array
         The low-pass band, then those of each level, the coarsest first; finer levels may be left
         out. Each in C order.
     """
 
-    plan: Layout
+    plan: TransformPlan
     room: npt.NDArray[Any]
 
     @cached_property
@@ -134,7 +134,7 @@ def _directions(split: int) -> tuple[int, ...]:
 
 
 @_lookup
-def band_places(plan: Layout, level: int) -> dict[int, tuple[int, Shape]]:
+def band_places(plan: TransformPlan, level: int) -> dict[int, tuple[int, Shape]]:
     """Return where the bands of a level begin among all, and their shapes, in coding order.
 
     Not to be changed.
@@ -154,17 +154,17 @@ def three_axes(shape: Sequence[int]) -> Shape:
     return a, b, c
 
 
-def layout(shape: Shape, splits: Sequence[int], *, closed: bool = False) -> Layout:
-    """Return the layout of a volume.
+def transform_plan(shape: Shape, splits: Sequence[int], *, closed: bool = False) -> TransformPlan:
+    """Return the plan of a volume.
 
     Parameters
     ----------
     shape : Shape
         Of the volume.
     splits : sequence of int
-        As in :class:`Layout`.
+        As in :class:`TransformPlan`.
     closed : bool
-        As in :class:`Layout`.
+        As in :class:`TransformPlan`.
 
     Raises
     ------
@@ -180,18 +180,18 @@ def layout(shape: Shape, splits: Sequence[int], *, closed: bool = False) -> Layo
             raise ValueError(f"split {split} does not fit a band of shape {shapes[-1]}")
         a, b, c = ((n + 1) // 2 if h else n for h, n in zip(halved, shapes[-1], strict=True))
         shapes.append((a, b, c))
-    found = Layout(shapes=tuple(shapes), splits=tuple(splits), closed=closed)
+    found = TransformPlan(shapes=tuple(shapes), splits=tuple(splits), closed=closed)
     if closed and not found.closes_any():
         raise ValueError(f"no axis of shape {shape} can be closed")
     return found
 
 
-def coarser(plan: Layout, level: int) -> Layout:
+def coarser(plan: TransformPlan, level: int) -> TransformPlan:
     """Return what is left of a transform after its finest levels."""
     return replace(plan, shapes=plan.shapes[level:], splits=plan.splits[level:])
 
 
-def finer(plan: Layout, level: int) -> Layout:
+def finer(plan: TransformPlan, level: int) -> TransformPlan:
     """Return the finest levels of a transform."""
     return replace(plan, shapes=plan.shapes[: level + 1], splits=plan.splits[:level])
 
@@ -202,7 +202,7 @@ def whole(shape: Shape) -> Window:
     return a, b, c
 
 
-def places(plan: Layout, level: int) -> list[npt.NDArray[np.int64]]:
+def places(plan: TransformPlan, level: int) -> list[npt.NDArray[np.int64]]:
     """Return the voxels, along each axis, that the low-pass samples after so many levels are at."""
     found = [np.arange(n) for n in plan.shapes[0]]
     for k in range(level):
@@ -252,14 +252,14 @@ def _analyse_lines(
     list(run(lambda part: lifting.analyse_lines(low, high, x, at, closed, *part), parts))
 
 
-def forward(volume: Float32Array, plan: Layout, run: Run = map) -> Bands:
+def forward(volume: Float32Array, plan: TransformPlan, run: Run = map) -> Bands:
     """Return the bands of a volume, in float32.
 
     Parameters
     ----------
     volume : (z, y, x) float32
         Not changed.
-    plan : Layout
+    plan : TransformPlan
         Of its shape.
     run : callable
         Maps a function over items, on threads perhaps.
@@ -283,13 +283,13 @@ def forward(volume: Float32Array, plan: Layout, run: Run = map) -> Bands:
     return found
 
 
-def _of_rows(plan: Layout, level: int) -> list[int]:
+def _of_rows(plan: TransformPlan, level: int) -> list[int]:
     """Return the bands of a level that are low-pass along the last axis."""
     return [d for d in [LOW_PASS, *plan.directions(level)] if not d & _ACROSS]
 
 
 @_lookup
-def _widened(plan: Layout, level: int, window: Window) -> Window:
+def _widened(plan: TransformPlan, level: int, window: Window) -> Window:
     """Return the samples of a level that reach into a window of it.
 
     Along axes that are halved, from an even one on; of a closed end all its samples.
@@ -324,7 +324,7 @@ def _band_part(split: int, wide: Window, direction: int) -> Window:
 
 
 @_lookup
-def windows(plan: Layout, window: Window) -> tuple[Window, ...]:
+def windows(plan: TransformPlan, window: Window) -> tuple[Window, ...]:
     """Return what is needed of the volume, then of each level's low-pass band, finest first."""
     needed = [window]
     for level, split in enumerate(plan.splits):
@@ -399,7 +399,7 @@ def _corner(window: Window) -> tuple[int, int, int]:
 
 
 def _level(
-    plan: Layout, level: int, window: Window, low: _Known, bands: dict[int, IntArray],
+    plan: TransformPlan, level: int, window: Window, low: _Known, bands: dict[int, IntArray],
     scale: Scale, run: Run,
 ) -> Float32Array:  # fmt: skip
     """Return a window of a level; a view of the samples that reach into it."""
