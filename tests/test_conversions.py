@@ -496,6 +496,15 @@ def test_a_chunk_below_the_floor_is_stored_losslessly_and_listed(
     assert [key for key, chunks in found.items() if chunks] == [
         "data/0/0/0" if zarr_format == 2 else "data/c/0/0/0"
     ]
+    scores = verify(npy, dst)
+    assert scores.bounds == Bounds(own_psnr_db=15)
+    assert scores.broken == []
+
+
+def test_a_floor_for_floats_is_refused_before_any_work(npy: Path, dst: Path) -> None:
+    np.save(npy, np.load(npy).astype(np.float32))
+    with pytest.raises(InvalidSetting, match=r"min_psnr=15 .* is for integers; of float32"):
+        plan(npy, dst, SETTINGS, min_psnr=15)
 
 
 def test_chunks_whose_fit_fails_are_stored_losslessly(

@@ -168,6 +168,27 @@ class TestVerify:
         assert scores.bounds == Bounds(max_error=39, own_psnr_db=30)
         assert len(scores.broken) == 1
 
+    def test_an_ssim_that_the_settings_promise(self, tmp_path: Path) -> None:
+        voxels = volume((16, 16, 32))
+        np.save(tmp_path / "s.npy", voxels)
+        options: Any = {"effort": 1, "form": "wavelet"}
+        zarr.create_array(
+            tmp_path / "a.zarr", data=voxels, chunks=(16, 16, 16), compressors=None,
+            serializer=TINCSerializer(ssim=0.99, **options),
+        )  # fmt: skip
+        scores = verify(tmp_path / "s.npy", tmp_path / "a.zarr")
+        assert scores.bounds == Bounds(own_ssim=0.99)
+        assert scores.broken == []
+        worse = encode(voxels[:, :, 16:], ssim=0.8, **options)
+        (tmp_path / "a.zarr/c/0/0/1").write_bytes(worse)
+        scores = verify(tmp_path / "s.npy", tmp_path / "a.zarr")
+        (broken,) = scores.broken
+        assert broken.region[2] == slice(16, 32)
+        decoded = decode(worse)
+        assert broken.own_ssim == pytest.approx(ssim(voxels[:, :, 16:], decoded), abs=1e-9)
+        assert broken.own_ssim < 0.99
+        assert "SSIM with the chunk's own range at least 0.99" in str(scores.bounds)
+
     def test_threads_do_not_multiply(self, pair: tuple[Path, Path]) -> None:
         from tinc_codec.runtime import current_runtime
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import tinc_codec
 from tinc_codec.errors import InvalidSetting, TincError
 from tinc_codec.runtime import runtime
-from tinc_codec.settings import TREES_FROM, Settings
+from tinc_codec.settings import MAX_LEVELS, TREES_FROM, Settings
 
 _REMEDY = "pip install 'tinc_codec[archive]'"
 try:
@@ -185,7 +185,9 @@ def _convert(
     levels: Annotated[
         int,
         typer.Option(
-            min=1, help="Of the pyramid, 1 without: coarser ones are means of SRC's blocks."
+            min=1,
+            help="Levels of the image pyramid, the full resolution counted; coarser ones are means "
+            "of blocks of SRC.",
         ),
     ] = 1,
     labels: Annotated[
@@ -193,7 +195,11 @@ def _convert(
     ] = False,
     min_psnr: Annotated[
         float | None,
-        typer.Option(metavar="DB", help="Store chunks that decode with less losslessly."),
+        typer.Option(
+            metavar="DB",
+            help="Store chunks that decode with less, against their own range, without loss: of "
+            "integers.",
+        ),
     ] = None,
     roi: Roi = None,
     mask: Mask = None,
@@ -254,7 +260,7 @@ def _convert(
         max_error=max_error,
         importance=importance,
         form=form,
-        levels=_auto_or_number("--tree-levels", tree_levels, int),
+        levels=_tree_levels(tree_levels),
         level_ratio=_auto_or_number("--level-ratio", level_ratio, float),
         allocation=allocation,
         effort=effort,
@@ -310,8 +316,17 @@ def _carry_out(
     _print_outcome(plan, outcome)
 
 
+def _tree_levels(text: str) -> Any:
+    levels = _auto_or_number("--tree-levels", text, int)
+    if levels != "auto" and not 1 <= levels <= MAX_LEVELS:
+        raise InvalidSetting(f"--tree-levels {text} must be auto or 1 to {MAX_LEVELS}")
+    return levels
+
+
 def _partition(text: str) -> tuple[int, int]:
-    part, _, parts = text.partition("/")
+    part, slash, parts = text.partition("/")
+    if not slash:
+        raise InvalidSetting(f"--partition {text}: give I/N, such as 2/8")
     return _number("--partition", part, int) - 1, _number("--partition", parts, int)
 
 

@@ -193,7 +193,8 @@ def stored_bytes(array: zarr.Array[Any]) -> int:
     """Return the bytes of all chunks of an array, without metadata."""
     if not isinstance(array.store, LocalStore):
         return sum(sync(_remote_sizes(array)))
-    files = (path for path in _folder(array).rglob("*") if path.name not in _METADATA_FILES)
+    folder = Path(array.store.root) / array.path
+    files = (path for path in folder.rglob("*") if path.name not in _METADATA_FILES)
     return sum(path.stat().st_size for path in files if path.is_file())
 
 
@@ -212,10 +213,3 @@ async def _remote_sizes(array: zarr.Array[Any]) -> list[int]:
     while batch := list(islice(positions, _AT_ONCE)):
         found += await asyncio.gather(*map(size, batch))
     return found
-
-
-def _folder(array: zarr.Array[Any]) -> Path:
-    store = array.store
-    if not isinstance(store, LocalStore):
-        raise InvalidSetting(f"{array} is not in a local folder; copy it there first")
-    return Path(store.root) / array.path

@@ -250,7 +250,7 @@ def plan(
         The source is a segmentation: all of it is stored losslessly.
     min_psnr : float, optional
         Chunks that would decode with less, in dB against the chunk's own range, are stored
-        losslessly.
+        losslessly: for integers.
     roi : sequence of slice, optional
         Convert only this box, named by ranges of the last axes, such as ``np.s_[10:20, :, 5:90]``.
         The archive has its shape; the offset goes into the translation of OME-Zarr, in voxels where
@@ -280,6 +280,11 @@ def plan(
     if min_psnr is not None and not math.isfinite(min_psnr):
         raise InvalidSetting(f"min_psnr={min_psnr} must be a finite number of dB")
     with open_part(src, roi, mask) as source:
+        if min_psnr is not None and source.dtype.kind == "f":
+            raise InvalidSetting(
+                f"min_psnr={min_psnr} stores chunks losslessly, which is for integers; of "
+                f"{source.dtype} give psnr or rmse"
+            )
         chosen = with_sentinels(settings or Settings(), source.attributes)
         arrays = _pyramid(source, chosen, levels, chunks, shards, zarr_format, labels=labels)
         copied, left_out = _label_arrays(source, len(arrays))

@@ -165,7 +165,7 @@ def run(
     """
     part, parts = partition
     if not 0 <= part < parts:
-        raise InvalidSetting(f"partition {part + 1}/{parts} must be from 1/{parts} on")
+        raise InvalidSetting(f"partition {part + 1}/{parts} must be I/N with I from 1 to N")
     started = time.perf_counter()
     target = target_of(plan.dst)
     if is_complete(plan, overwrite):
@@ -334,7 +334,11 @@ def _provenance(plan: Plan, outcome: Outcome) -> dict[str, Any]:
         return value if math.isfinite(value) else None  # JSON has no infinities
 
     source = plan.levels[0].source
-    part = {"roi": source.roi, "mask": source.mask and source.mask.location}
+    part = {
+        "roi": source.roi,
+        "mask": source.mask and source.mask.location,
+        "min_psnr": plan.min_psnr,
+    }
     return {
         "version": __version__,
         **{name: value for name, value in part.items() if value is not None},

@@ -15,6 +15,8 @@ from tinc_codec.archive.layout import Region
 from tinc_codec.metrics import Errors, accuracy, errors_by_threshold, otsu_threshold, ssim
 
 _NOTHING = Errors()
+# Codecs measure their promise on normalised values.
+_SSIM_ROUNDING = 1e-5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,11 +38,14 @@ class ChunkScore:
     ssim : float
         Structural similarity within the chunk; NaN where it was not computed, or a voxel is not
         finite.
+    own_ssim : float
+        The same with the range of the chunk's own values; NaN where that was not asked for.
     raw_bytes, stored_bytes : int
         Size of the region's voxels, and of the chunk's payload. The latter is 0 for a chunk that
         zarr left out because it holds only the fill value.
     form : str
-        Of the payload, such as "tree"; "absent" if there is none, empty if it is not known.
+        Of the payload, such as "tree"; "lossless" of copied labels and small levels, "absent" if
+        there is none, empty if it is not known.
     seconds : float
         Time that the work on the chunk took: encoding in convert, reading both sides in verify.
     """
@@ -52,6 +57,7 @@ class ChunkScore:
     threshold: float = math.nan
     accuracy: float = math.nan
     ssim: float = math.nan
+    own_ssim: float = math.nan
     raw_bytes: int
     stored_bytes: int
     form: str = ""
@@ -79,6 +85,7 @@ def score_chunk(
     peak: float | None = None,
     threshold: float | None = None,
     structure: bool = True,
+    own_structure: bool = False,
     form: str = "",
     seconds: float = math.nan,
 ) -> ChunkScore:
@@ -96,6 +103,8 @@ def score_chunk(
         Between background and foreground; by default Otsu's, of this chunk.
     structure : bool
         Whether to compute SSIM, which takes longer than all else together.
+    own_structure : bool
+        Whether to compute it with the range of the chunk's own values, too.
 
     Raises
     ------
@@ -104,7 +113,7 @@ def score_chunk(
     """
     tau = otsu(original) if threshold is None else threshold
     bright, dark = errors_by_threshold(original, decoded, tau)
-    finite = structure and bool(np.isfinite(original).all() and np.isfinite(decoded).all())
+    finite = bool(np.isfinite(original).all() and np.isfinite(decoded).all())
     return ChunkScore(
         region=region,
         errors=bright + dark,
@@ -112,7 +121,8 @@ def score_chunk(
         background=dark,
         threshold=tau,
         accuracy=math.nan if math.isnan(tau) else accuracy(original, decoded, tau),
-        ssim=ssim(original, decoded, peak) if finite else math.nan,
+        ssim=ssim(original, decoded, peak) if structure and finite else math.nan,
+        own_ssim=ssim(original, decoded) if own_structure and finite else math.nan,
         raw_bytes=original.nbytes,
         stored_bytes=stored_bytes,
         form=form,
@@ -142,12 +152,15 @@ class Bounds:
         Least PSNR against the range of the archive's values.
     own_psnr_db : float or None
         Least PSNR against the range of the chunk's own values.
+    own_ssim : float or None
+        Least SSIM with that range.
     """
 
     max_error: float | None = None
     rmse: float | None = None
     psnr_db: float | None = None
     own_psnr_db: float | None = None
+    own_ssim: float | None = None
 
     def __str__(self) -> str:
         said = (
@@ -155,6 +168,7 @@ class Bounds:
             ("RMSE at most {:g}", self.rmse),
             ("PSNR at least {:g} dB", self.psnr_db),
             ("PSNR against the chunk's own range at least {:g} dB", self.own_psnr_db),
+            ("SSIM with the chunk's own range at least {:g}", self.own_ssim),
         )
         return ", ".join(text.format(value) for text, value in said if value is not None)
 
@@ -165,6 +179,7 @@ class Bounds:
             or (self.rmse is not None and chunk.errors.rmse > self.rmse)
             or (self.psnr_db is not None and chunk.errors.psnr(peak) < self.psnr_db)
             or (self.own_psnr_db is not None and chunk.errors.psnr() < self.own_psnr_db)
+            or (self.own_ssim is not None and chunk.own_ssim < self.own_ssim - _SSIM_ROUNDING)
         )
 
 

@@ -79,7 +79,7 @@ def verify(
         A zarr array or group.
     bounds : Bounds, optional
         Demands beside those that the archive's own settings make (``max_error``, ``rmse``,
-        ``psnr``); see :attr:`Scores.broken`.
+        ``psnr``, ``ssim``, and the ``min_psnr`` it was made with); see :attr:`Scores.broken`.
     mask : str, Path or array, optional
         The mask that the archive was made with, if it is no more where it was.
     sample : int, optional
@@ -113,13 +113,14 @@ def verify(
     with open_source(dst) as archive, open_original(src, archive, mask) as source:
         array = zarr_array(archive)
         _check_same_volume(source, archive)
+        told = provenance_of(archive.attributes) or {}
+        demanded = _with_stored(bounds or Bounds(), codec_settings(array) or {}, told)
         at_once = workers or current_runtime().thread_count()
         groups, count = _groups(array, sample, seed, at_once)
         threads = max(1, current_runtime().thread_count() // at_once)
         with runtime(threads=threads, cache_bytes=0):
-            scored = _scored(source, archive, groups, count, at_once)
+            scored = _scored(source, archive, groups, count, at_once, demanded)
             scores = gather(scored, count, progress)
-    demanded = _with_stored(bounds or Bounds(), codec_settings(array) or {})
     if count < array.nchunks:
         return replace(scores, bounds=demanded, sampled_from=array.nchunks)
     stored = scores.stored_bytes + _shards(array, scores) * index_bytes(array)
@@ -180,15 +181,20 @@ def _check_same_volume(source: Source, archive: Source) -> None:
         )
 
 
-def _with_stored(bounds: Bounds, settings: dict[str, Any]) -> Bounds:
-    """Add the promises of the codec's settings, which it makes for each chunk on its own."""
+def _with_stored(bounds: Bounds, settings: dict[str, Any], told: dict[str, Any]) -> Bounds:
+    """Add what the codec's settings, and the provenance, promise of each chunk on its own."""
 
-    def tighter(name: str) -> float | None:
-        limits = [v for v in (getattr(bounds, name), settings.get(name)) if v is not None]
-        return min(map(float, limits), default=None)
+    def known(*limits: Any) -> list[float]:
+        return [float(limit) for limit in limits if limit is not None]
 
-    own = bounds.own_psnr_db if settings.get("psnr") is None else float(settings["psnr"])
-    return replace(bounds, max_error=tighter("max_error"), rmse=tighter("rmse"), own_psnr_db=own)
+    psnrs = known(bounds.own_psnr_db, settings.get("psnr"), told.get("min_psnr"))
+    return replace(
+        bounds,
+        max_error=min(known(bounds.max_error, settings.get("max_error")), default=None),
+        rmse=min(known(bounds.rmse, settings.get("rmse")), default=None),
+        own_psnr_db=max(psnrs, default=None),
+        own_ssim=max(known(bounds.own_ssim, settings.get("ssim")), default=None),
+    )
 
 
 def _groups(
@@ -218,8 +224,9 @@ class _Again(Iterable[_Item]):
 
 
 def _scored(
-    source: Source, archive: Source, groups: Iterable[Group], count: int, workers: int
-) -> Iterator[ChunkScore]:
+    source: Source, archive: Source, groups: Iterable[Group], count: int, workers: int,
+    bounds: Bounds,
+) -> Iterator[ChunkScore]:  # fmt: skip
     array = zarr_array(archive)
     plain = is_plain(array)
     some = max(16, _VOXELS_FOR_THRESHOLD // count)  # of each chunk
@@ -227,10 +234,11 @@ def _scored(
     low = min(found[0] for found in looks)
     peak = max(max(found[1] for found in looks) - low, 0.0)
     threshold = otsu(np.concatenate([found[2] for found in looks]))
+    own = bounds.own_ssim is not None
 
     def score(group: Group) -> list[ChunkScore | _Damaged]:
         try:
-            return [*_score_group(source, archive, group, peak, threshold, plain)]
+            return [*_score_group(source, archive, group, peak, threshold, plain, own)]
         except CorruptPayload as error:
             if len(group) == 1:
                 return [_Damaged(region=group[0][1], reason=str(error))]
@@ -303,8 +311,9 @@ def _look(source: Source, group: Group, some: int) -> tuple[float, float, NDArra
 
 
 def _score_group(
-    source: Source, archive: Source, group: Group, peak: float, threshold: float, plain: bool
-) -> list[ChunkScore]:
+    source: Source, archive: Source, group: Group, peak: float, threshold: float, plain: bool,
+    own_structure: bool,
+) -> list[ChunkScore]:  # fmt: skip
     started = time.perf_counter()
     box = _box(group)
     # Payloads first: they tell of a damaged shard in our words.
@@ -326,6 +335,7 @@ def _score_group(
                 stored_bytes=len(payload or b""),
                 peak=peak,
                 threshold=threshold,
+                own_structure=own_structure,
                 form=form(payload, plain),
                 seconds=seconds,
             )

@@ -23,13 +23,14 @@ from zarr.core.buffer import default_buffer_prototype
 from tinc_codec.archive import shards
 from tinc_codec.archive.arrays import Documents, Level, new_array, new_stack
 from tinc_codec.archive.layout import Region, grid_shape, region_of, slices_text, within
+from tinc_codec.archive.payloads import form
 from tinc_codec.archive.plan import PIECE_BYTES, Plan, Task
 from tinc_codec.archive.pyramid import downsample, level_region
 from tinc_codec.archive.remote import target_of
 from tinc_codec.archive.scores import ChunkScore, score_chunk
 from tinc_codec.archive.sources import Source, Staging, open_source
 from tinc_codec.archive.target import Target, with_retries
-from tinc_codec.decode import decode_chunk, inspect
+from tinc_codec.decode import decode_chunk
 from tinc_codec.encode import encode_chunk
 from tinc_codec.engines.gpu.device import check_device
 from tinc_codec.errors import InvalidSetting, TincError
@@ -423,12 +424,7 @@ def _scores(
 
 
 def _form(payload: bytes | None, level: Level) -> str:
-    if payload is None:
-        return "absent"
-    try:
-        return "lossless" if level.lossless else inspect(payload).form
-    except TincError:  # of another codec, put in TINC's place
-        return ""
+    return "lossless" if level.lossless and payload is not None else form(payload)
 
 
 def _put(target: Target, key: str, data: bytes | None, scratch: Path) -> None:
