@@ -11,16 +11,16 @@ import argparse
 import math
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from numpy.typing import NDArray
 
 from benchmarks import datasets
+from benchmarks.baselines.protocol import timed
 from benchmarks.bjontegaard import Curve, bd_rate
 from benchmarks.environment import describe
 from benchmarks.rows import read, write
@@ -33,7 +33,6 @@ PRESETS = ("default", "paper")
 _OUT = Path(__file__).parent / "results" / "presets.csv"
 _DECODES = 3
 
-_Result = TypeVar("_Result")
 Table = dict["Fit", dict[str, str]]
 
 
@@ -118,13 +117,6 @@ class Score:
     ssim_2d: float
     encode_s: float
     decode_s: float
-
-
-def timed(function: Callable[[], _Result]) -> tuple[_Result, float]:
-    """Return a function's result and the seconds that it took."""
-    started = time.perf_counter()
-    result = function()
-    return result, time.perf_counter() - started
 
 
 def measure(block: NDArray[Any], fit: Fit) -> Score:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import hypothesis
 import pytest
@@ -35,6 +37,16 @@ def tinc_data() -> Path:
 def dst(tmp_path: Path) -> Path:
     """Where an archive may be made."""
     return tmp_path / "a.zarr"
+
+
+@pytest.fixture(scope="module")
+def torch() -> Iterator[ModuleType]:
+    """Torch on one thread: sums depend on how they are shared out, and its pool is slow here."""
+    module = pytest.importorskip("torch", reason="torch is not installed")
+    threads = module.get_num_threads()
+    module.set_num_threads(1)
+    yield module
+    module.set_num_threads(threads)
 
 
 def _why_no_gpu() -> str | None:

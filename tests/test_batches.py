@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Iterator
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -28,6 +27,8 @@ from tinc_codec.tree import section
 from tinc_codec.tree.geometry import Geometry
 from tinc_codec.tree.network import Tree, layout
 
+pytestmark = pytest.mark.usefixtures("torch")
+
 Float32Array = npt.NDArray[np.float32]
 
 SHAPE = (12, 9, 10)
@@ -38,16 +39,6 @@ TREE = Tree(
         for level, nodes in enumerate((1, 4, 8))
     ),
 )
-
-
-@pytest.fixture(autouse=True)
-def torch() -> Iterator[ModuleType]:
-    """Torch on one thread: its sums depend on how it shares them out."""
-    module = pytest.importorskip("torch", reason="torch is not installed")
-    threads = module.get_num_threads()
-    module.set_num_threads(1)
-    yield module
-    module.set_num_threads(threads)
 
 
 def units(chunks: int, shape: tuple[int, ...] = SHAPE) -> Float32Array:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -23,18 +22,10 @@ from tinc_codec.opened import open_chunk
 from tinc_codec.stream import container, normalize
 from tinc_codec.stream.container import SectionKind
 
+pytestmark = pytest.mark.usefixtures("torch")
+
 SHAPE = (16, 12, 10)
 DEVICES = ["torch", pytest.param("cuda", marks=pytest.mark.gpu)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def torch() -> Iterator[ModuleType]:
-    """Torch on one thread: its pool is slow where cores are shared."""
-    module = pytest.importorskip("torch", reason="torch is not installed")
-    threads = module.get_num_threads()
-    module.set_num_threads(1)
-    yield module
-    module.set_num_threads(threads)
 
 
 def mapped(unit: npt.NDArray[np.float32], low: Any, high: Any, dtype: Any, device: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -33,16 +33,6 @@ TREE = Tree(
         for level, nodes in enumerate((1, 8, 16))
     ),
 )
-
-
-@pytest.fixture(scope="module")
-def torch() -> Iterator[ModuleType]:
-    """Torch on one thread: its pool is slow where cores are shared."""
-    module = pytest.importorskip("torch", reason="torch is not installed")
-    threads = module.get_num_threads()
-    module.set_num_threads(1)
-    yield module
-    module.set_num_threads(threads)
 
 
 @pytest.fixture(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -29,16 +28,6 @@ TREES = {
     "blocks": tree_of((9, 8, 5), ((0, 1), (1,)), (1, 2, 1), 9, "block"),
     "4-D": tree_of((5, 4, 6, 3), ((0, 1, 2, 3),), (2, 1), 5),
 }
-
-
-@pytest.fixture(scope="module")
-def torch() -> Iterator[ModuleType]:
-    """Torch on one thread: its pool is slow where cores are shared."""
-    module = pytest.importorskip("torch", reason="torch is not installed")
-    threads = module.get_num_threads()
-    module.set_num_threads(1)
-    yield module
-    module.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module", params=TREES)

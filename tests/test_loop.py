@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import nullcontext
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -15,22 +14,14 @@ from small_fit import SHAPE, TABLE, TREE, UNIT
 from tinc_codec.fit import optimiser
 from tinc_codec.runtime import runtime
 
+pytestmark = pytest.mark.usefixtures("torch")
+
 Float32Array = npt.NDArray[np.float32]
 
 STEPS = 20
 TARGETS = np.stack([UNIT, 1 - UNIT])
 START = np.random.default_rng(0).uniform(-1, 1, (2, TABLE.size)).astype(np.float32)
 FACTORS = np.random.default_rng(1).integers(0, 3, (2, TABLE.size)).astype(np.float32)
-
-
-@pytest.fixture(autouse=True)
-def torch() -> Iterator[ModuleType]:
-    """Torch on one thread: its pool is slow where cores are shared."""
-    module = pytest.importorskip("torch", reason="torch is not installed")
-    threads = module.get_num_threads()
-    module.set_num_threads(1)
-    yield module
-    module.set_num_threads(threads)
 
 
 def problem_of(device: str = "torch", weights: Float32Array | None = None) -> Any:

@@ -7,7 +7,6 @@ import json
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -318,16 +317,6 @@ def test_a_batch_reaches_the_codec_as_a_whole(monkeypatch: pytest.MonkeyPatch) -
         write({}, volume((32, 32, 32)), shards=(32, 32, 32))
         write({}, volume((32, 32, 32)))
     assert sizes == [8, 8]
-
-
-@pytest.fixture
-def torch() -> Iterator[ModuleType]:
-    """Torch on one thread: its pool is slow where cores are shared."""
-    module = pytest.importorskip("torch", reason="torch is not installed")
-    threads = module.get_num_threads()
-    module.set_num_threads(1)
-    yield module
-    module.set_num_threads(threads)
 
 
 def test_torch_is_given_the_whole_batch(monkeypatch: pytest.MonkeyPatch, torch: ModuleType) -> None:

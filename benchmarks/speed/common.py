@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from benchmarks import datasets
+from benchmarks.baselines.protocol import timed
 from benchmarks.environment import describe
 from benchmarks.rows import Store
 from tinc_codec import Settings, decode
@@ -21,7 +21,6 @@ VOLUMES = ("lsfm_axons_dense_trailmap", "ct_tooth", "fibsem_medulla_train1")
 _LIBRARIES = ("torch", "av", "imagecodecs", "numcodecs")
 
 _Name = TypeVar("_Name")
-_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,13 +69,6 @@ def warm_up() -> None:
     block = phantom((12, 12, 12))
     for preset in ("default", "paper"):
         decode(encode_chunk(block, Settings(ratio=4, preset=preset, iterations=1)))
-
-
-def timed(function: Callable[[], _Result]) -> tuple[_Result, float]:
-    """Return a function's result and the seconds that it took."""
-    started = time.perf_counter()
-    result = function()
-    return result, time.perf_counter() - started
 
 
 def interleaved(

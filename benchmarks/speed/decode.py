@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from benchmarks import datasets
 from benchmarks.baselines import registry
-from benchmarks.baselines.protocol import Coded, Target
+from benchmarks.baselines.protocol import Coded, Target, timed
 from benchmarks.rows import Row, markdown
-from benchmarks.speed.common import Options, interleaved, timed, warm_up
+from benchmarks.speed.common import Options, interleaved, warm_up
 from tinc_codec import Settings, decode, decode_overview, inspect
 from tinc_codec.encode import encode_chunk
 from tinc_codec.metrics import psnr

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import datasets
+from benchmarks.baselines.protocol import timed
 from benchmarks.rows import Row, markdown
-from benchmarks.speed.common import Options, timed, warm_up
+from benchmarks.speed.common import Options, warm_up
 from tinc_codec import Settings, decode
 from tinc_codec.encode import encode_chunk
 from tinc_codec.metrics import psnr

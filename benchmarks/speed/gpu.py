@@ -28,9 +28,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import datasets
+from benchmarks.baselines.protocol import timed
 from benchmarks.rows import Row, Store, markdown
 from benchmarks.speed import fit
-from benchmarks.speed.common import Options, interleaved, timed
+from benchmarks.speed.common import Options, interleaved
 from tinc_codec import Settings, decode, runtime
 from tinc_codec.encode import encode_chunk, encode_chunks
 from tinc_codec.fit import chunk, gradual, train

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.baselines.protocol import timed
 from benchmarks.rows import Row, markdown
-from benchmarks.speed.common import Options, timed
+from benchmarks.speed.common import Options
 from benchmarks.speed.peak import peak_gmacs
 from tinc_codec import runtime
 from tinc_codec.engines.cpu import engine

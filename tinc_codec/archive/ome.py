@@ -297,10 +297,7 @@ def array_options(grid: Grid, attributes: Mapping[str, Any], zarr_format: int) -
     """Return what ``create_array`` needs to name the axes, as xarray and OME-Zarr want them."""
     if zarr_format == 3:
         return {"attributes": dict(attributes), "dimension_names": grid.names}
-    return {
-        "attributes": {**attributes, "_ARRAY_DIMENSIONS": list(grid.names)},
-        "chunk_key_encoding": {"name": "v2", "separator": "/"},
-    }
+    return {"attributes": {**attributes, "_ARRAY_DIMENSIONS": list(grid.names)}}
 
 
 def _axes(grid: Grid) -> list[dict[str, str]]:
