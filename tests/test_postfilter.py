@@ -300,7 +300,7 @@ def test_a_filter_that_gains_next_to_nothing_is_not_worth_its_time(
     array, options = phantom((40, 40, 40)), {"ratio": 40, "form": "wavelet", "effort": 3}
     plain = encode(array, **options)
     assert SectionKind.FILTER not in container.unpack(plain)
-    monkeypatch.setattr(wavelets, "_WORTH_DB", 0.0)
+    monkeypatch.setattr(wavelets, "_FILTER_WORTH_DB", 0.0)
     payload = encode(array, **options)
     assert SectionKind.FILTER in container.unpack(payload)
     assert 0 < inspect(payload).psnr_db - inspect(plain).psnr_db < 0.06

@@ -165,9 +165,9 @@ def _sum_of_forms(
 
 
 def tree_below(chunk: Chunk, engine: Engine) -> Below:
-    """Return the level of the low-pass band that a chunk's tree is of, and what evaluates it.
+    """Return the level whose low-pass band a chunk's tree describes, and what evaluates it.
 
-    Level 0 are the voxels themselves. The second gives a window of the band.
+    Level 0 are the voxels themselves. The second is a function that gives a window of the band.
     """
     assert chunk.tree is not None
     assert chunk.parameters is not None
@@ -284,7 +284,7 @@ def _selected(chunk: Chunk, selection: Selection) -> npt.NDArray[Any]:
     return out.reshape(selection.shape)
 
 
-def decode_chunk(payload: Buffer, selection: Any = None) -> npt.NDArray[Any]:
+def decode(payload: Buffer, selection: Any = None) -> npt.NDArray[Any]:
     """Decode a payload, whole or in part.
 
     Parameters
@@ -314,7 +314,7 @@ def decode_chunk(payload: Buffer, selection: Any = None) -> npt.NDArray[Any]:
     return _selected(chunk, resolve(selection, chunk.info.shape))
 
 
-decode = decode_chunk
+decode_chunk = decode
 
 
 def _macs_per_voxel(chunk: Chunk) -> float:

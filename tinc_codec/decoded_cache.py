@@ -5,7 +5,8 @@ never served from the old one. A part of a chunk is kept as it is; once parts of
 half the work of all of it, the next miss decodes it whole, and all later parts are slices of that.
 To step through a chunk plane by plane thus costs little more than to decode it once. Where the
 cache is too small for that, and a whole chunk makes way before it is of use, its parts are decoded
-for a while. The limit of the last read tells, unless that is 0: give a process one.
+for a while. The limit in force at the last read is that of the whole cache, but for 0, which leaves
+it as it is: use one limit in a process.
 """
 
 from __future__ import annotations

@@ -55,7 +55,8 @@ def encode(
     Raises
     ------
     InvalidSetting
-        If a setting is out of range, or the budget cannot hold this chunk.
+        If a setting is out of range, the budget cannot hold this chunk, or more than four axes are
+        longer than one voxel.
     UnsupportedData
         If the array is of a kind that the codec does not take.
     """
@@ -74,7 +75,7 @@ def encode_chunk(array: npt.NDArray[Any], settings: Settings) -> bytes:
 def encode_chunks(
     arrays: Sequence[npt.NDArray[Any]],
     settings: Settings,
-    weights: Sequence[npt.NDArray[Any] | None] | None = None,
+    importance: Sequence[npt.NDArray[Any] | None] | None = None,
 ) -> list[bytes]:
     """Compress arrays by a record of settings, on a GPU many of them at once.
 
@@ -85,15 +86,15 @@ def encode_chunks(
     ----------
     arrays, settings
         See :func:`encode`, whose errors this raises too, for the first array that has one.
-    weights : sequence of arrays or None, optional
-        What the voxels of each array weigh, as in ``importance`` of :func:`encode`.
+    importance : sequence of arrays or None, optional
+        What the voxels of each array weigh; see :func:`encode`.
 
     Returns
     -------
     list of bytes
         The payload of each.
     """
-    given = [None] * len(arrays) if weights is None else weights
+    given = [None] * len(arrays) if importance is None else importance
     pairs = list(zip(arrays, given, strict=True))
     prepared = each(lambda pair: _prepare(*pair, settings), pairs)
     volumes = [p for p in prepared if isinstance(p, Volume)]

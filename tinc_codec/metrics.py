@@ -358,7 +358,7 @@ def block_jump(reference: ArrayLike, test: ArrayLike, faces: Sequence[Sequence[i
 
 
 def relative_jump(test: float, reference: float) -> float:
-    """Return what :func:`jump_at` gives of a test over what it gives of the reference, or NaN."""
+    """Return test / reference, two values of :func:`jump_at`; NaN where the reference is 0."""
     return test / reference if reference > 0 else math.nan
 
 

@@ -104,15 +104,13 @@ def cluster_client(
 
 
 @contextlib.contextmanager
-def local_client(workers: int, *, threads: int | None = None) -> Iterator[Client]:
-    """Start worker processes on this machine.
+def local_client(workers: int) -> Iterator[Client]:
+    """Start worker processes on this machine, with an equal share of its processors each.
 
     Parameters
     ----------
     workers : int
         Processes.
-    threads : int, optional
-        That one chunk may use in each; by default an equal share of the processors.
 
     Raises
     ------
@@ -121,7 +119,7 @@ def local_client(workers: int, *, threads: int | None = None) -> Iterator[Client
     """
     if workers < 1:
         raise InvalidSetting(f"workers={workers} must be at least 1")
-    share = threads or max(1, processors() // workers)
+    share = max(1, processors() // workers)
     environment = {**_ONE_THREAD, "TINC_THREADS": str(share)}
     with _nannies([environment] * workers, {}) as client:
         yield client

@@ -87,9 +87,9 @@ class Plan:
     min_psnr : float or None
         Chunks of less are stored losslessly, in dB against the chunk's own range.
     source_id : str
-        What the source is known by again.
+        Digest that tells, when a conversion is gone on with, whether the source is the same.
     mask_id : str or None
-        What the mask is known by again, if there is one.
+        The same of the mask, if there is one.
     torch : bool
         Whether torch is to fit.
     left_out : tuple of str

@@ -168,7 +168,8 @@ def search(
     turns : int
         The most tries.
     attempt : callable
-        Tells of a step the value, whether that is on the side of finer steps, and whether it does.
+        Called with a step; returns the value, whether the step is too fine, and whether it is good
+        enough.
     """
     least, most = math.log2(finest), max(math.log2(finest), float(forecast.steps[-1]))
     fine: _Side | None = None

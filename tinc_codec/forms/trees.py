@@ -21,19 +21,22 @@ from tinc_codec.tree import section
 if TYPE_CHECKING:
     from tinc_codec.fit.chunk import FittedTree
 
-# Short fits tell where a whole one is worth its time: where they are not further behind wavelets
-# than so many dB. From some effort on, one with a tenth of the work. Before it, one with a
-# hundredth of effort 5's: where trees paid it was at most 0.3 dB behind. A whole fit gains about
-# half as much again as the tenth gained over that, and has to promise what a tree is worth.
+# Short fits, as trials, tell where a whole one is worth its time: where they are no further behind
+# wavelets than so many dB. Work is told by effort, also below those that a user may choose.
+#
+#   effort      trial                           goes on above
+#   3, 4        a thirtieth of effort 5's work  -0.12 dB (where trees paid: -0.1 or more)
+#   5 and more  a hundredth of effort 5's work  -0.4 dB (where trees paid: -0.3 or more)
+#               then a tenth of all work        -0.02 dB
 _TENTH_FROM, _TENTH, _TENTH_DB = 5, 0.1, -0.02
 _SHORTEST, _SHORTEST_DB = -3, -0.4
-_STILL = 0.5
-# Below, one with a thirtieth of effort 5's, which was at most 0.1 dB behind where trees paid, and
-# 0.2 on FIB-SEM and cells. These efforts are below those that a user may choose.
 _SHORT, _SHORT_DB = -1, -0.12
+# A whole fit gains about half as much again as the tenth gained over the hundredth; with that it
+# has to promise what a tree is worth.
+_STILL = 0.5
 # By how much a tree has to be better: it decodes at half the speed and less, and takes several
 # times as long to fit. At the efforts that are for fidelity, whatever that takes, a little.
-_WORTH_DB, _LEAST_WORTH_DB = 0.15, 0.05
+_TREE_WORTH_DB, _LEAST_TREE_WORTH_DB = 0.15, 0.05
 # From this effort on a tree of the voxels is tried too, where one of a band is worth it and a short
 # fit does better than that of the band did. It takes several times as long, to fit and to decode,
 # and gains up to 0.35 dB where surfaces are sharp.
@@ -124,7 +127,7 @@ def with_trees(
         return {k: form for k, form in zip(chosen, forms, strict=True) if form is not None}
 
     is_sound = partial(candidate.is_portable, seed=settings.seed)
-    worth = _LEAST_WORTH_DB if settings.effort >= _VOXELS_FROM else _WORTH_DB
+    worth = _LEAST_TREE_WORTH_DB if settings.effort >= _VOXELS_FROM else _TREE_WORTH_DB
     tried: dict[int, float] = {}
     for fit in _fits(settings):
         forms = made_by(fit)

@@ -27,7 +27,7 @@ _ROUGHLY = 0.99
 # Effort from which other plans of the transform, several cuts and filters are tried.
 _TRIES_FROM = 2
 # What a filter has to gain, its bytes paid: it takes a sixth to a third of the time to decode.
-_WORTH_DB = 0.05
+_FILTER_WORTH_DB = 0.05
 # Prices of a bit, in squared steps, that are tried beside the usual one from an effort on.
 _PRICES = {4: (0.04, 0.06), 7: (0.03, 0.05, 0.1)}
 
@@ -217,7 +217,7 @@ def _filtered(
     least = 0.0
     if like is None:
         squares = postfilter.counted(volume.unit.size, volume.weight) * 10 ** (-plain.psnr_db / 10)
-        least = _WORTH_DB + 10 * math.log10(1 + price * len(data) / squares)
+        least = _FILTER_WORTH_DB + 10 * math.log10(1 + price * len(data) / squares)
     return (form, found) if form.psnr_db - plain.psnr_db > least else (plain, None)
 
 

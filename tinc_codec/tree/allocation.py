@@ -2,7 +2,7 @@
 
 Steps:
 
-1. Levels: as many as leave the leaves useful networks (:func:`choose_levels`).
+1. Levels and their depths are the caller's (:func:`tinc_codec.fit.chunk.fit_trees`).
 2. Parameters of each level: a node gets r_l times the parameters of a node one level up.
 3. Parameters of each node of a level: even, or by its share of signal or variance.
 4. Widths: the largest that fit, found from the root down; what rounding leaves over goes to
@@ -36,7 +36,7 @@ SIMILAR, DISSIMILAR = 0.7, 0.6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Structure:
-    """The wishes that a budget is turned into widths by.
+    """What :func:`allocate` needs beside the number of parameters.
 
     Attributes
     ----------

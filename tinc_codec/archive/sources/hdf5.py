@@ -23,7 +23,7 @@ _HIDDEN = ("DIMENSION_LIST", "REFERENCE_LIST", "DIMENSION_LABELS", "CLASS", "NAM
 
 def open_hdf5(spec: SourceSpec) -> Source:
     """Open a file for this process alone: handles of HDF5 do not survive a fork or a pickle."""
-    h5py = require("h5py", "formats", spec.location)
+    h5py = require("h5py", spec.location)
     try:
         file = h5py.File(spec.location, "r")
     except OSError as error:

@@ -34,7 +34,7 @@ def is_n5(path: Path) -> bool:
 
 def open_n5(spec: SourceSpec) -> Source:
     """Open a dataset, the only dataset of a group, or level ``s0`` of a group of levels."""
-    tensorstore = require("tensorstore", "formats", spec.location)
+    tensorstore = require("tensorstore", spec.location)
     folder = _dataset(Path(spec.location, spec.component or ""))
     described = _attributes(folder)
     try:

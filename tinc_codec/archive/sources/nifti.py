@@ -36,7 +36,7 @@ def open_nifti(spec: SourceSpec) -> Source:
     the attributes ``scale_factor`` and ``add_offset`` tell the rest: xarray applies them. A .nii.gz
     cannot be read in parts: the first read takes all of it into memory, ``resident_bytes``.
     """
-    nibabel = require("nibabel", "formats", spec.location)
+    nibabel = require("nibabel", spec.location)
     path = Path(spec.location)
     try:
         image = nibabel.load(path)

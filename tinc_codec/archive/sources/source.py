@@ -221,7 +221,7 @@ def default_dimension_names(ndim: int) -> tuple[str, ...]:
     return tuple(f"dim_{k}" for k in range(ndim))
 
 
-def require(module: str, extra: str, location: str) -> Any:
+def require(module: str, location: str) -> Any:
     """Import a reader.
 
     Raises
@@ -233,7 +233,7 @@ def require(module: str, extra: str, location: str) -> Any:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"{location} needs {module}, which is not installed: pip install 'tinc_codec[{extra}]'"
+            f"{location} needs {module}, which is not installed: pip install 'tinc_codec[formats]'"
         ) from error
 
 

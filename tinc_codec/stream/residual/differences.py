@@ -127,7 +127,7 @@ def _code_size(
     for b in range(shift - 1, -1, -1):
         bit = (size >> b) & 1
         if b >= shift - 2:
-            slot = _START[7] + (min(shift, 39) * 2 + shift - 1 - b) * 4 + first
+            slot = _START[7] + (shift * 2 + shift - 1 - b) * 4 + first
             bit = _code_plain(state, data, words, slot, bit)
         else:
             bit = code(state, data, _EVEN, bit)
