@@ -272,11 +272,11 @@ def _selected(chunk: Chunk, selection: Selection) -> npt.NDArray[Any]:
         _fill_box(chunk, out, selection.axes, pointwise=pointwise)
         return out.reshape(selection.shape)
     exceptions.fill_with(out, chunk.crop.fill)
-    bounds = list(zip(selection.axes, chunk.crop.start, chunk.crop.stop, strict=True))
-    inside = [(a >= lo) & (a < hi) for a, lo, hi in bounds]
+    inside = chunk.crop.holds(selection.axes)
     if pointwise:
         inside = [np.logical_and.reduce(inside)] * len(inside)
-    axes = [a[keep] - lo for (a, lo, _), keep in zip(bounds, inside, strict=True)]
+    kept = zip(selection.axes, chunk.crop.start, inside, strict=True)
+    axes = [index[keep] - start for index, start, keep in kept]
     if all(len(a) for a in axes):
         box = np.empty([len(a) for a in axes][: out.ndim], out.dtype)
         _fill_box(chunk, box, axes, pointwise=pointwise)

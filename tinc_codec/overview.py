@@ -77,10 +77,10 @@ def decode_overview(payload: Buffer, factor: int | Sequence[int]) -> npt.NDArray
         return _box(chunk, wanted, factors)
     out = np.empty([len(at) for at in wanted], chunk.info.dtype)
     exceptions.fill_with(out, chunk.crop.fill)
-    bounds = list(zip(wanted, chunk.crop.start, chunk.crop.stop, strict=True))
-    inside = [np.flatnonzero((at >= lo) & (at < hi)) for at, lo, hi in bounds]
-    if all(map(len, inside)):
-        places = [at[kept] - lo for (at, lo, _), kept in zip(bounds, inside, strict=True)]
+    inside = chunk.crop.holds(wanted)
+    kept = zip(wanted, chunk.crop.start, inside, strict=True)
+    places = [index[keep] - start for index, start, keep in kept]
+    if all(map(len, places)):
         out[np.ix_(*inside)] = _box(chunk, places, factors)
     return out
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,11 @@ class Crop:
     def shape(self) -> tuple[int, ...]:
         """Lengths of the box."""
         return tuple(b - a for a, b in zip(self.start, self.stop, strict=True))
+
+    def holds(self, axes: Sequence[NDArray[np.int64]]) -> list[NDArray[np.bool_]]:
+        """Tell of indices along each axis which are the box's."""
+        ends = zip(axes, self.start, self.stop, strict=True)
+        return [(index >= start) & (index < stop) for index, start, stop in ends]
 
     def to_bytes(self, itemsize: int) -> bytes:
         """Return the data of the CROP section, for a dtype of ``itemsize`` bytes."""
