@@ -138,7 +138,7 @@ def codec_apis_stay_at_the_rim(imports: Imports) -> Iterator[str]:
     yield from only(imports, ("numcodecs", "zarr.abc", "zarr.registry", "zarr.codecs"), rim)
     yield from only(imports, ("zarr",), (*rim, "tinc_codec.archive"))
     yield from only(imports, ("dask", "xarray"), ("tinc_codec.archive",))
-    yield from only(imports, ("tinc_codec.cli",), ("tinc_codec.__main__",))
+    yield from only(imports, ("tinc_codec.cli",), ("tinc_codec.cli",))
     yield from only(imports, ("benchmarks", "tests", "notebooks"), ())
 
 

@@ -1,0 +1,108 @@
+"""``tinc estimate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from tinc_codec import archive
+from tinc_codec.cli.display import bytes_text, chunk_progress, duration, sizes
+from tinc_codec.cli.options import (
+    Chunks,
+    Device,
+    Effort,
+    Mask,
+    Roi,
+    Source,
+    Threads,
+    Workers,
+    numbers,
+    roi_of,
+)
+from tinc_codec.cli.printing import console, print_rows
+from tinc_codec.runtime import runtime
+from tinc_codec.settings import TREES_FROM, Settings
+
+
+def estimate(
+    src: Source,
+    ratio: Annotated[
+        str | None,
+        typer.Option(metavar="R,R...", help="Ratios to try; 64,128,256 where none is given."),
+    ] = None,
+    rmse: Annotated[
+        str | None,
+        typer.Option(metavar="E,E...", help="Root mean square errors to try, in the data's unit."),
+    ] = None,
+    effort: Effort = 5,
+    chunks: Chunks = None,
+    sample: Annotated[int, typer.Option(min=1, help="Chunks to fit.")] = 20,
+    roi: Roi = None,
+    mask: Mask = None,
+    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
+    plot: Annotated[Path | None, typer.Option(help="Draw it: .png, .svg or .pdf.")] = None,
+    workers: Workers = None,
+    device: Device = None,
+    threads: Threads = None,
+) -> None:
+    """Tell what converting SRC would cost and keep, from fits of a few of its chunks."""
+    if plot:
+        archive.check_figure_can_be_written(plot)
+    with runtime(device=device, threads=threads), chunk_progress("fitting") as progress:
+        found = archive.estimate(
+            src,
+            numbers("--ratio", ratio or ("" if rmse else "64,128,256"), float),
+            Settings(effort=effort, seed=seed),
+            rmses=numbers("--rmse", rmse or "", float),
+            chunks=None if chunks is None else numbers("--chunks", chunks, int),
+            sample=sample,
+            roi=roi_of(roi),
+            mask=mask,
+            workers=workers,
+            progress=progress,
+        )
+    if plot:
+        archive.plot_estimate(found, plot)
+    _print_estimate(found)
+
+
+def _print_estimate(found: archive.Estimate) -> None:
+    workers = found.workers
+    many = f"{workers} worker{'s' * (workers > 1)}"
+    heads = ("ratio", "size", "time, sum", f"with {many}", "PSNR, dB", "SSIM")
+    table = Table(*heads, box=None, pad_edge=False)
+    for at in found.ratios:
+        low, middle, high = (f"{value:.2f}" for value in at.psnr_db)
+        table.add_row(
+            f"{at.ratio:g}" if at.rmse is None else f"{at.ratio:.1f} (RMSE {at.rmse:g})",
+            f"{bytes_text(at.stored_bytes)} ± {bytes_text(at.stored_margin)}",
+            f"{duration(at.seconds)} ± {duration(at.seconds_margin)}",
+            f"{duration(at.seconds / workers)} ± {duration(at.seconds_margin / workers)}",
+            f"{middle} ({low} to {high})",
+            f"{at.ssim:.4f}",
+        )
+    print_rows(
+        {
+            "volume": f"{sizes(found.shape)} {found.dtype}, {bytes_text(found.raw_bytes)}, "
+            f"{found.chunk_count} chunks of {sizes(found.chunks)}",
+            "sample": f"{found.fitted} chunks fitted, in {found.strata} strata; planes of "
+            f"{found.looked_at} read, {100 * found.empty_share:.0f} % of them empty",
+            "machine": f"this one, {many} of {found.threads} "
+            f"thread{'s' * (found.threads > 1)}, effort {found.effort}",
+        }
+    )
+    console().print(table)
+    print(
+        "±: 95 % confidence. PSNR: of chunks, against the range of the values seen; median "
+        "(5 to 95 %). SSIM: median."
+    )
+    shares = [at.with_trees for at in found.ratios]
+    print("Chunks that keep a tree:", ", ".join(f"{100 * share:.0f} %" for share in shares))
+    if found.effort >= TREES_FROM and not any(shares):
+        print(
+            f"Where none does --effort {TREES_FROM - 1}, which fits none, loses little or "
+            "nothing, in a fraction of the time."
+        )
