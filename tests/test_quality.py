@@ -27,9 +27,9 @@ from tinc_codec import (
 from tinc_codec.archive import Bounds, ChunkScore, info, score_chunk, verify, write_report
 from tinc_codec.archive.layout import chunk_regions
 from tinc_codec.archive.payloads import form, payloads
-from tinc_codec.archive.report import summary_rows
 from tinc_codec.archive.scores import otsu, quantiles
 from tinc_codec.archive.table import COLUMNS, write_table
+from tinc_codec.archive.texts import summary_rows
 from tinc_codec.cli import main
 from tinc_codec.metrics import accuracy, psnr, ssim
 

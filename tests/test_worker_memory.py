@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 from tinc_codec import Settings, runtime
 from tinc_codec.archive import plan
-from tinc_codec.archive.plan import _PROCESS
+from tinc_codec.archive.memory import _PROCESS
 from tinc_codec.archive.work import Job, convert_task
 
 folder, options = Path(sys.argv[1]), eval(sys.argv[2])

@@ -10,17 +10,12 @@ from tinc_codec.archive.estimate import Estimate, RatioEstimate, estimate, plot_
 from tinc_codec.archive.info import ArchiveInfo, ChunkSummary, info
 from tinc_codec.archive.plan import Plan, plan
 from tinc_codec.archive.reading import open_archive
-from tinc_codec.archive.report import (
-    check_figure_can_be_written,
-    db,
-    region_text,
-    summary_rows,
-    write_report,
-)
+from tinc_codec.archive.report import check_figure_can_be_written, write_report
 from tinc_codec.archive.run import Outcome, ShardsFailed, check_target, is_complete, run
 from tinc_codec.archive.scores import Bounds, ChunkScore, Progress, Scores, score_chunk
 from tinc_codec.archive.sources import Source, open_source
 from tinc_codec.archive.table import check_table_can_be_written, write_table
+from tinc_codec.archive.texts import db, region_text, summary_rows
 from tinc_codec.archive.verify import verify
 from tinc_codec.archive.work import ShardRecord
 

@@ -22,7 +22,7 @@ from tinc_codec.archive.layout import Region, chunk_shape, grid_shape, region_of
 from tinc_codec.archive.plan import open_part
 from tinc_codec.archive.scores import ChunkScore, Progress, ProgressCallback, score_chunk
 from tinc_codec.archive.sources import Source
-from tinc_codec.archive.verify import in_window
+from tinc_codec.archive.threaded import in_window
 from tinc_codec.decode import decode_chunk, inspect
 from tinc_codec.encode import encode_chunk
 from tinc_codec.errors import InvalidSetting

@@ -11,8 +11,13 @@ from typing import Any
 import numpy as np
 import zarr
 
-from tinc_codec.archive.layout import stored_bytes
-from tinc_codec.archive.payloads import CODEC_IDS, is_plain, payloads, positions_by_file
+from tinc_codec.archive.payloads import (
+    CODEC_IDS,
+    is_plain,
+    payloads,
+    positions_by_file,
+    stored_bytes,
+)
 from tinc_codec.archive.scores import quantiles, ratio
 from tinc_codec.archive.sources import open_source, zarr_array
 from tinc_codec.decode import inspect

@@ -1,18 +1,10 @@
-"""Where a local zarr array keeps its chunks, and how a new archive is laid out."""
+"""How an archive is laid out: edges of chunks and shards, and their regions."""
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Iterator, Sequence
-from importlib import import_module
-from itertools import islice, product
-from pathlib import Path
-from typing import Any
-
-import zarr
-from zarr.core.sync import sync
-from zarr.storage import LocalStore
+from itertools import product
 
 from tinc_codec.errors import InvalidSetting
 
@@ -25,8 +17,6 @@ Position = tuple[int, ...]
 DEFAULT_EDGE, _LONGEST_EDGE = 128, 512
 # A shard is a task: its chunks are read, fitted and written together, and lost together in a kill.
 _SHARD_EDGE, _MOST_ALONG = 256, 4
-_AT_ONCE = 64  # requests
-_METADATA_FILES = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
 
 
 def equal_part(n: int, most: int) -> int:
@@ -162,54 +152,3 @@ def within(region: Region, box: Region) -> Region:
     """Return where a region lies in what was read of a box around it."""
     sides = zip(region, box, strict=True)
     return tuple(slice(a.start - b.start, a.stop - b.start) for a, b in sides)
-
-
-def check_can_be_written(path: Path, library: str, extra: str) -> None:
-    """Refuse before any work what would fail after it.
-
-    Parameters
-    ----------
-    path : Path
-        Of the file.
-    library, extra : str
-        What writes it, and the extra that brings it.
-
-    Raises
-    ------
-    InvalidSetting
-        If the library is missing, or the file's folder.
-    """
-    try:
-        import_module(library)
-    except ImportError as error:
-        raise InvalidSetting(
-            f"{path} needs {library.partition('.')[0]} ({error}): pip install 'tinc_codec[{extra}]'"
-        ) from error
-    if not path.absolute().parent.is_dir():
-        raise InvalidSetting(f"{path}: there is no folder {path.absolute().parent}; make it first")
-
-
-def stored_bytes(array: zarr.Array[Any]) -> int:
-    """Return the bytes of all chunks of an array, without metadata."""
-    if not isinstance(array.store, LocalStore):
-        return sum(sync(_remote_sizes(array)))
-    folder = Path(array.store.root) / array.path
-    files = (path for path in folder.rglob("*") if path.name not in _METADATA_FILES)
-    return sum(path.stat().st_size for path in files if path.is_file())
-
-
-async def _remote_sizes(array: zarr.Array[Any]) -> list[int]:
-    """Ask for the size of each file by its name: not every store can list what it holds."""
-
-    async def size(position: Position) -> int:
-        key = array.metadata.encode_chunk_key(position)
-        try:
-            return await array.store.getsize(f"{array.path}/{key}" if array.path else key)
-        except FileNotFoundError:  # zarr leaves out chunks of only fill value
-            return 0
-
-    found: list[int] = []
-    positions = product(*map(range, grid_shape(array.shape, array.shards or array.chunks)))
-    while batch := list(islice(positions, _AT_ONCE)):
-        found += await asyncio.gather(*map(size, batch))
-    return found

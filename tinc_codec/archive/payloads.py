@@ -1,15 +1,18 @@
-"""The payloads of an array's chunks as they are stored, those inside shards too."""
+"""The payloads of an array's chunks as they are stored, those inside shards too; their sizes."""
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Iterator, Sequence
-from itertools import product
+from itertools import islice, product
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import zarr
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
+from zarr.storage import LocalStore
 
 from tinc_codec.archive import shards
 from tinc_codec.archive.layout import Position, grid_shape
@@ -17,6 +20,8 @@ from tinc_codec.decode import inspect
 from tinc_codec.errors import CorruptPayload, InvalidSetting
 
 CODEC_IDS = ("tinc", "tinc_codec.tinc")
+_AT_ONCE = 64  # requests
+_METADATA_FILES = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
 
 
 def payloads(array: zarr.Array[Any], positions: Sequence[Position]) -> list[bytes | None]:
@@ -168,3 +173,29 @@ def _parts(
     places = product(*map(range, per_shard))
     pairs = zip(places, found, strict=True)
     return {place: payload for place, payload in pairs if payload is not None}
+
+
+def stored_bytes(array: zarr.Array[Any]) -> int:
+    """Return the bytes of all chunks of an array, without metadata."""
+    if not isinstance(array.store, LocalStore):
+        return sum(sync(_remote_sizes(array)))
+    folder = Path(array.store.root) / array.path
+    files = (path for path in folder.rglob("*") if path.name not in _METADATA_FILES)
+    return sum(path.stat().st_size for path in files if path.is_file())
+
+
+async def _remote_sizes(array: zarr.Array[Any]) -> list[int]:
+    """Ask for the size of each file by its name: not every store can list what it holds."""
+
+    async def size(position: Position) -> int:
+        key = array.metadata.encode_chunk_key(position)
+        try:
+            return await array.store.getsize(f"{array.path}/{key}" if array.path else key)
+        except FileNotFoundError:  # zarr leaves out chunks of only fill value
+            return 0
+
+    found: list[int] = []
+    positions = product(*map(range, grid_shape(array.shape, array.shards or array.chunks)))
+    while batch := list(islice(positions, _AT_ONCE)):
+        found += await asyncio.gather(*map(size, batch))
+    return found

@@ -16,6 +16,7 @@ import numpy as np
 from tinc_codec import __version__
 from tinc_codec.archive.arrays import Level, check_encoder, new_array
 from tinc_codec.archive.layout import Position, Region, chunk_shape, region_of, shard_shape
+from tinc_codec.archive.memory import peak_bytes, with_reading
 from tinc_codec.archive.pyramid import level_factors, level_shape
 from tinc_codec.archive.sources import (
     Source,
@@ -30,16 +31,6 @@ from tinc_codec.errors import InvalidSetting
 from tinc_codec.runtime import current_runtime
 from tinc_codec.settings import Settings
 
-# Measured bounds of tests/test_memory.py: what encoding takes per voxel of a chunk, beside it.
-_SMALL_INTEGERS, _OTHERS = 20, 40  # trees
-_WAVELETS, _BOUNDED = 64, 112
-_SCORING = 48  # threshold and errors, of one chunk after the other, when it has been encoded
-_ENCODER = 32 << 20
-_PROCESS = 400 << 20  # interpreter, compiled kernels, zarr and dask
-_TORCH = 8  # bytes a voxel that a batch holds in float32, with a mask
-PIECE_BYTES = 64 << 20  # bytes of the source that are read at once for a voxel of a coarse level
-_SLAB = 1 << 28  # bytes that staging a slab takes
-_STAGED_FROM = 4  # times what is asked for that the source has to be read for it
 _LOSSLESS_FROM = 3  # level of the pyramid: coarser ones are small, and overviews want to be quick
 _SENTINEL_ATTRIBUTES = ("_FillValue", "missing_value")
 
@@ -135,27 +126,11 @@ class Plan:
     @property
     def bytes_per_worker(self) -> int:
         """Peak memory of a process that works on one task, in bytes."""
-        return max(self._peak(level) for level in self.levels)
-
-    def _peak(self, level: Level) -> int:
-        dtype = np.dtype(level.dtype)
-        voxels, chunk = math.prod(level.clipped), math.prod(level.chunks)
-        # Held twice, as a box and as chunks, then decoded again.
-        held = 3 * voxels * dtype.itemsize + level.held
-        if level.lossless:
-            return _PROCESS + held + chunk * _SCORING
-        work = chunk * max(self._encoder_bytes(dtype), _SCORING) + _ENCODER
-        return _PROCESS + held + (max(work, voxels * _TORCH) if self.torch else work)
-
-    def _encoder_bytes(self, dtype: np.dtype[Any]) -> int:
-        """Bytes that the encoder takes for a voxel of a chunk."""
-        # A chunk below the floor is stored losslessly, under a bound of 0.
-        if self.settings.max_error is not None or self.min_psnr is not None:
-            return _BOUNDED
-        if self.settings.form != "tree":
-            return _WAVELETS
-        small = dtype.kind in "iu" and dtype.itemsize <= 2 and self.settings.importance is None
-        return _SMALL_INTEGERS if small else _OTHERS
+        bounded = self.settings.max_error is not None or self.min_psnr is not None
+        return max(
+            peak_bytes(level, self.settings, bounded=bounded, torch=self.torch)
+            for level in self.levels
+        )
 
     @property
     def fingerprint(self) -> str:
@@ -352,7 +327,7 @@ def _pyramid(
             labels=labels,
             missing=sentinels[0] if sentinels else None,
         )
-        found.append(_with_reading(level, source))
+        found.append(with_reading(level, source))
     return tuple(found)
 
 
@@ -404,7 +379,7 @@ def _label_level(
             lossless=True,
             labels=True,
         )
-        return _with_reading(level, source)
+        return with_reading(level, source)
 
 
 def _fits(chunks: tuple[int, ...], dtype: np.dtype[Any], settings: Settings, number: int) -> bool:
@@ -416,28 +391,6 @@ def _fits(chunks: tuple[int, ...], dtype: np.dtype[Any], settings: Settings, num
             raise
         return False
     return True
-
-
-def _with_reading(level: Level, source: Source) -> Level:
-    """Return the level with how its source is read."""
-    itemsize = source.dtype.itemsize
-    middle = tuple(
-        slice(n // 2, min(n // 2 + s, n)) for n, s in zip(source.shape, level.clipped, strict=True)
-    )
-    asked, needed = (
-        math.prod(s.stop - s.start for s in region)
-        for region in (middle, source.preferred_region(middle))
-    )
-    staged = needed >= _STAGED_FROM * asked
-    held = source.resident_bytes + (_SLAB if staged else 0)
-    if source.chunks and not staged:
-        held += math.prod(source.chunks) * itemsize
-    if math.prod(level.factors) > 1:
-        held += 2 * PIECE_BYTES
-    if source.spec.mask:  # voxels masked beside those read, and which they are
-        voxels = math.prod(level.clipped) if math.prod(level.factors) == 1 else PIECE_BYTES
-        held += 3 * voxels * itemsize
-    return replace(level, staged=staged, held=held)
 
 
 def with_sentinels(settings: Settings, attributes: Mapping[str, Any]) -> Settings:

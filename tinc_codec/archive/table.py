@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinc_codec import __version__
-from tinc_codec.archive.layout import check_can_be_written
+from tinc_codec.archive.outputs import check_can_be_written
 from tinc_codec.archive.scores import ChunkScore, Scores, ratio
 
 if TYPE_CHECKING:

@@ -7,12 +7,9 @@ side are one piece of work; no more pieces than workers are in memory.
 
 from __future__ import annotations
 
-import contextvars
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,6 +39,7 @@ from tinc_codec.archive.scores import (
     score_chunk,
 )
 from tinc_codec.archive.sources import Source, open_source, zarr_array
+from tinc_codec.archive.threaded import in_window
 from tinc_codec.errors import CorruptPayload, InvalidSetting
 from tinc_codec.runtime import current_runtime, runtime
 
@@ -275,23 +273,6 @@ def _told(archive: Source, damaged: Sequence[_Damaged], count: int) -> str:
         f"{'; '.join(said)}{more}. "
         "Convert them again (--overwrite), or take them from a copy"
     )
-
-
-def in_window(
-    function: Callable[[_Item], _Result], items: Iterable[_Item], workers: int
-) -> Iterator[_Result]:
-    """Yield the results in order; threads are at most one item ahead of each worker."""
-    waiting: deque[Future[_Result]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(contextvars.copy_context().run, function, item))
-                if len(waiting) > workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _box(group: Group) -> Region:

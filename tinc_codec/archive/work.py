@@ -23,8 +23,9 @@ from zarr.core.buffer import default_buffer_prototype
 from tinc_codec.archive import shards
 from tinc_codec.archive.arrays import Documents, Level, new_array, new_stack
 from tinc_codec.archive.layout import Region, grid_shape, region_of, slices_text, within
+from tinc_codec.archive.memory import PIECE_BYTES
 from tinc_codec.archive.payloads import form
-from tinc_codec.archive.plan import PIECE_BYTES, Plan, Task
+from tinc_codec.archive.plan import Plan, Task
 from tinc_codec.archive.pyramid import downsample, level_region
 from tinc_codec.archive.remote import target_of
 from tinc_codec.archive.scores import ChunkScore, score_chunk
