@@ -18,7 +18,6 @@ from tinc_codec.tree.network import Layout, Tree, layout
 
 Float32Array = npt.NDArray[np.float32]
 
-RNG = np.random.default_rng(0)
 SAMPLES = 1500  # about: two tiles for each of three leaves, say
 
 
@@ -37,8 +36,9 @@ def tree(request: pytest.FixtureRequest) -> Tree:
 
 def volumes(tree: Tree) -> tuple[Float32Array, Float32Array]:
     """Return a target and weights, a third of them zero."""
-    target = RNG.standard_normal(tree.geometry.shape, np.float32)
-    return target, np.maximum(RNG.uniform(-1, 2, target.shape), 0).astype(np.float32)
+    rng = np.random.default_rng(0)
+    target = rng.standard_normal(tree.geometry.shape, np.float32)
+    return target, np.maximum(rng.uniform(-1, 2, target.shape), 0).astype(np.float32)
 
 
 def problem_of(
@@ -205,8 +205,9 @@ def test_start_copies_and_finish_gives_back(request: pytest.FixtureRequest, devi
 @pytest.mark.parametrize("name", ["adam", "adamax"])
 @pytest.mark.parametrize("kind", ["numpy", "torch"])
 def test_optimisers_step_as_torchs(torch: ModuleType, name: str, kind: str) -> None:
-    start = RNG.standard_normal(200).astype(np.float32)
-    parts = RNG.standard_normal((25, 3, 200)).astype(np.float32) * 10
+    rng = np.random.default_rng(0)
+    start = rng.standard_normal(200).astype(np.float32)
+    parts = rng.standard_normal((25, 3, 200)).astype(np.float32) * 10
     parts[:, :, ::7] = 0  # no gradient: no step
     factor = np.repeat(np.array([1, 30], np.float32), 100)
 

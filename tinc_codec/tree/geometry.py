@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -84,10 +85,11 @@ def choose_splits(shape: Sequence[int], levels: int) -> tuple[tuple[int, ...], .
     return tuple(splits)
 
 
-def boxes(geometry: Geometry) -> list[tuple[IntArray, IntArray]]:
+@lru_cache(maxsize=16)  # a tree is asked for them a dozen times when it is decoded
+def boxes(geometry: Geometry) -> tuple[tuple[IntArray, IntArray], ...]:
     """Return (start, stop) voxel indices of every node's box, a pair of (nodes, axes) per level.
 
-    The lower half of an axis of length n has ``(n + 1) // 2`` voxels.
+    The lower half of an axis of length n has ``(n + 1) // 2`` voxels. Not to be written to.
     """
     start = np.zeros((1, len(geometry.shape)), np.int64)
     stop = np.array([geometry.shape], np.int64)
@@ -99,7 +101,7 @@ def boxes(geometry: Geometry) -> list[tuple[IntArray, IntArray]]:
             stop[0::2, axis] = middle
             start[1::2, axis] = middle
         out.append((start, stop))
-    return out
+    return tuple(out)
 
 
 def leaf_affine(geometry: Geometry) -> tuple[FloatArray, FloatArray]:
