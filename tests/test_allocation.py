@@ -66,10 +66,10 @@ def test_even_shares() -> None:
 
 
 def test_signal_goes_by_the_voxels_above_the_background() -> None:
-    unit = noise().normal(0.1, 0.01, (64, 64)).clip(0, 1).astype(np.float32)
-    unit[:10, 32:42] = 0.9  # 100 voxels of the upper right quarter
-    unit[40:60, 40:55] = 0.8  # 300 voxels of the lower right quarter
-    root, leaves = importance(unit, QUARTERS, "signal")
+    unit = noise().normal(0.1, 0.01, (256, 256)).clip(0, 1).astype(np.float32)
+    unit[:40, 128:168] = 0.9  # 1,600 voxels of the upper right quarter
+    unit[160:240, 160:220] = 0.8  # 4,800 voxels of the lower right quarter
+    root, leaves = importance(unit, geometry_of(unit.shape, 2, "global"), "signal")
     assert root.tolist() == [1]
     # a quarter is spread evenly; the rest is 0 : 1 : 0 : 3, but for noise
     np.testing.assert_allclose(leaves, [0.25, 1.0, 0.25, 2.5], atol=0.15)
