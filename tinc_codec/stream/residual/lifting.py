@@ -344,3 +344,83 @@ def _put_together(work: Any, row: Any, closed: bool) -> None:
         row[n - 1] = even[half]
     elif closed:
         row[n - 2], row[n - 1] = odd[half - 1], even[m - 1]
+
+
+# Columns of a table of lines: where they lie among those of x, as for :func:`synthesise_lines`; then
+# of the bands of their low and of their high samples where they begin among all bands (-1: there is
+# none), their shapes, and where in them the part begins that is wanted.
+LOW_BAND, HIGH_BAND, LINE_COLUMNS = 4, 11, 18
+_EXACT, _ORIGIN = (np.float32(1), np.float32(0)), (0, 0, 0)
+_SYNTHESISE_LEVEL = (
+    "void(float32[:, :, ::1], int32[::1], int64[:, ::1], UniTuple(float32, 2), float32[:, :, ::1],"
+    "int64, UniTuple(boolean, 3), int64, int64, int64)"
+)
+
+
+@njit(nogil=True, cache=True)
+def _band(room: Any, row: Any, first: int) -> Any:
+    """Return a band of which a table of lines tells, and where in it the part begins."""
+    at, z, y, x = row[first], row[first + 1], row[first + 2], row[first + 3]
+    corner = (row[first + 4], row[first + 5], row[first + 6])
+    return room[at : at + z * y * x].reshape((z, y, x)), corner
+
+
+@njit(_SYNTHESISE_LEVEL, nogil=True, cache=True)
+def synthesise_level(
+    low: Any, room: Any, lines: Any, scale: Any, x: Any, split: int, closed: Any, piece: int,
+    first: int, last: int,
+) -> None:  # fmt: skip
+    """Put planes of a level together from its bands; all of it, if all planes are done.
+
+    Parameters
+    ----------
+    low : float32
+        What of the low-pass band the level is made of.
+    room : int32
+        All other bands.
+    lines : (n, LINE_COLUMNS) int64
+        Lines of x and the bands that they are made of; the first are those of ``low``.
+    scale : (step, bias) float32
+        What the integers of bands stand for.
+    x : float32
+        The level. Its planes first to last (exclusive) are written; if these are all, it is lifted
+        along axis 0, too.
+    split : int
+        Bit k: axis k is halved.
+    closed : three bool
+        Whether the last sample of an axis is a low one; see :func:`analyse_columns`.
+    piece : int
+        Planes to be done at once: they stay in the cache.
+    first, last : int
+        Planes.
+    """
+    work = np.empty((2, 2 + (x.shape[2] + 1) // 2), np.float32)
+    for start in range(first, last, piece):
+        stop = min(start + piece, last)
+        for k in range(len(lines)):
+            row = lines[k]
+            at = (row[0], row[1], row[2], row[3])
+            begin, end = (start - at[0] + at[1] - 1) // at[1], (stop - at[0] + at[1] - 1) // at[1]
+            if row[HIGH_BAND] < 0 and k == 0:
+                restore_lines(low, _ORIGIN, _EXACT, x, at, begin, end)
+            elif row[HIGH_BAND] < 0:
+                band, corner = _band(room, row, LOW_BAND)
+                restore_lines(band, corner, scale, x, at, begin, end)
+            else:
+                high, high_corner = _band(room, row, HIGH_BAND)
+                if k == 0:
+                    synthesise_lines(
+                        low, _ORIGIN, _EXACT, high, high_corner, scale, x, at, closed[2], begin,
+                        end, work,
+                    )  # fmt: skip
+                else:
+                    band, corner = _band(room, row, LOW_BAND)
+                    synthesise_lines(
+                        band, corner, scale, high, high_corner, scale, x, at, closed[2], begin, end,
+                        work,
+                    )  # fmt: skip
+        if split >> 1 & 1:
+            synthesise_planes(x, closed[1], start, stop)
+    if split & 1 and last - first == len(x):
+        inner = x.shape[1] * x.shape[2]
+        synthesise_columns(x.reshape((len(x), inner)), closed[0], 0, inner)

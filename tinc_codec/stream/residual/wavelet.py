@@ -360,37 +360,16 @@ def inverse(
     below : Below, optional
         What is added to a low-pass band; the plan has as many levels.
     """
-    plan, low, levels = bands.plan, bands.low, bands.levels
+    plan = bands.plan
     needed = windows(plan, window)
-    known = _Known(values=low, first=(0, 0, 0), scale=scale)
-    if not plan.splits:
-        return _restored(known, window)
+    known = np.empty(_lengths(needed[-1]), np.float32)
+    lifting.restore_lines(bands.low, _corner(needed[-1]), scale, known, (0, 1, 0, 1), 0, len(known))
     for level in reversed(range(len(plan.splits))):
         if below is not None and level + 1 == below[0]:
-            wide = needed[level + 1]
-            values = _restored(known, wide) + below[1](wide)
-            known = _Known(values=values, first=_corner(wide), scale=_EXACT)
-        x = _level(plan, level, needed[level], known, levels[level], scale, run)
-        corner = _corner(needed[level])
-        known = _Known(values=np.ascontiguousarray(x), first=corner, scale=_EXACT)
-    return x
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Known:
-    """A low-pass band, or a part of it from ``first`` on, and the scale of its numbers."""
-
-    values: npt.NDArray[Any]
-    first: tuple[int, int, int]
-    scale: Scale
-
-
-def _restored(low: _Known, window: Window) -> Float32Array:
-    """Return a window of a low-pass band as what it stands for."""
-    a, b, c = (n - first for n, first in zip(_corner(window), low.first, strict=True))
-    x = np.empty(_lengths(window), np.float32)
-    lifting.restore_lines(low.values, (a, b, c), low.scale, x, (0, 1, 0, 1), 0, len(x))
-    return x
+            known = known + below[1](needed[level + 1])
+        made = _synthesis(plan, level, needed[level])
+        known = _level(bands, made, np.ascontiguousarray(known), scale, run)
+    return known
 
 
 def _corner(window: Window) -> tuple[int, int, int]:
@@ -398,44 +377,65 @@ def _corner(window: Window) -> tuple[int, int, int]:
     return a, b, c
 
 
-def _level(
-    plan: TransformPlan, level: int, window: Window, low: _Known, bands: dict[int, IntArray],
-    scale: Scale, run: Run,
-) -> Float32Array:  # fmt: skip
-    """Return a window of a level; a view of the samples that reach into it."""
-    split, wide = plan.splits[level], _widened(plan, level, window)
-    closed = [plan.closes(level, k) and wide[k][1] == plan.shapes[level][k] for k in range(AXES)]
-    x = np.empty(_lengths(wide), np.float32)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Synthesis:
+    """How a window of a level is made.
 
-    def band(direction: int) -> tuple[npt.NDArray[Any], tuple[int, int, int], Scale]:
-        a, b, c = _corner(_band_part(split, wide, direction))
-        if direction == LOW_PASS:
-            return low.values, (a - low.first[0], b - low.first[1], c - low.first[2]), low.scale
-        return bands[direction], (a, b, c), scale
+    Attributes
+    ----------
+    split : int
+        Which axes are halved.
+    closed : three bool
+        Which axes are closed and go to their end.
+    shape : Shape
+        Of the samples that reach into the window.
+    inside : tuple of slice
+        The window among them.
+    lines : (n, LINE_COLUMNS) int64
+        As :func:`lifting.synthesise_level` takes them. Not to be written to.
+    """
+
+    split: int
+    closed: tuple[bool, bool, bool]
+    shape: Shape
+    inside: tuple[slice, ...]
+    lines: npt.NDArray[np.int64]
+
+
+@_lookup
+def _synthesis(plan: TransformPlan, level: int, window: Window) -> _Synthesis:
+    """Return how a window of a level is made."""
+    split, wide = plan.splits[level], _widened(plan, level, window)
+    a, b, c = (plan.closes(level, k) and wide[k][1] == plan.shapes[level][k] for k in range(AXES))
+    places = band_places(plan, level)
+
+    def band(direction: int) -> list[int]:
+        if direction not in places:  # the low-pass one, or none
+            return [-1] * (lifting.HIGH_BAND - lifting.LOW_BAND)
+        at, shape = places[direction]
+        return [at, *shape, *_corner(_band_part(split, wide, direction))]
 
     lines = [
-        (_places(split, d), band(d), band(d | _ACROSS) if split >> _LINES & 1 else None)
+        [*_places(split, d), *band(d), *band(d | _ACROSS if split >> _LINES & 1 else LOW_PASS)]
         for d in _of_rows(plan, level)
     ]
-
-    def fill(planes: tuple[int, int]) -> None:
-        work = np.empty((2, 2 + (x.shape[2] + 1) // 2), np.float32)
-        for at, even, odd in lines:
-            first, last = ((n - at[0] + at[1] - 1) // at[1] for n in planes)
-            if odd is None:
-                lifting.restore_lines(*even, x, at, first, last)
-            else:
-                lifting.synthesise_lines(*even, *odd, x, at, closed[_LINES], first, last, work)
-        if split >> 1 & 1:
-            lifting.synthesise_planes(x, closed[1], *planes)
-
-    list(run(lambda part: list(map(fill, _pieces(x, *part))), _parts(len(x), x.size)))
-    if split & 1:
-        _across_planes(x, lifting.synthesise_columns, closed[0], run)
-    return x[_within(window, wide)]
+    return _Synthesis(
+        split=split,
+        closed=(a, b, c),
+        shape=_lengths(wide),
+        inside=_within(window, wide),
+        lines=np.array(lines, np.int64),
+    )
 
 
-def _pieces(x: Float32Array, first: int, last: int) -> list[tuple[int, int]]:
-    """Cut planes of x in pieces that stay in the cache."""
-    planes = max(1, _PIECE // max(x[0].size, 1))
-    return [(k, min(k + planes, last)) for k in range(first, last, planes)]
+def _level(
+    bands: Bands, made: _Synthesis, low: Float32Array, scale: Scale, run: Run
+) -> Float32Array:
+    """Return a window of a level, made of the low-pass samples that it needs; a view."""
+    x = np.empty(made.shape, np.float32)
+    parts, piece = _parts(len(x), x.size), max(1, _PIECE // max(x[0].size, 1))
+    fixed = low, bands.room, made.lines, scale, x, made.split, made.closed, piece
+    list(run(lambda part: lifting.synthesise_level(*fixed, *part), parts))
+    if made.split & 1 and len(parts) > 1:
+        _across_planes(x, lifting.synthesise_columns, made.closed[0], run)
+    return x[made.inside]
