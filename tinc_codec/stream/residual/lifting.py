@@ -346,9 +346,9 @@ def _put_together(work: Any, row: Any, closed: bool) -> None:
         row[n - 2], row[n - 1] = odd[half - 1], even[m - 1]
 
 
-# Columns of a table of lines: where they lie among those of x, as for :func:`synthesise_lines`; then
-# of the bands of their low and of their high samples where they begin among all bands (-1: there is
-# none), their shapes, and where in them the part begins that is wanted.
+# Columns of a table of lines: where they lie among those of x, as for :func:`synthesise_lines`;
+# then of the bands of their low and of their high samples where these begin among all bands (-1:
+# there is none), their shapes, and where in them the part begins that is wanted.
 LOW_BAND, HIGH_BAND, LINE_COLUMNS = 4, 11, 18
 _EXACT, _ORIGIN = (np.float32(1), np.float32(0)), (0, 0, 0)
 _SYNTHESISE_LEVEL = (

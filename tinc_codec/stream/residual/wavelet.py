@@ -29,7 +29,6 @@ MOST_LEVELS = 16
 LOW_PASS = 0
 # The last axis, and the bit of a direction that is high-pass along it.
 _LINES, _ACROSS = 2, 4
-_EXACT = (np.float32(1), np.float32(0))
 # Samples that a part of the work has at least, when it is shared among threads.
 _LEAST_PART, _MOST_PARTS = 1 << 17, 16
 # Samples of a piece that is worked on at once.
