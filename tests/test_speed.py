@@ -143,6 +143,14 @@ def test_decode(speed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"{float(whole['psnr_db']):.1f}) |" in capsys.readouterr().out
 
 
+def test_at_once(speed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = measure(speed, "at-once")
+    assert [row["codec"] for row in rows] == ["TINC", "HEVC", "SPERR bpp"]
+    for threads in (1, 2, 8):
+        assert float(rows[0][f"ms_{threads}"]) > 0
+    assert f"| small | 16 | TINC | {rows[0]['ms_1']} |" in capsys.readouterr().out
+
+
 def test_effort(speed: Path) -> None:
     rows = measure(speed, "effort")
     assert [row["effort"] for row in rows] == ["1", "2"]

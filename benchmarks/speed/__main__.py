@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks import datasets
 from benchmarks.environment import describe
-from benchmarks.speed import decode, effort, first_use, fit, gpu, roofline
+from benchmarks.speed import at_once, decode, effort, first_use, fit, gpu, roofline
 from benchmarks.speed.common import Options, default_volumes
 
 _OUT = Path(__file__).parents[1] / "results"
@@ -23,6 +23,7 @@ TABLES: dict[str, Callable[[Options], str]] = {
     "first-use": first_use.run,
     "roofline": roofline.run,
     "decode": decode.run,
+    "at-once": at_once.run,
     "effort": effort.run,
     "fit": fit.run,
     "gpu": gpu.run,
