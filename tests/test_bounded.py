@@ -127,3 +127,27 @@ def test_an_axis_of_one_voxel_may_be_asked_for_often(asked: Any) -> None:
     assert np.array_equal(decode(payload, asked), whole[asked])
     rows = np.ix_([0, 0], range(9), range(3, 8))
     assert np.array_equal(decode(payload, rows), whole[rows])
+
+
+def test_floats_near_the_largest_of_their_dtype() -> None:
+    array = np.random.default_rng(0).random((10, 10, 10)).astype("f4")
+    array[0, 0, 0] = np.finfo("f4").max
+    assert largest_error(array, encode(array, max_error=1e33, effort=1)) <= 1e33
+    array = np.linspace(0.9e36, 1e36, 1000, dtype="f4").reshape(10, 10, 10)
+    array[0, 0, 0] = np.nan
+    assert largest_error(array, encode(array, max_error=1e33, effort=1)) <= 1e33
+
+
+@pytest.mark.parametrize(("dtype", "top", "bound"), [("f2", 288, 0.13), ("f4", 2.0**25, 2.1)])
+def test_a_bound_needs_half_the_spacing_of_floats(dtype: str, top: float, bound: float) -> None:
+    array = (np.random.default_rng(0).random((10, 10, 10)) * top).astype(dtype)
+    assert largest_error(array, encode(array, max_error=bound, effort=1)) <= bound
+    with pytest.raises(InvalidSetting, match="spaced"):
+        encode(array, max_error=0.4 * bound, effort=1)
+
+
+def test_a_matrix_is_an_array() -> None:
+    array = volume((20, 24), "u2")
+    with pytest.warns(PendingDeprecationWarning):
+        payload = encode(np.matrix(array), max_error=3, effort=1)
+    assert largest_error(array, payload) <= 3

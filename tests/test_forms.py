@@ -224,7 +224,7 @@ def test_more_effort_reaches_a_fidelity_with_fewer_bytes(target: dict[str, Any])
 
 def test_a_psnr_beyond_binary32_is_refused_in_words() -> None:
     array = np.random.default_rng(0).normal(size=(9, 9, 9))
-    with pytest.raises(InvalidSetting, match=r"psnr=190 is more than .* float64; use max_error=0"):
+    with pytest.raises(InvalidSetting, match=r"psnr=190 is more than .* float64; ask for less"):
         encode(array, psnr=190, form="wavelet", effort=1)
 
 
@@ -519,3 +519,70 @@ def test_the_least_efforts_try_no_tree_unless_something_is_said_of_it(
     encode(array, ratio=16, effort=2, iterations=5)
     encode(array, ratio=16, effort=3)
     assert tried[:3] == [1, 2, 3]
+
+
+# Data that are hard on the arithmetic.
+
+
+def blob(side: int = 32) -> np.ndarray:
+    z = np.indices((side,) * 3) - side // 2
+    values: np.ndarray = np.exp(-(z**2).sum(0) / 2).astype("f4")
+    return values
+
+
+@pytest.mark.parametrize("ratio", [2, 16])
+def test_a_blob_on_nothing_says_nothing_of_most_terms_of_a_filter(ratio: float) -> None:
+    array = blob()
+    payload = encode(array, ratio=ratio, effort=2, form="wavelet")
+    assert len(payload) <= array.nbytes / ratio
+    assert fidelity(array, payload) > 60
+
+
+def test_one_sentinel_far_beyond_all_values_is_encoded() -> None:
+    array = noisy(24, "f4")
+    array[5, 5, 5] = 1e20
+    payload = encode(array, ratio=16, effort=2, form="wavelet")
+    assert decode(payload)[5, 5, 5] == pytest.approx(1e20, rel=1e-3)
+
+
+@pytest.mark.parametrize("target", [{"ratio": 1.5}, {"psnr": 130}, {"rmse": 1e-6}])
+def test_noise_in_fine_steps_takes_more_than_four_bytes_a_voxel(target: dict[str, Any]) -> None:
+    array = np.random.default_rng(0).normal(size=(20, 20, 20))
+    payload = encode(array, effort=2, form="wavelet", **target)
+    assert fidelity(array, payload) > 110
+
+
+@pytest.mark.parametrize("rmse", [5e-324, 1e-310])
+def test_an_rmse_below_what_numbers_hold_is_reached_or_refused_in_words(rmse: float) -> None:
+    array = volume((16, 16, 16), "u2")
+    assert np.array_equal(decode(encode(array, rmse=rmse, effort=1)), array)
+    with pytest.raises(InvalidSetting, match="ask for less"):
+        encode(np.random.default_rng(0).normal(size=(9, 9, 9)), rmse=rmse, effort=1)
+
+
+def test_an_rmse_beyond_all_values_takes_few_bytes() -> None:
+    assert len(encode(blob(16) * np.float32(1e-41), rmse=1e290, effort=1)) < 100
+
+
+@pytest.mark.parametrize("wanted", [0.5, 0.9])
+def test_an_ssim_holds_where_values_are_negative(wanted: float) -> None:
+    array = (volume((24, 24, 24), "f8") * 8000 - 1000 + 200 * noisy(24) / 900).astype("i2")
+    decoded = decode(encode(array, ssim=wanted, effort=2, form="wavelet"))
+    assert metrics.ssim(array, decoded) >= wanted
+
+
+def test_an_ssim_holds_with_a_constant_margin() -> None:
+    noise = np.random.default_rng(2).normal(300, 40, (28, 28, 28))
+    array = (phantom((28, 28, 28)) // 16 + noise).astype("u2")
+    array[:, :, 26:] = np.median(array)
+    for wanted in (0.6, 0.9):
+        decoded = decode(encode(array, ssim=wanted, effort=1, form="wavelet"))
+        assert metrics.ssim(array, decoded) >= wanted
+
+
+def test_a_payload_is_called_exact_only_if_all_voxels_are() -> None:
+    array = np.linspace(0, 2**32 - 1, 30).astype("u4")[np.random.default_rng(0).permutation(30)]
+    array = np.stack([array, array[::-1]])  # no margin of one value
+    payload = encode(array, max_error=7, effort=1)
+    assert np.abs(decode(payload).astype("i8") - array).max() > 0
+    assert inspect(payload).psnr_db == pytest.approx(fidelity(array, payload), abs=0.006)

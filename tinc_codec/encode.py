@@ -107,6 +107,7 @@ def _prepare(
 ) -> Volume | bytes:
     """Return what is to be fitted; the payload where nothing is."""
     normalize.check_array(array)
+    array = np.asarray(array)  # of subclasses, such as matrices, parts keep other axes
     _check_axes(array.shape)
     if weights is not None:
         _check_weights(array, weights, settings)

@@ -76,7 +76,12 @@ class Normal:
         ridge = np.full(directions.shape[1], noise / _USUAL**2)
         ridge[:tones] = 1.0
         matrix = _projected(self.matrix, directions) + np.diag(ridge)
-        found: Float64Array = np.linalg.solve(matrix, directions.T @ self.wanted)
+        wanted = directions.T @ self.wanted
+        found: Float64Array
+        try:
+            found = np.linalg.solve(matrix, wanted)
+        except np.linalg.LinAlgError:  # of a sample that is nearly right, or says nothing of some
+            found = np.linalg.lstsq(matrix, wanted)[0]
         return found
 
 

@@ -46,6 +46,9 @@ _PLAN_GAIN = 0.004
 _PLAN_ROUNDS = 3
 # Magnitudes stay below 2**_MOST_BITS.
 _MOST_BITS = 22
+# Bytes a voxel that a coding is given room for: the next where the last was too little, as for
+# noise in fine steps. A decision takes 12 bits at most, a magnitude 16 of them and a tail.
+_ROOMS = (4, 16, 64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,11 +278,14 @@ def _coded(
     transform: _Transform, step: float, price: float, cuts: Cuts, most: int | None = None
 ) -> Quantized | None:
     """Code at a step; None where more than ``most`` bytes are needed, never without it."""
-    if most is None:
-        most = 4 * math.prod(transform.plan.shapes[0]) + 1024  # any coding of a volume fits
-    return segments.encode(
-        transform.bands, transform.worth, step=step, price=price, cuts=cuts, most=most, run=each
-    )  # fmt: skip
+    voxels = math.prod(transform.plan.shapes[0])
+    for room in [factor * voxels + 1024 for factor in _ROOMS] if most is None else [most]:
+        coded = segments.encode(
+            transform.bands, transform.worth, step=step, price=price, cuts=cuts, most=room, run=each
+        )
+        if coded is not None:
+            return coded
+    return None
 
 
 def worths(weight: Float32Array, plan: TransformPlan) -> Bands:

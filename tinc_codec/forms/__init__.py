@@ -29,6 +29,8 @@ _TRY_COSINE_BELOW = 1024
 # Errors are measured on normalised values in binary32: an RMSE and an SSIM are held with so much to
 # spare.
 _MARGIN_DB = 1e-3
+# More than any dtype has, and less than any values do.
+_BEYOND_ALL_DB = 400.0
 
 
 def encode(volumes: Sequence[Volume], settings: Settings) -> list[bytes]:
@@ -102,7 +104,7 @@ def _as_good(volumes: Sequence[Volume], settings: Settings) -> list[Form]:
         if form is None:
             raise InvalidSetting(
                 f"{target} is more than the transform's precision gives for a chunk of "
-                f"{volume.info.dtype}; use max_error=0, or a lower one"
+                f"{volume.info.dtype}; ask for less, or for a max_error"
             )
     if trees.are_tried(settings):
         sizes = [len(form.payload) for form in found if form is not None]
@@ -118,7 +120,8 @@ def _wanted_db(volume: Volume, settings: Settings) -> float:
         return candidate.decibels(1 - settings.ssim) + _MARGIN_DB
     assert settings.rmse is not None
     span = float(volume.info.high) - float(volume.info.low)
-    return 20 * math.log10(span / settings.rmse) + _MARGIN_DB
+    wanted = 20 * (math.log10(span) - math.log10(settings.rmse)) + _MARGIN_DB
+    return min(max(wanted, -_BEYOND_ALL_DB), _BEYOND_ALL_DB)
 
 
 def _psnr_db(form: Form) -> float:
@@ -127,7 +130,7 @@ def _psnr_db(form: Form) -> float:
 
 def _ssim_db(volume: Volume, form: Form) -> float:
     """Return by how much a form's SSIM is short of 1, in dB."""
-    return candidate.decibels(1 - candidate.ssim(form.payload, volume))
+    return candidate.decibels(1 - candidate.chunk_ssim(form.payload, volume))
 
 
 def _higher(form: Form, than: Form | None) -> float:

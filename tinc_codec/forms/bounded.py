@@ -5,7 +5,10 @@ Wavelet coefficients and a correction of what they decode to, or a correction al
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 
 from tinc_codec.decode import decode_chunk
 from tinc_codec.errors import InvalidSetting
@@ -14,6 +17,7 @@ from tinc_codec.forms.candidate import Form, Volume
 from tinc_codec.opened import open_chunk
 from tinc_codec.settings import Settings
 from tinc_codec.stream.container import SectionKind
+from tinc_codec.stream.normalize import ArrayInfo
 from tinc_codec.threads import each
 
 # A transform is tried where a correction alone takes fewer bits a voxel than this, with steps of so
@@ -54,13 +58,20 @@ def _with_correction(volume: Volume, base: Form | None, max_error: float) -> For
         given = candidate.decoded(base.payload, volume).reshape(shape)
     if volume.weight is not None:
         inside = volume.weight != 0
-        middle = given if base is not None else wanted.dtype.type(wanted[inside].mean())
+        middle = given if base is not None else _mean(wanted[inside], info)
         wanted = np.where(inside, wanted, middle)
     data = correction.encode(wanted, given, max_error, each)
     sections = {**(base.sections if base else {}), SectionKind.CORRECTION: data}
     form = candidate.form_of(volume, sections)
     _check_bound(volume, form, max_error)
     return form
+
+
+def _mean(values: npt.NDArray[Any], info: ArrayInfo) -> Any:
+    """Return the mean of values in their dtype; near its limits one of the ends."""
+    with np.errstate(over="ignore"):
+        mean = float(values.mean(dtype=np.float64))
+    return values.dtype.type(min(max(mean, info.low), info.high))
 
 
 def _check_bound(volume: Volume, form: Form, max_error: float) -> None:

@@ -20,9 +20,9 @@ from tinc_codec.decode_together import decode_resident
 from tinc_codec.engines import current_engine
 from tinc_codec.engines.gpu import scores
 from tinc_codec.engines.gpu.memory import in_batches, out_of_memory
-from tinc_codec.opened import Chunk, open_chunk
+from tinc_codec.opened import Chunk, long_axes, open_chunk
 from tinc_codec.runtime import current_runtime
-from tinc_codec.stream import container, normalize
+from tinc_codec.stream import container, exceptions, normalize
 from tinc_codec.stream.container import SectionKind
 from tinc_codec.stream.normalize import ArrayInfo
 from tinc_codec.threads import each
@@ -38,6 +38,8 @@ Sections = dict[SectionKind, bytes]
 _TOLERANCE, _RAW_TOLERANCE = 1e-5, 1e-4
 # Forms whose PSNR differs by less, in dB, hardly differ in error.
 _ALIKE_DB = 0.02
+# Above, what binary32 rounds counts.
+_ROUNDED_FROM_DB = 90
 _CHECKED_VOXELS = 2048
 _CHECKED_BOXES, _CHECKED_SIDE = 16, 5
 
@@ -173,6 +175,8 @@ def recorded(volume: Volume, form: Form) -> bytes:
     if volume.weight is not None and volume.importance() is not None:
         alike = (volume.weight != 0).astype(np.float32)
         psnr = _psnr(form.payload, replace(volume, weight=alike))
+    if psnr > _ROUNDED_FROM_DB:
+        psnr = _precise_psnr(form.payload, volume)
     array = replace(volume.info, psnr_centidb=_centidb(psnr)).to_bytes()
     return container.pack({**volume.exact, SectionKind.ARRAY: array, **form.sections})
 
@@ -229,11 +233,49 @@ def ssim(payload: bytes, volume: Volume) -> float:
     return metrics.ssim(volume.unit, unit, 1.0, ndim=min(3, unit.ndim))
 
 
+def chunk_ssim(payload: bytes, volume: Volume) -> float:
+    """Return the SSIM of a payload as readers find it: of the box or, where less, of the chunk.
+
+    Values are in units of the range, but from the dtype's 0 on, since SSIM compares means, too.
+    """
+    low, high = float(volume.info.low), float(volume.info.high)
+    span = high - low
+    original = volume.unit.astype(np.float64) + low / span
+    given = _decoded_unit(payload, volume).astype(np.float64) + low / span
+    if volume.weight is not None:
+        given = np.where(volume.weight == 0, original, given)
+    found = metrics.ssim(original, given, 1.0, ndim=min(3, given.ndim))
+    crop = open_chunk(payload).crop
+    if crop is None:
+        return found
+    margin = np.empty(1, volume.info.dtype)
+    exceptions.fill_with(margin, crop.fill)
+    fill = float(margin[0])
+    if not math.isfinite(fill):
+        return found
+    wholes = np.full((2, *volume.info.shape), fill / span)
+    for whole, box in zip(wholes, (original, given), strict=True):
+        whole[crop.slices] = box.reshape(crop.shape)
+    both = [whole.reshape(long_axes(volume.info.shape)) for whole in wholes]
+    ends = (max(high, fill) - min(low, fill)) / span
+    return min(found, metrics.ssim(both[0], both[1], ends, ndim=min(3, both[0].ndim)))
+
+
 def _psnr(payload: bytes, volume: Volume) -> float:
     """Return the PSNR in dB of a payload against high - low, voxels as they weigh."""
     error = _decoded_unit(payload, volume)
     error -= volume.unit
     return decibels(float(np.average(error.astype(np.float64) ** 2, weights=volume.weight)))
+
+
+def _precise_psnr(payload: bytes, volume: Volume) -> float:
+    """Return the PSNR in dB without normalising to binary32; inf where all voxels are equal."""
+    error = decoded(payload, volume).astype(np.float64).reshape(volume.unit.shape)
+    error -= volume.values.astype(np.float64).reshape(volume.unit.shape)
+    if volume.weight is not None:
+        error = error[volume.weight != 0]
+    error /= float(volume.info.high) - float(volume.info.low)
+    return decibels(float(np.mean(error**2)))
 
 
 def decibels(loss: float) -> float:

@@ -63,7 +63,7 @@ def encode(
 def _unit(wanted: npt.NDArray[Any], max_error: float) -> float:
     """Return the step of floats: twice the bound, less what rounding to the dtype may add."""
     largest = float(np.abs(wanted).max())
-    rounding = 2 * float(np.spacing(wanted.dtype.type(largest))) + 4 * float(np.spacing(largest))
+    rounding = 0.5 * _spacing(wanted.dtype.type(largest)) + 4 * _spacing(np.float64(largest))
     unit = 2 * (max_error - rounding)
     if not unit > 0:
         raise InvalidSetting(
@@ -71,6 +71,12 @@ def _unit(wanted: npt.NDArray[Any], max_error: float) -> float:
             f"spaced (more than {rounding:.3g} is needed); use a larger one, or a lossless codec"
         )
     return unit
+
+
+def _spacing(value: np.floating[Any]) -> float:
+    """Return how far numbers up to a value are apart; also where that is the largest of all."""
+    below = value.dtype.type(np.nextafter(value, value.dtype.type(0)))
+    return max(float(np.spacing(below)), float(value) - float(below))
 
 
 def decode(
