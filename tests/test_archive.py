@@ -17,7 +17,7 @@ import zarr
 from volumes import QUICK, volume
 
 from tinc_codec import InvalidSetting, Settings, TincError, UnsupportedData, runtime
-from tinc_codec.archive import arrays, convert, info, open_source, verify, work
+from tinc_codec.archive import Bounds, arrays, convert, info, open_source, verify, work
 from tinc_codec.archive.layout import chunk_groups, chunk_regions, chunk_shape
 from tinc_codec.archive.target import Target
 from tinc_codec.metrics import psnr
@@ -540,3 +540,62 @@ def test_torch_is_given_many_chunks_at_once(npy, tmp_path, monkeypatch):
     again = verify(npy, tmp_path / "a.zarr")
     assert again.stored_bytes == scores.stored_bytes
     assert again.psnr_db == pytest.approx(scores.psnr_db, abs=0.01)
+
+
+# Arrays in memory.
+
+
+@pytest.mark.parametrize("zarr_format", FORMATS)
+@pytest.mark.parametrize("name", ["/x/y", "raw/cam", "..", ".", "zarr.json", ".zarray", "a/"])
+def test_a_name_leads_to_no_other_place(tmp_path, name, zarr_format):
+    voxels = volume((12, 12, 12))
+    array = xr.DataArray(voxels, name=name, dims=("z", "y", "x"))
+    dst = tmp_path / "in" / "a.zarr"
+    dst.parent.mkdir()
+    convert(array, dst, Settings(max_error=3, effort=1), zarr_format=zarr_format)
+    expected = {"/x/y": "y", "raw/cam": "cam"}.get(name, "data")
+    assert list(zarr.open_group(dst, mode="r").array_keys()) == [expected]
+    assert verify(array, dst).errors.max_error <= 3
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+    assert [path.name for path in dst.parent.iterdir()] == ["a.zarr"]
+
+
+def test_a_key_beyond_the_archive_is_refused(tmp_path):
+    target = Target(tmp_path / "a.zarr")
+    target.begin(fresh=True)
+    for key in ("/x/c/0", "../c/0", "data/../../c"):
+        with pytest.raises(InvalidSetting, match="not a path within"):
+            target.put(key, b"1", tmp_path)
+    assert not list(target.partial.iterdir())
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_masks_are_not_dropped(tmp_path, lazy):
+    import dask.array
+
+    array = np.ma.masked_less(volume((12, 12, 12)), 300)
+    given = dask.array.from_array(array, chunks=6) if lazy else array
+    with pytest.raises(UnsupportedData, match="mask would be lost"):
+        convert(given, tmp_path / "a.zarr", SETTINGS)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_zarr_array_is_taken_as_its_path_is(tmp_path):
+    voxels = volume((12, 12, 12))
+    voxels[:3] = 65535
+    source = zarr.create_array(
+        tmp_path / "s.zarr", data=voxels, chunks=(6, 12, 12), dimension_names=("t", "y", "x"),
+        attributes={"_FillValue": 65535, "kept": 1},
+    )  # fmt: skip
+    convert(source, tmp_path / "a.zarr", Settings(ratio=16, effort=1))
+    found = zarr.open_group(tmp_path / "a.zarr", mode="r")
+    (array,) = (array for _, array in found.arrays())
+    assert array.metadata.dimension_names == ("t", "y", "x")
+    assert array.attrs["kept"] == 1
+    assert (array[:3] == 65535).all()
+
+
+@pytest.mark.parametrize("bound", [{"max_error": math.nan}, {"psnr_db": math.nan}, {"rmse": -1.0}])
+def test_bounds_that_bound_nothing_are_refused(bound):
+    with pytest.raises(InvalidSetting, match=next(iter(bound))):
+        Bounds(**bound)

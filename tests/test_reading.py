@@ -234,3 +234,21 @@ def test_the_name_is_loaded_on_first_use() -> None:
     code = "import sys, tinc_codec; a = 'xarray' in sys.modules; tinc_codec.open; print(a)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
+
+
+def test_fill_values_of_zarr_are_attributes_nowhere_in_a_group_of_v2(tmp_path: Path) -> None:
+    group = zarr.open_group(tmp_path / "g.zarr", mode="w", zarr_format=2)
+    for name in ("a", "sub/b"):
+        array = group.create_array(name, shape=(4, 4), chunks=(4, 4), dtype="u2", fill_value=0)
+        array.attrs["_ARRAY_DIMENSIONS"] = ["y", "x"]
+        array[:] = 1
+    tree = tinc_codec.open(tmp_path / "g.zarr")
+    assert tree["a"].attrs == tree["sub/b"].attrs == {}
+
+
+def test_a_group_without_names_of_axes_is_refused_in_words(tmp_path: Path) -> None:
+    group = zarr.open_group(tmp_path / "g.zarr", mode="w", zarr_format=2)
+    for name in ("a", "b"):
+        group.create_array(name, shape=(4, 4), chunks=(4, 4), dtype="u2")[:] = 1
+    with pytest.raises(InvalidSetting, match=r"open .*g\.zarr/NAME"):
+        tinc_codec.open(tmp_path / "g.zarr")

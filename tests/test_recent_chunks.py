@@ -55,3 +55,9 @@ def test_planes_of_a_usual_chunk_of_wavelets_are_decoded_once() -> None:
     chunk = np.random.default_rng(0).integers(0, 999, (128, 128, 128), np.uint16)
     coded = tinc_codec.encode(chunk, ratio=1000, form="wavelet", effort=1)
     assert open_chunk(coded) is open_chunk(coded)
+
+
+def test_numbers_are_no_payload() -> None:
+    for given in (5, None, "text"):
+        with pytest.raises(TypeError):
+            tinc_codec.decode(given)  # type: ignore[arg-type]

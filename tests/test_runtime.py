@@ -71,7 +71,7 @@ def test_threads_are_bounded(threads: int) -> None:
         pass
 
 
-@pytest.mark.parametrize("value", ["many", "-1", "1.5", ""])
+@pytest.mark.parametrize("value", ["many", "-1", "1.5", " "])
 def test_a_wrong_environment_is_named(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("TINC_THREADS", value)
     with pytest.raises(InvalidSetting, match="TINC_THREADS"):
@@ -121,3 +121,10 @@ def test_threads_in_the_environment_are_plain_digits(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("TINC_THREADS", "²")
     with pytest.raises(InvalidSetting, match="TINC_THREADS"):
         current_runtime()
+
+
+def test_an_empty_variable_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = current_runtime()
+    for name in ("TINC_DEVICE", "TINC_THREADS", "TINC_TRITON", "TINC_CACHE"):
+        monkeypatch.setenv(name, "")
+    assert current_runtime() == before

@@ -463,3 +463,25 @@ def test_the_fused_pipeline_gives_the_same_voxels(array: Any) -> None:
 def test_sizes_vary() -> None:
     with pytest.raises(NotImplementedError, match="size"):
         CODEC.compute_encoded_size(4096, spec((16, 16, 16), "u2"))
+
+
+@pytest.mark.parametrize("dtype", ["bool", "i8", "c8", "M8[s]"])
+def test_dtypes_are_refused_when_an_array_with_shards_is_created(dtype: str) -> None:
+    with pytest.raises(UnsupportedData):
+        zarr.create_array(
+            {}, shape=(8, 8, 8), chunks=(4, 4, 4), shards=(8, 8, 8), dtype=dtype,
+            serializer=TINCSerializer(**QUICK), compressors=None,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"), [((4,) * 5, "at most 4"), ((2048, 2048, 1024), "use smaller chunks")]
+)
+def test_chunks_that_are_never_encoded_are_refused_when_an_array_is_created(
+    shape: tuple[int, ...], expected: str
+) -> None:
+    with pytest.raises(TincError, match=expected):
+        zarr.create_array(
+            {}, shape=shape, chunks=shape, dtype="u2", serializer=TINCSerializer(**QUICK),
+            compressors=None,
+        )  # fmt: skip

@@ -108,7 +108,7 @@ def _prepare(
     """Return what is to be fitted; the payload where nothing is."""
     normalize.check_array(array)
     array = np.asarray(array)  # of subclasses, such as matrices, parts keep other axes
-    _check_axes(array.shape)
+    check_axes(array.shape)
     if weights is not None:
         _check_weights(array, weights, settings)
     budget = None if settings.ratio is None else _budget(array, settings.ratio)
@@ -184,7 +184,14 @@ def _budget(array: npt.NDArray[Any], ratio: float) -> int:
     return budget
 
 
-def _check_axes(shape: tuple[int, ...]) -> None:
+def check_axes(shape: tuple[int, ...]) -> None:
+    """Refuse a chunk with more than four axes longer than one voxel.
+
+    Raises
+    ------
+    InvalidSetting
+        If it has.
+    """
     longer = len(long_axes(shape))
     if longer > 4:
         raise InvalidSetting(

@@ -155,7 +155,7 @@ def open_chunk(payload: Buffer) -> Chunk:
     CorruptPayload, TruncatedPayload, UnsupportedVersion
         If the bytes are not a sound payload that this version reads.
     """
-    data = bytes(payload)
+    data = _as_bytes(payload)
     chunk = _recent.get(data)
     if chunk is None:
         chunk = _parse(data)
@@ -163,9 +163,13 @@ def open_chunk(payload: Buffer) -> Chunk:
     return chunk
 
 
+def _as_bytes(payload: Buffer) -> bytes:
+    return payload if isinstance(payload, bytes) else memoryview(payload).tobytes()
+
+
 def open_chunks(payloads: Sequence[Buffer]) -> list[Chunk]:
     """Return what :func:`open_chunk` does of each, those to be parsed on several threads."""
-    found = [_recent.get(bytes(payload)) for payload in payloads]
+    found = [_recent.get(_as_bytes(payload)) for payload in payloads]
     missing = [k for k, chunk in enumerate(found) if chunk is None]
     for k, chunk in zip(missing, each(lambda k: open_chunk(payloads[k]), missing), strict=True):
         found[k] = chunk

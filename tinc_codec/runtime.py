@@ -103,12 +103,12 @@ def _runtime(device: str, threads: str, triton: str, cache: str) -> Runtime:
 
 
 def _from_environment() -> Runtime:
-    get = os.environ.get
+    get = os.environ.get  # an empty variable is as good as none
     return _runtime(
-        get("TINC_DEVICE", "auto"),
-        get("TINC_THREADS", "0"),
-        get("TINC_TRITON", ""),
-        get("TINC_CACHE", "0"),
+        get("TINC_DEVICE") or "auto",
+        get("TINC_THREADS") or "0",
+        get("TINC_TRITON") or "",
+        get("TINC_CACHE") or "0",
     )
 
 

@@ -24,7 +24,7 @@ except ImportError as error:
 from tinc_codec.configured import Configured, warn_if_not_installed
 from tinc_codec.decode_together import decode_for_gpu
 from tinc_codec.decoded_cache import decode_remembered
-from tinc_codec.encode import encode_chunks
+from tinc_codec.encode import check_axes, encode_chunks
 from tinc_codec.opened import check_is_of, open_chunks
 from tinc_codec.runtime import Runtime, current_runtime, runtime
 from tinc_codec.stream.normalize import check_array
@@ -95,9 +95,26 @@ form, iterations, milestones
         Raises
         ------
         UnsupportedData
-            If the codec does not take the dtype, or the array has no axes.
+            If the codec does not take the dtype, the array has no axes, or chunks are too large.
+        InvalidSetting
+            If chunks have more than four axes longer than one voxel.
         """
-        check_array(np.empty((1,) * len(shape), dtype.to_native_dtype()))
+        # Grids of chunks of several shapes have no one shape.
+        chunk: tuple[int, ...] = getattr(chunk_grid, "chunk_shape", (1,) * len(shape))
+        check_array(np.broadcast_to(np.empty((), dtype.to_native_dtype()), chunk))
+        check_axes(chunk)
+
+    def evolve_from_array_spec(self, array_spec: ArraySpec) -> Self:
+        """Check the dtype inside of shards, where zarr does not call :meth:`validate`.
+
+        Raises
+        ------
+        UnsupportedData
+            If the codec does not take it.
+        """
+        dtype = array_spec.dtype.to_native_dtype()
+        check_array(np.empty((1,) * len(array_spec.shape), dtype))
+        return self
 
     def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
         """Raise, as zarr asks of codecs whose chunks differ in size."""

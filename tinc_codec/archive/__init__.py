@@ -6,7 +6,13 @@ from tinc_codec.archive.cluster import (
 )
 from tinc_codec.archive.convert import convert
 from tinc_codec.archive.demo import Demo, demonstrate
-from tinc_codec.archive.estimate import Estimate, RatioEstimate, estimate, plot_estimate
+from tinc_codec.archive.estimate import (
+    Estimate,
+    RatioEstimate,
+    check_plot_can_be_written,
+    estimate,
+    plot_estimate,
+)
 from tinc_codec.archive.info import ArchiveInfo, ChunkSummary, info
 from tinc_codec.archive.plan import Plan, plan
 from tinc_codec.archive.reading import open_archive
@@ -35,6 +41,7 @@ __all__ = [
     "ShardsFailed",
     "Source",
     "check_figure_can_be_written",
+    "check_plot_can_be_written",
     "check_table_can_be_written",
     "check_target",
     "cluster_client",

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinc_codec.archive.layout import Region, chunk_shape, grid_shape, region_of
+from tinc_codec.archive.outputs import check_can_be_written
 from tinc_codec.archive.plan import open_part
 from tinc_codec.archive.scores import ChunkScore, Progress, ProgressCallback, score_chunk
 from tinc_codec.archive.sources import Source
@@ -367,6 +368,18 @@ def _expected(settings: Settings, drawn: _Sample, scores: Sequence[ChunkScore]) 
     )
 
 
+def check_plot_can_be_written(path: Path) -> None:
+    """Refuse before any work what would fail after it.
+
+    Raises
+    ------
+    InvalidSetting
+        If matplotlib is missing, or the file's folder, or its name ends in something else than
+        .png, .svg or .pdf.
+    """
+    check_can_be_written(path, "matplotlib", "report", (".png", ".svg", ".pdf"))
+
+
 def plot_estimate(found: Estimate, path: str | Path) -> None:
     """Draw quality and time over size, and save the figure.
 
@@ -380,11 +393,9 @@ def plot_estimate(found: Estimate, path: str | Path) -> None:
     Raises
     ------
     InvalidSetting
-        If matplotlib is missing, or the file's folder.
+        As :func:`check_plot_can_be_written`.
     """
-    from tinc_codec.archive.report import check_figure_can_be_written
-
-    check_figure_can_be_written(Path(path))
+    check_plot_can_be_written(Path(path))
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.8), layout="constrained")

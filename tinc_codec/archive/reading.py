@@ -264,6 +264,16 @@ def _channel_labels(block: dict[str, Any]) -> list[str]:
     return [str(channel.get("label", "")) for channel in channels]
 
 
+def _without_fill_values(tree: xr.DataTree, group: zarr.Group) -> None:
+    """Take from attributes the fill values of zarr that xarray puts there."""
+    for node in tree.subtree:
+        inside = node.path.strip("/")
+        arrays: Any = group[inside] if inside else group
+        for name in (*node.data_vars, *node.coords):
+            if str(name) in arrays and arrays[str(name)].fill_value is not None:
+                node[str(name)].attrs.pop("_FillValue", None)
+
+
 def _as_xarray_has_it(path: str | Path, group: zarr.Group) -> xr.DataArray | xr.DataTree:
     import xarray as xr
 
@@ -272,17 +282,20 @@ def _as_xarray_has_it(path: str | Path, group: zarr.Group) -> xr.DataArray | xr.
     arrays = dict(group.arrays())
     packed = any({"scale_factor", "add_offset"} & set(array.attrs) for array in arrays.values())
     masked = packed or group.metadata.zarr_format == 3
-    tree: xr.DataTree = xr.open_datatree(
-        str(path),
-        engine="zarr",
-        chunks={},
-        mask_and_scale=masked,
-        consolidated=None if group.metadata.consolidated_metadata else False,
-    )
+    try:
+        tree: xr.DataTree = xr.open_datatree(
+            str(path),
+            engine="zarr",
+            chunks={},
+            mask_and_scale=masked,
+            consolidated=None if group.metadata.consolidated_metadata else False,
+        )
+    except KeyError as error:  # xarray's, of arrays that do not name their axes
+        raise InvalidSetting(
+            f"{path} is a group that xarray cannot open ({error}): open {path}/NAME"
+        ) from error
     if not masked:
-        for name in tree.data_vars:
-            if arrays[str(name)].fill_value is not None:
-                del tree[str(name)].attrs["_FillValue"]
+        _without_fill_values(tree, group)
     if tree.children or len(tree.data_vars) != 1:
         return tree
     variable: xr.DataArray = next(iter(tree.data_vars.values()))

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinc_codec.archive.layout import Region
+from tinc_codec.errors import InvalidSetting
 from tinc_codec.metrics import Errors, accuracy, errors_by_threshold, otsu_threshold, ssim
 
 _NOTHING = Errors()
@@ -142,6 +143,8 @@ def otsu(values: NDArray[Any]) -> float:
 class Bounds:
     """What an archive promises, or a user demands, of each chunk. None demands nothing.
 
+    NaN, and errors below 0, are refused (InvalidSetting).
+
     Attributes
     ----------
     max_error : float or None
@@ -161,6 +164,13 @@ class Bounds:
     psnr_db: float | None = None
     own_psnr_db: float | None = None
     own_ssim: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value is not None and math.isnan(value):
+                raise InvalidSetting(f"{name}=nan bounds nothing; give a number, or leave it out")
+            if value is not None and value < 0 and name in ("max_error", "rmse"):
+                raise InvalidSetting(f"{name}={value:g} must be at least 0")
 
     def __str__(self) -> str:
         said = (

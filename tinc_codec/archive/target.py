@@ -130,7 +130,7 @@ class Target:
             Folder of this run for unfinished files. A run that takes over removes it, and with it
             what processes of an earlier run, should some still live, have not put in place.
         """
-        path = self.partial / key
+        path = self._path(key)
         unfinished = scratch / uuid.uuid4().hex
         try:
             _write_synced(unfinished, data)
@@ -142,6 +142,11 @@ class Target:
             error.filename = error.filename or str(path)
             raise
         sync_folder(path.parent)
+
+    def _path(self, key: str) -> Path:
+        if key.startswith("/") or ".." in key.split("/"):
+            raise InvalidSetting(f"{key} is not a path within {self.partial}; name the array anew")
+        return self.partial / key
 
     def _make_folders(self, folder: Path) -> None:
         """Make a folder within the archive, but not the archive's own.
@@ -156,12 +161,12 @@ class Target:
     def remove(self, key: str) -> None:
         """Remove what is under a key, if anything is."""
         with contextlib.suppress(FileNotFoundError):
-            (self.partial / key).unlink()
+            self._path(key).unlink()
 
     def read(self, key: str) -> bytes | None:
         """Return the bytes under a key, None if there are none."""
         try:
-            return (self.partial / key).read_bytes()
+            return self._path(key).read_bytes()
         except FileNotFoundError:
             return None
 

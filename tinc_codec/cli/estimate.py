@@ -50,7 +50,7 @@ def estimate(
 ) -> None:
     """Tell what converting SRC would cost and keep, from fits of a few of its chunks."""
     if plot:
-        archive.check_figure_can_be_written(plot)
+        archive.check_plot_can_be_written(plot)
     with runtime(device=device, threads=threads), chunk_progress("fitting") as progress:
         found = archive.estimate(
             src,
@@ -64,9 +64,9 @@ def estimate(
             workers=workers,
             progress=progress,
         )
+    _print_estimate(found)
     if plot:
         archive.plot_estimate(found, plot)
-    _print_estimate(found)
 
 
 def _print_estimate(found: archive.Estimate) -> None:

@@ -17,7 +17,8 @@ from tinc_codec.archive.sources.source import (
     default_dimension_names,
     plain,
 )
-from tinc_codec.errors import InvalidSetting
+from tinc_codec.archive.sources.zarrs import dimension_names
+from tinc_codec.errors import InvalidSetting, UnsupportedData
 
 
 class Computed:
@@ -32,7 +33,24 @@ class Computed:
         self.dtype = np.dtype(array.dtype)
 
     def __getitem__(self, region: Region, /) -> NDArray[Any]:
-        return np.asarray(self._array[region].compute(scheduler="synchronous"))
+        computed = self._array[region].compute(scheduler="synchronous")
+        _check_unmasked(computed, "a dask array")
+        return np.asarray(computed)
+
+
+def _check_unmasked(array: Any, what: str) -> None:
+    if isinstance(array, np.ma.MaskedArray):
+        raise UnsupportedData(
+            f"{what} has masked voxels, whose mask would be lost; fill them with a value "
+            "(filled(value)), and give that to preserve"
+        )
+
+
+def _safe_name(name: object) -> str:
+    """Return a name for an array of an archive: "data" in place of what would be another path."""
+    last = str(name or "").rpartition("/")[2]
+    reserved = last in ("", ".", "..", "zarr.json") or last.startswith((".z", "__"))
+    return "data" if reserved else last
 
 
 def open_array(spec: SourceSpec) -> Source:
@@ -42,6 +60,8 @@ def open_array(spec: SourceSpec) -> Source:
     ------
     InvalidSetting
         If it is none of those known here, or a dataset of several variables.
+    UnsupportedData
+        If it is masked.
     """
     import xarray as xr
 
@@ -63,7 +83,7 @@ def _of_xarray(spec: SourceSpec, array: Any) -> Source:
         # Computed one by one, as xarray's own loading is; numpy inside needs no computing.
         array=Computed(array.data) if hasattr(array.data, "dask") else array.variable,
         grid=_coordinates(array),
-        name=str(array.name or "data"),
+        name=_safe_name(array.name),
         chunks=_chunks(array.data),
         attributes=plain(array.attrs),
     )
@@ -72,6 +92,7 @@ def _of_xarray(spec: SourceSpec, array: Any) -> Source:
 def _of_plain(spec: SourceSpec, array: Any) -> Source:
     import dask.array
 
+    _check_unmasked(getattr(array, "_meta", array), spec.location)
     grid = ome.grid(default_dimension_names(getattr(array, "ndim", 0)))
     if isinstance(array, dask.array.Array):
         if any(np.isnan(n) for n in array.shape):
@@ -82,8 +103,17 @@ def _of_plain(spec: SourceSpec, array: Any) -> Source:
             spec=spec, kind="dask", array=Computed(array), grid=grid, chunks=_chunks(array)
         )
     if isinstance(array, zarr.Array):
-        chunks = array.shards or array.chunks
-        return Source(spec=spec, kind="zarr array", array=array, grid=grid, chunks=chunks)
+        attributes = plain(dict(array.attrs))
+        attributes.pop("_ARRAY_DIMENSIONS", None)
+        return Source(
+            spec=spec,
+            kind="zarr array",
+            array=array,
+            grid=ome.grid(dimension_names(array)),
+            name=_safe_name(array.basename),
+            chunks=array.shards or array.chunks,
+            attributes=attributes,
+        )
     if isinstance(array, np.ndarray):
         return Source(spec=spec, kind="numpy", array=array, grid=grid)
     raise InvalidSetting(
