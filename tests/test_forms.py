@@ -586,3 +586,12 @@ def test_a_payload_is_called_exact_only_if_all_voxels_are() -> None:
     payload = encode(array, max_error=7, effort=1)
     assert np.abs(decode(payload).astype("i8") - array).max() > 0
     assert inspect(payload).psnr_db == pytest.approx(fidelity(array, payload), abs=0.006)
+
+
+@pytest.mark.parametrize("target", [{"max_error": 1e-3}, {"psnr": 110}])
+def test_signalling_nans_are_restored_without_a_warning(target: dict[str, Any]) -> None:
+    array = volume((12, 12, 12), "f4")
+    array[3, 4, 5] = np.array([0x7FA00000], "u4").view("f4")[0]
+    bits = array.view("u4")
+    bits[3, 4, 5] = 0x7FA00000
+    assert decode(encode(array, effort=1, **target)).view("u4")[3, 4, 5] == 0x7FA00000

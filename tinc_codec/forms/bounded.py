@@ -78,11 +78,12 @@ def _check_bound(volume: Volume, form: Form, max_error: float) -> None:
     """Make sure, from decoded bytes, that the bound holds."""
     given = decode_chunk(form.payload)
     crop = open_chunk(form.payload).crop
-    found = (given if crop is None else given[crop.slices]).astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        error = np.abs(found - volume.values.astype(np.float64))
-    if volume.weight is not None:
-        error = error.reshape(volume.unit.shape)[volume.weight != 0]
+    pair = [given if crop is None else given[crop.slices], volume.values]
+    if volume.weight is not None:  # masked voxels may be NaN of any kind
+        counted = volume.weight != 0
+        pair = [values.reshape(volume.unit.shape)[counted] for values in pair]
+    found, original = (values.astype(np.float64) for values in pair)
+    error = np.abs(found - original)
     if float(error.max()) > max_error:
         raise InvalidSetting(
             f"max_error={max_error:g} is out of reach for this chunk of {volume.info.dtype} "

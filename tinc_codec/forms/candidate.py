@@ -270,11 +270,12 @@ def _psnr(payload: bytes, volume: Volume) -> float:
 
 def _precise_psnr(payload: bytes, volume: Volume) -> float:
     """Return the PSNR in dB without normalising to binary32; inf where all voxels are equal."""
-    error = decoded(payload, volume).astype(np.float64).reshape(volume.unit.shape)
-    error -= volume.values.astype(np.float64).reshape(volume.unit.shape)
-    if volume.weight is not None:
-        error = error[volume.weight != 0]
-    error /= float(volume.info.high) - float(volume.info.low)
+    pair = [values.reshape(-1) for values in (decoded(payload, volume), volume.values)]
+    if volume.weight is not None:  # masked voxels may be NaN of any kind
+        counted = volume.weight.reshape(-1) != 0
+        pair = [values[counted] for values in pair]
+    given, original = (values.astype(np.float64) for values in pair)
+    error = (given - original) / (float(volume.info.high) - float(volume.info.low))
     return decibels(float(np.mean(error**2)))
 
 
