@@ -138,6 +138,14 @@ def test_floats_near_the_largest_of_their_dtype() -> None:
     assert largest_error(array, encode(array, max_error=1e33, effort=1)) <= 1e33
 
 
+def test_floats_further_apart_than_their_dtype_tells() -> None:
+    array = np.random.default_rng(0).uniform(-1.7, 1.7, (9, 9, 9)) * 1e308
+    found = decode(encode(array, max_error=1e308, effort=1))
+    assert np.abs(found / 2 - array / 2).max() <= 1e308 / 2
+    with pytest.raises(InvalidSetting, match="out of reach"):
+        encode(array, max_error=1e300, effort=1)
+
+
 @pytest.mark.parametrize(("dtype", "top", "bound"), [("f2", 288, 0.13), ("f4", 2.0**25, 2.1)])
 def test_a_bound_needs_half_the_spacing_of_floats(dtype: str, top: float, bound: float) -> None:
     array = (np.random.default_rng(0).random((10, 10, 10)) * top).astype(dtype)

@@ -50,7 +50,12 @@ def encode(
         bound = min(math.floor(max_error), predictive.LIMIT - 1)
         return predictive.encode(field.reshape(shape), bound, run=run)
     unit = _unit(wanted, max_error)
-    steps = np.rint((wanted.astype(np.float64) - base.astype(np.float64)) / unit)
+    there, here = wanted.astype(np.float64), base.astype(np.float64)
+    with np.errstate(over="ignore"):
+        apart = (there - here) / unit
+    if not np.isfinite(apart).all():  # further apart than float64 tells
+        apart = there / unit - here / unit
+    steps = np.rint(apart)
     if np.abs(steps).max() >= predictive.LIMIT:
         raise InvalidSetting(
             f"max_error={max_error:g} is below 2**-33 of the range of these {wanted.dtype} values; "
@@ -64,7 +69,7 @@ def _unit(wanted: npt.NDArray[Any], max_error: float) -> float:
     """Return the step of floats: twice the bound, less what rounding to the dtype may add."""
     largest = float(np.abs(wanted).max())
     rounding = 0.5 * _spacing(wanted.dtype.type(largest)) + 4 * _spacing(np.float64(largest))
-    unit = 2 * (max_error - rounding)
+    unit = min(2 * (max_error - rounding), float(np.finfo(np.float64).max))
     if not unit > 0:
         raise InvalidSetting(
             f"max_error={max_error:g} is finer than {wanted.dtype} values of {largest:g} are "
