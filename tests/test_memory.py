@@ -179,3 +179,10 @@ def test_steps_take_no_memory() -> None:
         for n in (3, 60)
     )
     assert many < few + 8 * MIB
+
+
+def test_an_ssim_of_a_chunk_with_a_margin_takes_so_much_per_voxel() -> None:
+    call = "tinc_codec.encode({}, ssim=0.95, effort=2, form='wavelet')"
+    small = call.format("np.pad(edges(20), ((0, 4),) * 3, constant_values=7)")
+    given = "np.pad(edges(124), ((0, 4),) * 3, constant_values=7)"
+    assert growth(small, given, call.format("given")) < 80 * 128**3 + 32 * MIB

@@ -13,7 +13,7 @@ from tinc_codec.settings import Settings
 
 # Measured bounds of tests/test_memory.py: what encoding takes per voxel of a chunk, beside it.
 _SMALL_INTEGERS, _OTHERS = 20, 40  # trees
-_WAVELETS, _BOUNDED = 64, 112
+_WAVELETS, _SIMILAR, _BOUNDED = 64, 80, 112
 _SCORING = 48  # threshold and errors, of one chunk after the other, when it has been encoded
 _ENCODER = 32 << 20
 _PROCESS = 400 << 20  # interpreter, compiled kernels, zarr and dask
@@ -52,7 +52,7 @@ def peak_bytes(level: Level, settings: Settings, *, bounded: bool, torch: bool) 
 def _encoder_bytes(dtype: np.dtype[np.generic], settings: Settings) -> int:
     """Return the bytes that the encoder takes for a voxel of a chunk without a bound."""
     if settings.form != "tree":
-        return _WAVELETS
+        return _WAVELETS if settings.ssim is None else _SIMILAR
     small = dtype.kind in "iu" and dtype.itemsize <= 2 and settings.importance is None
     return _SMALL_INTEGERS if small else _OTHERS
 

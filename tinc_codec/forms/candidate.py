@@ -239,26 +239,28 @@ def chunk_ssim(payload: bytes, volume: Volume) -> float:
     Values are in units of the range, but from the dtype's 0 on, since SSIM compares means, too.
     """
     low, high = float(volume.info.low), float(volume.info.high)
-    span = high - low
-    original = volume.unit.astype(np.float64) + low / span
-    given = _decoded_unit(payload, volume).astype(np.float64) + low / span
+    span, crop = high - low, open_chunk(payload).crop
+    shape, box, fill = volume.unit.shape, (slice(None),) * volume.unit.ndim, math.nan
+    if crop is not None:
+        fill = exceptions.value_of(crop.fill, volume.info.dtype)
+        if math.isfinite(fill):
+            shape = long_axes(volume.info.shape)
+            box = tuple(s for s, n in zip(crop.slices, volume.info.shape, strict=True) if n > 1)
+    # Where values are far from 0 for their range, binary32 would round what SSIM looks at.
+    kind = np.float32 if max(abs(low), abs(high)) <= 2 * span else np.float64
+    original, given = np.full((2, *shape), fill / span, kind)
+    inside = original[box].shape
+    np.add(volume.unit.reshape(inside), low / span, out=original[box], dtype=np.float64)
+    decoded_unit = _decoded_unit(payload, volume).reshape(inside)
+    np.add(decoded_unit, low / span, out=given[box], dtype=np.float64)
+    del decoded_unit
     if volume.weight is not None:
-        given = np.where(volume.weight == 0, original, given)
-    found = metrics.ssim(original, given, 1.0, ndim=min(3, given.ndim))
-    crop = open_chunk(payload).crop
-    if crop is None:
-        return found
-    margin = np.empty(1, volume.info.dtype)
-    exceptions.fill_with(margin, crop.fill)
-    fill = float(margin[0])
+        np.copyto(given[box], original[box], where=volume.weight.reshape(inside) == 0)
+    found = metrics.ssim(original[box], given[box], 1.0, ndim=min(3, len(shape)))
     if not math.isfinite(fill):
         return found
-    wholes = np.full((2, *volume.info.shape), fill / span)
-    for whole, box in zip(wholes, (original, given), strict=True):
-        whole[crop.slices] = box.reshape(crop.shape)
-    both = [whole.reshape(long_axes(volume.info.shape)) for whole in wholes]
     ends = (max(high, fill) - min(low, fill)) / span
-    return min(found, metrics.ssim(both[0], both[1], ends, ndim=min(3, both[0].ndim)))
+    return min(found, metrics.ssim(original, given, ends, ndim=min(3, len(shape))))
 
 
 def _psnr(payload: bytes, volume: Volume) -> float:

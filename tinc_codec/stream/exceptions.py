@@ -170,6 +170,13 @@ def fill_with(values: np.ndarray, fill: int) -> None:
     bit_view(values)[...] = fill
 
 
+def value_of(bits: int, dtype: np.dtype[Any]) -> float:
+    """Return the value that a bit pattern is."""
+    one = np.empty(1, dtype)
+    fill_with(one, bits)
+    return float(one[0])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Mask:
     """Which voxels of the box have special values, and the values.
