@@ -78,12 +78,7 @@ def _check_bound(volume: Volume, form: Form, max_error: float) -> None:
     """Make sure, from decoded bytes, that the bound holds."""
     given = decode_chunk(form.payload)
     crop = open_chunk(form.payload).crop
-    pair = [given if crop is None else given[crop.slices], volume.values]
-    if volume.weight is not None:  # masked voxels may be NaN of any kind
-        counted = volume.weight != 0
-        pair = [values.reshape(volume.unit.shape)[counted] for values in pair]
-    found, original = (values.astype(np.float64) for values in pair)
-    error = np.abs(found - original)
+    error = np.abs(candidate.errors(given if crop is None else given[crop.slices], volume))
     if float(error.max()) > max_error:
         raise InvalidSetting(
             f"max_error={max_error:g} is out of reach for this chunk of {volume.info.dtype} "

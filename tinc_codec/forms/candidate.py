@@ -272,13 +272,19 @@ def _psnr(payload: bytes, volume: Volume) -> float:
 
 def _precise_psnr(payload: bytes, volume: Volume) -> float:
     """Return the PSNR in dB without normalising to binary32; inf where all voxels are equal."""
-    pair = [values.reshape(-1) for values in (decoded(payload, volume), volume.values)]
+    error = errors(decoded(payload, volume), volume)
+    error /= float(volume.info.high) - float(volume.info.low)
+    return decibels(float(np.mean(error**2)))
+
+
+def errors(given: npt.NDArray[Any], volume: Volume) -> npt.NDArray[np.float64]:
+    """Return how far values of the box are from those to be fitted, masked voxels left out."""
+    pair = [values.reshape(-1) for values in (given, volume.values)]
     if volume.weight is not None:  # masked voxels may be NaN of any kind
         counted = volume.weight.reshape(-1) != 0
         pair = [values[counted] for values in pair]
-    given, original = (values.astype(np.float64) for values in pair)
-    error = (given - original) / (float(volume.info.high) - float(volume.info.low))
-    return decibels(float(np.mean(error**2)))
+    found, original = (values.astype(np.float64) for values in pair)
+    return found - original
 
 
 def decibels(loss: float) -> float:

@@ -17,7 +17,7 @@ from tinc_codec.archive.sources.source import (
     default_dimension_names,
     plain,
 )
-from tinc_codec.archive.sources.zarrs import dimension_names
+from tinc_codec.archive.sources.zarrs import of_array
 from tinc_codec.errors import InvalidSetting, UnsupportedData
 
 
@@ -103,17 +103,7 @@ def _of_plain(spec: SourceSpec, array: Any) -> Source:
             spec=spec, kind="dask", array=Computed(array), grid=grid, chunks=_chunks(array)
         )
     if isinstance(array, zarr.Array):
-        attributes = plain(dict(array.attrs))
-        attributes.pop("_ARRAY_DIMENSIONS", None)
-        return Source(
-            spec=spec,
-            kind="zarr array",
-            array=array,
-            grid=ome.grid(dimension_names(array)),
-            name=_safe_name(array.basename),
-            chunks=array.shards or array.chunks,
-            attributes=attributes,
-        )
+        return of_array(spec, "zarr array", array)
     if isinstance(array, np.ndarray):
         return Source(spec=spec, kind="numpy", array=array, grid=grid)
     raise InvalidSetting(

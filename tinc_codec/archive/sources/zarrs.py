@@ -67,19 +67,24 @@ def dimension_names(array: zarr.Array[Any]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _from_array(spec: SourceSpec, where: str, array: zarr.Array[Any]) -> Source:
+def of_array(spec: SourceSpec, kind: str, array: zarr.Array[Any]) -> Source:
+    """Return the source that an array is, whose files are not known."""
     attributes = dict(array.attrs)
     attributes.pop("_ARRAY_DIMENSIONS", None)
     return Source(
         spec=spec,
-        kind=f"zarr v{array.metadata.zarr_format}",
+        kind=kind,
         array=array,
         grid=ome.grid(dimension_names(array)),
         name=array.basename or "data",
         chunks=array.shards or array.chunks,
-        files=_files(where, array),
         attributes=attributes,
     )
+
+
+def _from_array(spec: SourceSpec, where: str, array: zarr.Array[Any]) -> Source:
+    source = of_array(spec, f"zarr v{array.metadata.zarr_format}", array)
+    return replace(source, files=_files(where, array))
 
 
 def _from_group(spec: SourceSpec, where: str, group: zarr.Group) -> Source:

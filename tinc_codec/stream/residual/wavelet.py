@@ -15,7 +15,6 @@ from tinc_codec.parallel import Run, even_parts
 from tinc_codec.stream.residual import cdf97, lifting
 
 Float32Array = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.integer[Any]]
 Shape = tuple[int, int, int]
 # Samples first to last (exclusive) along each axis.
 Window = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
