@@ -48,6 +48,8 @@ _SAMPLED_PART, _FEWEST, _MOST = 16, 1 << 16, 1 << 17
 # Numbers between the rows of a stencil.
 _APART = 16
 _TURNS = 12
+# Bits of curves and weights that are tried.
+_BITS = (8, 6, 5, 4)
 
 
 def choose(
@@ -87,11 +89,12 @@ def choose(
     for few, by_activity, by_value in _structures(like):
         structure = _structure(len(normal.wanted), taps, knots, few, by_activity, by_value)
         weights = _solved(normal, structure, taps)
-        found, error = _rounded_filter(normal, structure, weights, finest)
-        size = len(postfilter.to_bytes(found))
-        cost = error + price * size / shown
-        if cost < least and size <= most:
-            best, least = found, cost
+        for bits in _BITS:
+            found, error = _rounded_filter(normal, structure, weights, finest, bits)
+            size = len(postfilter.to_bytes(found))
+            cost = error + price * size / shown
+            if cost < least and size <= most:
+                best, least = found, cost
     return best
 
 
@@ -249,15 +252,17 @@ def _solved(normal: Normal, structure: _Structure, taps: int) -> list[Float64Arr
 
 
 def _rounded_filter(
-    normal: Normal, structure: _Structure, weights: list[Float64Array], finest: int
+    normal: Normal, structure: _Structure, weights: list[Float64Array], finest: int, bits: int
 ) -> tuple[PostFilter, float]:
-    """Return the filter of some weights in bytes, and the mean squared error that it leaves.
+    """Return the filter of some weights in integers of some bits, 8 at most.
 
-    Strengths and tone are solved again with the weights as they are stored.
+    And the mean squared error that it leaves. Strengths and tone are solved again with the weights
+    as they are stored.
     """
-    stored = [np.rint(127 * own).astype(int) for own in weights]
+    most, unit = (1 << (bits - 1)) - 1, 1 << (8 - bits)
+    stored = [unit * np.rint(most * own).astype(int) for own in weights]
     blocks = structure.with_weights([own / WEIGHT_UNIT for own in stored])
-    curves = [_rounded(part) for part in structure.solve(normal, blocks)]
+    curves = [_rounded(part, most) for part in structure.solve(normal, blocks)]
     terms = [
         Term(strength=curve, weights=tuple(own.tolist()))
         for curve, own in zip(curves[1:], stored, strict=True)
@@ -274,10 +279,10 @@ def _rounded_filter(
     return found, normal.error(structure.columns(blocks) @ solution)
 
 
-def _rounded(values: Float64Array) -> Curve:
-    """Return a curve of bytes, as fine as its largest value allows."""
+def _rounded(values: Float64Array, most: int) -> Curve:
+    """Return a curve of integers up to ``most``, as fine as its largest value allows."""
     largest = float(np.abs(values).max(initial=0))
-    exponent = math.floor(math.log2(127 / largest)) if largest > 0 else MOST_EXPONENT
+    exponent = math.floor(math.log2(most / largest)) if largest > 0 else MOST_EXPONENT
     exponent = min(max(exponent, 0), MOST_EXPONENT)
-    integers = np.clip(np.rint(values * 2.0**exponent), -127, 127).astype(int)
+    integers = np.clip(np.rint(values * 2.0**exponent), -most, most).astype(int)
     return Curve(exponent=exponent, integers=tuple(integers.tolist()))

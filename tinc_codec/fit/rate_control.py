@@ -13,10 +13,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import numpy as np
-
 from tinc_codec.fit.residual import Coding, Residual
 from tinc_codec.fit.steps import HEADER_BYTES, search
+from tinc_codec.stream.residual.section import stored_step
 from tinc_codec.stream.residual.segments import Quantized
 
 # A size is near enough from so many parts of it on, and the middle is aimed at; codings of more
@@ -24,8 +23,8 @@ from tinc_codec.stream.residual.segments import Quantized
 _ENOUGH, _ROOM = 0.998, 4
 # The most tries for a size; for a score, which has to be found: the search is over long before.
 _TURNS, _MOST_TURNS = 20, 99
-# How near two tries may come, in octaves of the step.
-_SIZE_WIDTH, _SCORE_WIDTH = 3e-4, 0.005
+# How near two tries may come, in octaves of the step: the header holds none between for a size.
+_SIZE_WIDTH, _SCORE_WIDTH = 0.0014, 0.005
 # How near to the size, in octaves, plan and cuts are chosen.
 _ABOUT_SIZE = 0.1
 # How near to the wanted score one has to be, in dB; beyond what it does not matter how much
@@ -139,7 +138,7 @@ def settle_near(rest: Residual, score: Callable[[Coding], float], wanted: float)
 
     def attempt(step: float) -> tuple[float, bool, bool]:
         nonlocal tried
-        step = float(np.float32(step))
+        step = stored_step(step)
         whole = rest.whole(step)
         assert whole is not None
         found = min(score(rest.finished(whole, step)), wanted + _FAR_DB)

@@ -23,7 +23,7 @@ from numba import njit
 
 from tinc_codec.fit import cutting
 from tinc_codec.fit.steps import ZERO_BELOW, Magnitudes
-from tinc_codec.stream.residual import section, segments, wavelet
+from tinc_codec.stream.residual import prior, section, segments, wavelet
 from tinc_codec.stream.residual.section import Header
 from tinc_codec.stream.residual.segments import Quantized
 from tinc_codec.stream.residual.tiles import NO_CUTS, Cuts
@@ -220,8 +220,8 @@ class Residual:
         self._cuts = [NO_CUTS, *cutting.candidates(kept)][-1]
 
     def code(self, step: float, most: int | None = None) -> Coding | None:
-        """Code at a step, rounded to binary32; None where more than ``most`` bytes are needed."""
-        step = float(np.float32(step))
+        """Code at a step, rounded to what the header holds; None where more than ``most`` bytes are needed."""
+        step = section.stored_step(step)
         coded = _coded(self._chosen, step, self._price, self._cuts, most)
         if coded is None:
             return None
@@ -281,8 +281,9 @@ def _coded(
     voxels = math.prod(transform.plan.shapes[0])
     for room in [factor * voxels + 1024 for factor in _ROOMS] if most is None else [most]:
         coded = segments.encode(
-            transform.bands, transform.worth, step=step, price=price, cuts=cuts, most=room, run=each
-        )
+            transform.bands, transform.worth, prior.learnt(), step=step, price=price, cuts=cuts,
+            most=room, run=each,
+        )  # fmt: skip
         if coded is not None:
             return coded
     return None

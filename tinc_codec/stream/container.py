@@ -14,13 +14,16 @@ from tinc_codec.stream.wire import Reader, Writer, pack_varint, varint_size
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-MAGIC = b"TINC"
-FORMAT_VERSION = 1
-HEADER_BYTES = len(MAGIC) + 2
+# Format 2 starts with two bytes, format 1 with four and a byte of the version.
+MAGIC = b"T2"
+_MAGIC_1 = b"TINC"
+FORMAT_VERSION = 2
 
 _CRC_BYTES = 4
+# Of a payload, beside its sections.
+HEADER_BYTES = len(MAGIC) + _CRC_BYTES
 _OPTIONAL_BIT = 0x80
-_RESERVED_BIT = 0x40
+_LAST_BIT = 0x40
 _KIND_BITS = 0x3F
 
 
@@ -46,11 +49,11 @@ def section_overhead(size: int) -> int:
 
     A payload takes ``HEADER_BYTES + sum(size + section_overhead(size))`` bytes.
     """
-    return 1 + varint_size(size) + _CRC_BYTES
+    return 1 + varint_size(size)
 
 
-def _checksum(head: bytes, data: bytes) -> int:
-    return int(google_crc32c.extend(google_crc32c.value(head), data))
+def _checksum(data: bytes | memoryview) -> int:
+    return int(google_crc32c.value(bytes(data)))
 
 
 def pack(sections: Mapping[SectionKind, bytes]) -> bytes:
@@ -59,18 +62,18 @@ def pack(sections: Mapping[SectionKind, bytes]) -> bytes:
     Parameters
     ----------
     sections : mapping of SectionKind to bytes
-        The data of each section.
+        The data of each section, of one at least.
     """
-    out = Writer().raw(MAGIC).u8(FORMAT_VERSION).u8(len(sections))
+    out = Writer().raw(MAGIC)
+    last = max(sections)
     for kind in sorted(sections):
         data = sections[kind]
-        head = bytes([SectionKind(kind)]) + pack_varint(len(data))
-        out.raw(head).raw(data).u32(_checksum(head, data))
-    return out.getvalue()
+        out.u8(SectionKind(kind) | _LAST_BIT * (kind == last)).varint(len(data)).raw(data)
+    return out.u32(_checksum(out.getvalue())).getvalue()
 
 
 def unpack(payload: Buffer) -> dict[SectionKind, bytes]:
-    """Return the sections of a payload, checked, in increasing order of kind.
+    """Return the sections of a payload of any version, checked, in increasing order of kind.
 
     Unknown optional sections are skipped. No more than the size of the payload is allocated.
 
@@ -88,23 +91,17 @@ def unpack(payload: Buffer) -> dict[SectionKind, bytes]:
     CorruptPayload
         If anything else is not as FORMAT.md has it.
     """
-    reader = Reader(_byte_view(payload), "payload")
-    _check_magic(reader)
-    version = reader.u8()
-    if version != FORMAT_VERSION:
-        raise UnsupportedVersion(
-            f"payload format version {version} is unknown, this tinc_codec reads version "
-            f"{FORMAT_VERSION}; upgrade tinc_codec"
-        )
+    view = _byte_view(payload)
+    reader = Reader(view, "payload")
+    found = _read_sections_1(reader) if _version(reader) == 1 else _read_sections(reader, view)
+    reader.done()
     sections: dict[SectionKind, bytes] = {}
     previous = 0
-    for _ in range(reader.u8()):
-        tag, data = _read_section(reader)
+    for tag, data in found:
         kind = _check_tag(tag, previous)
         if kind is not None:
             sections[kind] = data
         previous = tag & _KIND_BITS
-    reader.done()
     return sections
 
 
@@ -116,39 +113,70 @@ def _byte_view(payload: Buffer) -> memoryview:
     return memoryview(view.tobytes())
 
 
-def _check_magic(reader: Reader) -> None:
+def _version(reader: Reader) -> int:
+    """Read the magic and return the version that it is of."""
     found = reader.take(min(len(MAGIC), reader.remaining))
-    if not MAGIC.startswith(found):
+    if found == MAGIC:
+        return FORMAT_VERSION
+    found += reader.take(min(len(_MAGIC_1) - len(found), reader.remaining))
+    if not _MAGIC_1.startswith(found):
         raise CorruptPayload(
-            f"payload starts with {found!r}, not {MAGIC!r}: it was not written by tinc_codec, "
-            "check the codec of this array"
+            f"payload starts with {found!r}, not {MAGIC!r} or {_MAGIC_1!r}: it was not written by "
+            "tinc_codec, check the codec of this array"
         )
-    if len(found) < len(MAGIC):
+    if len(found) < len(_MAGIC_1):
         raise TruncatedPayload(
             f"payload has {len(found)} bytes, the shortest has {HEADER_BYTES}; "
             "it was cut short, restore it from its source"
         )
+    version = reader.u8()
+    if version != 1:
+        raise UnsupportedVersion(
+            f"payload format version {version} is unknown, this tinc_codec reads versions 1 to "
+            f"{FORMAT_VERSION}; upgrade tinc_codec"
+        )
+    return version
 
 
-def _read_section(reader: Reader) -> tuple[int, bytes]:
-    tag = reader.u8()
-    size = reader.varint()
-    data = reader.take(size)
-    expected = reader.u32()
-    found = _checksum(bytes([tag]) + pack_varint(size), data)
+def _read_sections(reader: Reader, payload: memoryview) -> list[tuple[int, bytes]]:
+    """Return tags, without the bit of the last, and data; the checksum is of all together."""
+    found = []
+    is_last = False
+    while not is_last:
+        tag = reader.u8()
+        is_last = bool(tag & _LAST_BIT)
+        found.append((tag & ~_LAST_BIT, reader.take(reader.varint())))
+    end = reader.offset
+    _compare(reader.u32(), _checksum(payload[:end]), f"the payload, whose sections end at {end},")
+    return found
+
+
+def _read_sections_1(reader: Reader) -> list[tuple[int, bytes]]:
+    """Return tags and data of format 1, each section with a checksum of its own."""
+    found = []
+    for _ in range(reader.u8()):
+        tag, size = reader.u8(), reader.varint()
+        data = reader.take(size)
+        head = bytes([tag]) + pack_varint(size)
+        expected, which = reader.u32(), f"the section that ends at byte {reader.offset}"
+        _compare(expected, _checksum(head + data), which)
+        if tag & _LAST_BIT:
+            raise CorruptPayload(f"section tag {tag:#04x} has bit 6 set, which is reserved as zero")
+        found.append((tag, data))
+    return found
+
+
+def _compare(expected: int, found: int, which: str) -> None:
     if found != expected:
         raise CorruptPayload(
-            f"the section that ends at byte {reader.offset} has CRC32C {found:#010x}, not "
-            f"{expected:#010x} as stored: its bytes were damaged, restore them from their source"
+            f"{which} has CRC32C {found:#010x}, not {expected:#010x} as stored: its bytes were "
+            "damaged, restore them from their source"
         )
-    return tag, data
 
 
 def _check_tag(tag: int, previous: int) -> SectionKind | None:
     """Return the kind of a section, None for one to be skipped."""
     kind = tag & _KIND_BITS
-    if tag & _RESERVED_BIT:
-        raise CorruptPayload(f"section tag {tag:#04x} has bit 6 set, which is reserved as zero")
     if kind <= previous:
         raise CorruptPayload(
             f"section kind {kind} follows kind {previous}; kinds start at 1 and increase"

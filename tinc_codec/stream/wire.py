@@ -1,7 +1,7 @@
 """Bounded little-endian reading and writing: the primitive under every section of a payload.
 
 All multi-byte fields are little-endian. A varint is unsigned LEB128 in its shortest form, of at
-most five bytes, hence below 2**35.
+most five bytes, hence below 2**35. Fields narrower than a byte follow one another from bit 0 on.
 """
 
 from __future__ import annotations
@@ -172,4 +172,80 @@ class Reader:
             raise CorruptPayload(
                 f"{self._what} has {self.remaining} bytes after its end at byte {self._offset}; "
                 "restore the payload from its source"
+            )
+
+
+class BitWriter:
+    """Appends fields of a few bits, each above the one before."""
+
+    __slots__ = ("_count", "_value")
+
+    def __init__(self) -> None:
+        self._value = 0
+        self._count = 0
+
+    def put(self, value: int, bits: int) -> BitWriter:
+        """Append an integer, two's complement where it is negative."""
+        self._value |= (value & ((1 << bits) - 1)) << self._count
+        self._count += bits
+        return self
+
+    def getvalue(self) -> bytes:
+        """Return everything written so far; unused bits of the last byte are 0."""
+        return self._value.to_bytes(-(-self._count // 8), "little")
+
+
+class BitReader:
+    """Reads fields of a few bits and never past the end.
+
+    Parameters
+    ----------
+    data : bytes
+        What to read.
+    what : str
+        The name of the data in error messages.
+    """
+
+    __slots__ = ("_left", "_value", "_what")
+
+    def __init__(self, data: bytes, what: str) -> None:
+        self._value = int.from_bytes(data, "little")
+        self._left = 8 * len(data)
+        self._what = what
+
+    def take(self, bits: int) -> int:
+        """Read an unsigned integer.
+
+        Raises
+        ------
+        TruncatedPayload
+            If fewer bits remain.
+        """
+        if bits > self._left:
+            raise TruncatedPayload(
+                f"{self._what} has {self._left} bits where {bits} are announced; it was cut short, "
+                "restore it from its source"
+            )
+        self._left -= bits
+        value = self._value & ((1 << bits) - 1)
+        self._value >>= bits
+        return value
+
+    def signed(self, bits: int) -> int:
+        """Read a two's complement integer of one bit or more; see :meth:`take`."""
+        value = self.take(bits)
+        return value - ((value >> (bits - 1)) << bits)
+
+    def done(self) -> None:
+        """Check that less than a byte is left, and that it is 0.
+
+        Raises
+        ------
+        CorruptPayload
+            If there is more.
+        """
+        if self._left >= 8 or self._value:
+            raise CorruptPayload(
+                f"{self._what} has {self._left} bits after its end; restore the payload from its "
+                "source"
             )

@@ -11,9 +11,12 @@ All arithmetic is in binary32, none of it fused, in the order that FORMAT.md giv
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +26,7 @@ from tinc_codec.errors import CorruptPayload
 from tinc_codec.llvm import WIDTH
 from tinc_codec.stream.residual.binary import kernel
 from tinc_codec.stream.residual.filtering import LOOKED_UP, REACH, SIDES, filter_run
-from tinc_codec.stream.wire import Reader, Writer
+from tinc_codec.stream.wire import BitReader, BitWriter, Reader
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -43,7 +46,11 @@ WORK, PLACES = _VECTORS + (_SIDES + 2) * WIDTH, 2 * _SIDES
 VALUE_UNIT, WEIGHT_UNIT = 255, 64
 FEWEST_KNOTS, MOST_KNOTS, MOST_ACTIVITIES = 2, 64, 16
 MOST_EXPONENT = 31
-_BY_ACTIVITY, _BY_VALUE = 1, 2
+WEIGHT_LIMIT = 127
+_BY_ACTIVITY, _BY_VALUE, _PACKED = 1, 2, 4
+# Bits of what is packed; those of widths hold one less.
+_COUNT_BITS, _VALUE_BITS, _GAP_WIDTH_BITS, _ACTIVITY_BITS, _EXPONENT_BITS = 7, 8, 4, 5, 5
+_WIDTH_BITS, _MOST_SHIFT = 3, 7
 # Numbers in a row of tables, at least: looking up loads LOOKED_UP from half of them on.
 _ROOM = LOOKED_UP + LOOKED_UP // 2
 
@@ -118,22 +125,44 @@ def axes_filtered(axes: int) -> int:
     return min(axes, MOST_AXES)
 
 
-def _write_curve(out: Writer, curve: Curve) -> None:
-    out.u8(curve.exponent).raw(np.array(curve.integers, np.int8).tobytes())
-
-
 def to_bytes(found: PostFilter) -> bytes:
-    """Return the data of a FILTER section."""
+    """Return the data of a FILTER section, its numbers packed in as few bits as they need."""
     flags = _BY_ACTIVITY * bool(found.by_activity) + _BY_VALUE * bool(found.by_value)
-    out = Writer().u8(flags).u8(len(found.knots)).raw(bytes(found.knots))
-    _write_curve(out, found.tone)
+    out = BitWriter().put(len(found.knots), _COUNT_BITS).put(found.knots[0], _VALUE_BITS)
+    gaps = [b - a - 1 for a, b in pairwise(found.knots)]
+    width = max(gaps).bit_length()
+    out.put(width, _GAP_WIDTH_BITS)
+    for gap in gaps:
+        out.put(gap, width)
+    _put_curve(out, found.tone)
     if found.by_activity:
-        out.u8(len(found.by_activity.strength.integers)).u8(found.finest)
+        count = len(found.by_activity.strength.integers)
+        out.put(count, _ACTIVITY_BITS).put(found.finest, _EXPONENT_BITS)
     for term in (found.by_activity, found.by_value):
         if term:
-            _write_curve(out, term.strength)
-            out.raw(np.array(term.weights, np.int8).tobytes())
-    return out.getvalue()
+            _put_curve(out, term.strength)
+            shift = _common_shift(term.weights)
+            out.put(shift, _WIDTH_BITS)
+            _put_integers(out, [weight >> shift for weight in term.weights])
+    return bytes([flags | _PACKED]) + out.getvalue()
+
+
+def _common_shift(weights: Sequence[int]) -> int:
+    """Return how many lowest bits are 0 in all of them, 7 at most."""
+    every = functools.reduce(operator.or_, weights)
+    return min((every & -every).bit_length() - 1, _MOST_SHIFT) if every else 0
+
+
+def _put_curve(out: BitWriter, curve: Curve) -> None:
+    out.put(curve.exponent, _EXPONENT_BITS)
+    _put_integers(out, curve.integers)
+
+
+def _put_integers(out: BitWriter, integers: Sequence[int]) -> None:
+    width = max((i if i >= 0 else ~i).bit_length() for i in integers) + 1
+    out.put(width - 1, _WIDTH_BITS)
+    for integer in integers:
+        out.put(integer, width)
 
 
 def from_bytes(data: bytes, axes: int) -> PostFilter:
@@ -147,9 +176,60 @@ def from_bytes(data: bytes, axes: int) -> PostFilter:
         If the data end early.
     """
     reader = Reader(data, "FILTER section")
-    flags, count = reader.u8(), reader.u8()
-    if flags > _BY_ACTIVITY | _BY_VALUE:
+    flags = reader.u8()
+    if flags & ~(_BY_ACTIVITY | _BY_VALUE | _PACKED):
         raise CorruptPayload(f"FILTER section: flags {flags:#04x} are reserved")
+    taps = REACH * axes_filtered(axes)
+    if not flags & _PACKED:
+        return _read_bytes(reader, flags, taps)
+    bits = BitReader(reader.take(reader.remaining), "FILTER section")
+    found = _read_packed(bits, flags, taps)
+    bits.done()
+    if to_bytes(found) != data:
+        raise CorruptPayload("FILTER section: numbers take more bits than they need; restore it")
+    return found
+
+
+def _read_packed(bits: BitReader, flags: int, taps: int) -> PostFilter:
+    count, first = bits.take(_COUNT_BITS), bits.take(_VALUE_BITS)
+    _check_range("knots", count, FEWEST_KNOTS, MOST_KNOTS)
+    width = bits.take(_GAP_WIDTH_BITS)
+    gaps = [bits.take(width) + 1 for _ in range(count - 1)]
+    knots = tuple(accumulate(gaps, initial=first))
+    _check_range("the last knot", knots[-1], 0, VALUE_UNIT)
+    tone = _take_curve(bits, count)
+    finest = activities = 0
+    if flags & _BY_ACTIVITY:
+        activities, finest = bits.take(_ACTIVITY_BITS), bits.take(_EXPONENT_BITS)
+        _check_range("knots of activity", activities, FEWEST_KNOTS, MOST_ACTIVITIES)
+    by_activity = _take_term(bits, activities, taps) if flags & _BY_ACTIVITY else None
+    by_value = _take_term(bits, count, taps) if flags & _BY_VALUE else None
+    return PostFilter(
+        knots=knots, tone=tone, by_activity=by_activity, by_value=by_value, finest=finest
+    )
+
+
+def _take_integers(bits: BitReader, count: int) -> tuple[int, ...]:
+    width = bits.take(_WIDTH_BITS) + 1
+    return tuple(bits.signed(width) for _ in range(count))
+
+
+def _take_curve(bits: BitReader, count: int) -> Curve:
+    return Curve(exponent=bits.take(_EXPONENT_BITS), integers=_take_integers(bits, count))
+
+
+def _take_term(bits: BitReader, knots: int, taps: int) -> Term:
+    strength = _take_curve(bits, knots)
+    shift = bits.take(_WIDTH_BITS)
+    weights = tuple(weight << shift for weight in _take_integers(bits, taps))
+    _check_range("a weight", min(weights), -WEIGHT_LIMIT - 1, WEIGHT_LIMIT)
+    _check_range("a weight", max(weights), -WEIGHT_LIMIT - 1, WEIGHT_LIMIT)
+    return Term(strength=strength, weights=weights)
+
+
+def _read_bytes(reader: Reader, flags: int, taps: int) -> PostFilter:
+    """Read the rest of a section of before 0.12.0, in which every number takes a byte."""
+    count = reader.u8()
     _check_range("knots", count, FEWEST_KNOTS, MOST_KNOTS)
     knots = tuple(reader.take(count))
     if list(knots) != sorted(set(knots)):
@@ -160,7 +240,6 @@ def from_bytes(data: bytes, axes: int) -> PostFilter:
         activities, finest = reader.u8(), reader.u8()
         _check_range("knots of activity", activities, FEWEST_KNOTS, MOST_ACTIVITIES)
         _check_range("exponent", finest, 0, MOST_EXPONENT)
-    taps = REACH * axes_filtered(axes)
     by_activity = _read_term(reader, activities, taps) if flags & _BY_ACTIVITY else None
     by_value = _read_term(reader, count, taps) if flags & _BY_VALUE else None
     reader.done()

@@ -11,16 +11,20 @@ import numpy as np
 
 from tinc_codec.errors import CorruptPayload
 from tinc_codec.parallel import Run
-from tinc_codec.stream.residual import tiles, wavelet
+from tinc_codec.stream.residual import prior, tiles, wavelet
 from tinc_codec.stream.residual.segments import Coarse, decode_coarse, decode_tile
 from tinc_codec.stream.residual.tiles import Cuts
 from tinc_codec.stream.residual.wavelet import Bands, Below, Float32Array, TransformPlan, Window
-from tinc_codec.stream.wire import Reader, Writer
+from tinc_codec.stream.wire import BitReader, BitWriter, Reader, Writer
 
+# Bit of the byte of cuts: the compact header, and statistics that start from the prior.
+_COMPACT = 1 << 7
 # Bit of the byte of levels: axes are closed.
 _CLOSED = 1 << 7
 BIAS_UNIT = 256
 OFFSET_UNIT = 65535
+# A step of the compact header is (1 + low bits / _STEP_UNIT) * 2**(_STEP_FROM + high bits).
+_STEP_UNIT, _STEP_FROM = 1 << 10, -47
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,13 +36,17 @@ class Header:
     plan : TransformPlan
         Levels and shapes.
     step : float
-        Quantisation step in normalised units, a binary32 value.
+        Quantisation step in normalised units, a binary32 value; of a compact header a value that
+        :func:`stored_step` returns.
     offset : float
         Added to every voxel: a multiple of 1/65535.
     bias : float
         How far magnitudes are moved towards zero, in steps: a multiple of 1/256.
     cuts : Cuts
         Into the tiles that are segments of their own.
+    compact : bool
+        Whether statistics start from the prior, as they do in all that is written; False: even
+        ones, as before 0.12.0.
     """
 
     plan: TransformPlan
@@ -46,6 +54,7 @@ class Header:
     offset: float
     bias: float
     cuts: Cuts
+    compact: bool = True
 
 
 class Coefficients:
@@ -113,10 +122,16 @@ class Coefficients:
         ).low
         return x + said
 
+    def _first_segment(self, run: Run, level: int = 0) -> Coarse:
+        model = prior.learnt() if self.header.compact else prior.even()
+        return decode_coarse(
+            self.header.plan, self.header.cuts, self._segments[0], model, run, level
+        )
+
     def _decoded_from(self, level: int, run: Run) -> Bands:
         """Return the integers of the low-pass band and the levels from one on; none are kept."""
         plan, cuts, data = self.header.plan, self.header.cuts, self._tile_segments
-        coarse = self._coarse or decode_coarse(plan, cuts, self._segments[0], run, level)
+        coarse = self._coarse or self._first_segment(run, level)
         wanted = self._missing if level < cuts.levels else []
         list(run(lambda tile: decode_tile(coarse, tile, data[tile], level), wanted))
         return coarse.bands
@@ -125,7 +140,7 @@ class Coefficients:
         """Return the integers, with all tiles of the finest levels that are needed."""
         plan, cuts = self.header.plan, self.header.cuts
         if self._coarse is None:
-            self._coarse = decode_coarse(plan, cuts, self._segments[0], run)
+            self._coarse = self._first_segment(run)
         coarse = self._coarse
         # Of the coarsest level that is cut the widest window is needed.
         wanted = [tile for tile in self._missing if _overlap(tile[-1], needed[cuts.levels])]
@@ -139,13 +154,32 @@ def _overlap(tile: Window, wanted: Window) -> bool:
     return all(a < d and c < b for (a, b), (c, d) in zip(tile, wanted, strict=True))
 
 
+def stored_step(step: float) -> float:
+    """Return the step nearest to a positive one that a compact header holds: within 0.05 %."""
+    return _step_of(_step_code(step))
+
+
+def _step_code(step: float) -> int:
+    mantissa, exponent = math.frexp(step)
+    low = round(2 * mantissa * _STEP_UNIT) - _STEP_UNIT  # up to _STEP_UNIT: carried
+    return min(max((exponent - 1 - _STEP_FROM) * _STEP_UNIT + low, 0), (1 << 16) - 1)
+
+
+def _step_of(code: int) -> float:
+    high, low = divmod(code, _STEP_UNIT)
+    return math.ldexp(1 + low / _STEP_UNIT, _STEP_FROM + high)
+
+
 def to_bytes(header: Header, segments: Sequence[bytes]) -> bytes:
-    """Return the data of a WAVELET section."""
+    """Return the data of a WAVELET section, its header compact."""
+    assert header.compact
     cuts = tiles.to_byte(header.cuts, header.plan)
-    out = Writer().u8(cuts).u8(len(header.plan.splits) | header.plan.closed * _CLOSED)
+    splits = BitWriter()
     for split in header.plan.splits:
-        out.u8(split)
-    out.f32(header.step).u16(round(header.offset * OFFSET_UNIT))
+        splits.put(split, wavelet.AXES)
+    out = Writer().u8(cuts | _COMPACT)
+    out.u8(len(header.plan.splits) | header.plan.closed * _CLOSED).raw(splits.getvalue())
+    out.u16(_step_code(header.step)).u16(round(header.offset * OFFSET_UNIT))
     out.u8(round(header.bias * BIAS_UNIT))
     if cuts & tiles.PLACES_GIVEN:
         for block in filter(None, header.cuts.at):
@@ -155,6 +189,22 @@ def to_bytes(header: Header, segments: Sequence[bytes]) -> bytes:
     for segment in segments:
         out.raw(segment)
     return out.getvalue()
+
+
+def _read_splits(reader: Reader, count: int, *, compact: bool) -> list[int]:
+    if not compact:
+        return list(reader.take(count))
+    packed = BitReader(reader.take(-(-wavelet.AXES * count // 8)), "WAVELET section")
+    splits = [packed.take(wavelet.AXES) for _ in range(count)]
+    packed.done()
+    return splits
+
+
+def _read_step(reader: Reader, *, compact: bool) -> float:
+    step = _step_of(reader.u16()) if compact else reader.f32()
+    if not 0 < step < math.inf:
+        raise CorruptPayload(f"WAVELET section: step {step} is not a positive number")
+    return step
 
 
 def from_bytes(data: bytes, shape: Sequence[int]) -> Coefficients:
@@ -176,19 +226,19 @@ def from_bytes(data: bytes, shape: Sequence[int]) -> Coefficients:
     """
     reader = Reader(data, "WAVELET section")
     cut, levels = reader.u8(), reader.u8()
+    compact, cut = bool(cut & _COMPACT), cut & ~_COMPACT
     closed, count = divmod(levels, _CLOSED)
     if count > wavelet.MOST_LEVELS:
         raise CorruptPayload(f"WAVELET section: {count} levels; at most {wavelet.MOST_LEVELS}")
-    splits = [reader.u8() for _ in range(count)]
+    splits = _read_splits(reader, count, compact=compact)
     try:
         plan = wavelet.transform_plan(wavelet.three_axes(shape), splits, closed=bool(closed))
     except ValueError as error:
         raise CorruptPayload(f"WAVELET section: {error}") from error
-    step, offset, bias = reader.f32(), reader.u16() / OFFSET_UNIT, reader.u8() / BIAS_UNIT
-    if not 0 < step < math.inf:
-        raise CorruptPayload(f"WAVELET section: step {step} is not a positive number")
+    step = _read_step(reader, compact=compact)
+    offset, bias = reader.u16() / OFFSET_UNIT, reader.u8() / BIAS_UNIT
     cuts = tiles.from_byte(cut, plan, reader)
-    header = Header(plan=plan, step=step, offset=offset, bias=bias, cuts=cuts)
+    header = Header(plan=plan, step=step, offset=offset, bias=bias, cuts=cuts, compact=compact)
     sizes = [reader.varint() for _ in cuts.tiles(plan)]
     segments = [reader.take(size) for size in sizes]
     return Coefficients(header, [*segments, reader.take(reader.remaining)])

@@ -18,17 +18,16 @@ from numpy.lib.stride_tricks import as_strided
 
 from tinc_codec.errors import CorruptPayload
 from tinc_codec.parallel import Run
-from tinc_codec.stream.residual import binary, coefficients, mixing
+from tinc_codec.stream.residual import binary, coefficients, prior
 from tinc_codec.stream.residual.band_table import BandTable, coarse_table, tile_table
+from tinc_codec.stream.residual.prior import Model
 from tinc_codec.stream.residual.tiles import Cuts, Tile
 from tinc_codec.stream.residual.wavelet import Bands, Float32Array, TransformPlan
 
-Model = tuple[npt.NDArray[np.uint32], npt.NDArray[np.int32]]
 Segment = npt.NDArray[np.uint8]
 # Magnitudes, contexts and flags of blocks of all bands of a segment.
 Contexts = tuple[npt.NDArray[np.int8], npt.NDArray[np.int16], npt.NDArray[np.uint8]]
 
-_FIRST_WEIGHT, _SIZE_WEIGHT = 19661, 26214
 _NO_REAL = np.zeros(0, np.float32)
 
 
@@ -36,17 +35,6 @@ def ones(plan: TransformPlan) -> Bands:
     """Return bands of float32 ones, which take memory once; not to be written to."""
     one = np.ones(1, np.float32)
     return Bands(plan=plan, room=as_strided(one, (math.prod(plan.shapes[0]),), (0,)))
-
-
-def _new_model() -> Model:
-    weights = np.full((coefficients.ROWS, mixing.INPUTS), _SIZE_WEIGHT, np.int32)
-    weights[: coefficients.LEVELS] = _FIRST_WEIGHT
-    return np.full(coefficients.SLOTS, mixing.EVEN, np.uint32), weights
-
-
-def _copy(model: Model) -> Model:
-    words, weights = model
-    return words.copy(), weights.copy()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,8 +113,9 @@ class Quantized:
 
 
 def encode(
-    real: Bands, worth: Bands, *, step: float, price: float, cuts: Cuts, most: int, run: Run
-) -> Quantized | None:
+    real: Bands, worth: Bands, model: Model, *, step: float, price: float, cuts: Cuts, most: int,
+    run: Run,
+) -> Quantized | None:  # fmt: skip
     """Quantise and code a transform; None where it takes more than ``most`` bytes.
 
     Parameters
@@ -135,6 +124,8 @@ def encode(
         As :func:`wavelet.forward` gives them.
     worth : Bands of float32
         Weight of each coefficient's squared error.
+    model : Model
+        Statistics to start from; changed to those that tiles start from.
     step : float
         Quantisation step.
     price : float
@@ -156,13 +147,12 @@ def encode(
         size = binary.finish(state, data)
         return coded, data[:size].tobytes() if whole and size <= most else None
 
-    model = _new_model()
     first, segment = code(coarse_table(plan, cuts.levels), model)
     if segment is None:
         return None
 
     def code_tile(tile: Tile) -> bytes | None:
-        return code(tile_table(plan, tile), _copy(model), first)[1]
+        return code(tile_table(plan, tile), prior.copy(model), first)[1]
 
     found = [segment, *run(code_tile, cuts.tiles(plan))]
     segments = tuple(segment for segment in found if segment is not None)
@@ -191,16 +181,18 @@ class Coarse:
 
 
 def decode_coarse(
-    plan: TransformPlan, cuts: Cuts, data: Segment, run: Run, finest: int = 0
+    plan: TransformPlan, cuts: Cuts, data: Segment, model: Model, run: Run, finest: int = 0
 ) -> Coarse:
     """Decode the first segment; no level finer than ``finest`` will be wanted.
+
+    ``model`` has the statistics to start from; changed.
 
     Raises
     ------
     CorruptPayload
         If the data end before the coefficients do.
     """
-    table, model = coarse_table(plan, max(finest, cuts.levels)), _new_model()
+    table = coarse_table(plan, max(finest, cuts.levels))
     room = np.empty(math.prod(plan.shapes[finest]), np.int32)
     own = math.prod(plan.shapes[max(finest, cuts.levels)])
 
@@ -224,7 +216,7 @@ def decode_tile(coarse: Coarse, tile: Tile, data: Segment, finest: int = 0) -> N
         If the data end before the coefficients do.
     """
     table, bands = tile_table(coarse.bands.plan, tile, finest), coarse.bands
-    _check(_code(table, data, _copy(coarse.model), bands.room, _DECODED, coarse.coded)[2])
+    _check(_code(table, data, prior.copy(coarse.model), bands.room, _DECODED, coarse.coded)[2])
 
 
 def _check(whole: bool) -> None:
