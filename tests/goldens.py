@@ -18,8 +18,11 @@ from tinc_codec.stream import container
 from tinc_codec.stream.container import SectionKind
 from tinc_codec.stream.exceptions import bit_view
 
-FOLDER = Path(__file__).parent / "golden" / "v1"
-NAMES = sorted(path.stem for path in FOLDER.glob("*.tinc"))
+FOLDER = Path(__file__).parent / "golden"
+# By the version of the container, as in "v1/tree".
+NAMES = sorted(
+    path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.tinc")
+)
 
 # FORMAT.md, "Evaluation and decode tolerance": normalised units, by the mode of WEIGHTS.
 TOLERANCE = {weights.QUANTIZED: 1e-5, weights.RAW: 1e-4}

@@ -1,7 +1,9 @@
 """Writes the golden payloads that are missing: ``python tests/make_golden.py``.
 
-What is there is never touched: it is what decoders of the format's first version must read for
-ever. Remove none of it, and add a case only for something that none of the others holds.
+What is there is never touched: it is what decoders must read for ever. Remove none of it, and add a
+case only for something that none of the others holds. Payloads of the first version, of all cases
+here, were written by releases before 0.12.0; those of the second are of cases that differ in more
+than the container, and a few that do not.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from tinc_codec.stream.normalize import ArrayInfo
 from tinc_codec.stream.residual.predictive import CAUSAL, INTERPOLATED, SPARSE
 from tinc_codec.stream.residual.section import from_bytes
 from tinc_codec.stream.residual.tiles import Cuts
+from tinc_codec.stream.wire import pack_varint
 from tinc_codec.tree import section
 from tinc_codec.tree.faces import Smoothing
 from tinc_codec.tree.geometry import Geometry
@@ -198,9 +201,12 @@ def by_hand(smoothing: Smoothing | None = None) -> bytes:
 def with_later_section() -> bytes:
     """An optional section that only later versions know: skipped."""
     today = encode(volume((12, 12, 12), "u2"), ratio=3, **QUICK)
-    later = bytes([0x80 | 40, 3]) + b"any"
-    checksum = int(google_crc32c.value(later)).to_bytes(4, "little")
-    return today[:5] + bytes([today[5] + 1]) + today[6:] + later + checksum
+    parts = [
+        bytes([kind]) + pack_varint(len(data)) + data
+        for kind, data in container.unpack(today).items()
+    ]
+    framed = b"T2" + b"".join(parts) + bytes([0xC0 | 40, 3]) + b"any"
+    return framed + int(google_crc32c.value(framed)).to_bytes(4, "little")
 
 
 def sealed(array: Array, sections: Callable[[Array], dict[SectionKind, bytes]]) -> bytes:
@@ -371,6 +377,16 @@ BUILT: dict[str, Callable[[], bytes]] = {
 }
 
 
+# Of the second version: all with WAVELET or FILTER, and one of each other form.
+NEW_IN_2 = (
+    *(name for name in ENCODED if name.startswith(("wavelet", "filter"))),
+    *(name for name in BUILT if not name.startswith(("by_hand", "smooth_faces", "correction"))),
+    *("tree", "edge_chunk", "paper", "cosine", "constant", "nan_and_infinities"),
+    *("smooth_faces_and_wavelet", "correction_lossless"),
+)
+WRITTEN = FOLDER / f"v{container.FORMAT_VERSION}"
+
+
 def build(name: str) -> tuple[bytes, dict[str, Any]]:
     """Return a case's payload, and the settings that it was encoded with."""
     if name in BUILT:
@@ -398,12 +414,12 @@ def write(name: str, folder: Path) -> None:
 
 
 def main() -> None:
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    for name in (*ENCODED, *BUILT):
-        if (FOLDER / f"{name}.tinc").exists():
+    WRITTEN.mkdir(parents=True, exist_ok=True)
+    for name in NEW_IN_2:
+        if (WRITTEN / f"{name}.tinc").exists():
             print(f"{name} is there, left as it is")
         else:
-            write(name, FOLDER)
+            write(name, WRITTEN)
             print(f"{name} written")
 
 

@@ -78,28 +78,54 @@ def crc32c(data: bytes) -> int:
     return crc ^ 0xFFFFFFFF
 
 
-def sections(payload: bytes) -> dict[int, bytes]:
+def framed(payload: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield tags and data of version 2, the bit of the last one taken out."""
+    fields = Fields(payload)
+    if fields.take(2) != b"T2":
+        raise NotAPayload("magic or version")
+    last = False
+    found = []
+    while not last:
+        tag = fields.unsigned(1)
+        last = bool(tag & 64)
+        found.append((tag & ~64, fields.take(fields.varint())))
+    if crc32c(payload[: fields.at]) != fields.unsigned(4):
+        raise NotAPayload("checksum")
+    if fields.rest():
+        raise NotAPayload("goes on after its end")
+    yield from found
+
+
+def framed_1(payload: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield tags and data of version 1."""
     fields = Fields(payload)
     if fields.take(4) != b"TINC" or fields.unsigned(1) != 1:
         raise NotAPayload("magic or version")
-    out: dict[int, bytes] = {}
-    previous = 0
     for _ in range(fields.unsigned(1)):
         start = fields.at
         tag = fields.unsigned(1)
         data = fields.take(fields.varint())
         if crc32c(payload[start : fields.at]) != fields.unsigned(4):
             raise NotAPayload("checksum")
+        if tag & 64:
+            raise NotAPayload("tag")
+        yield tag, data
+    if fields.rest():
+        raise NotAPayload("goes on after its end")
+
+
+def sections(payload: bytes) -> dict[int, bytes]:
+    out: dict[int, bytes] = {}
+    previous = 0
+    for tag, data in (framed_1 if payload[:4] == b"TINC" else framed)(payload):
         kind, optional = tag & 63, bool(tag & 128)
-        if tag & 64 or kind <= previous or (optional and kind <= FILTER):
+        if kind <= previous or (optional and kind <= FILTER):
             raise NotAPayload("tag")
         previous = kind
         if kind <= FILTER:
             out[kind] = data
         elif not optional:
             raise NotAPayload("needs a section that is unknown")
-    if fields.rest():
-        raise NotAPayload("goes on after its end")
     return out
 
 

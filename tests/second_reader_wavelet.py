@@ -7,6 +7,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 from second_reader_coder import EVEN, Array, Coder, Mixer, NotASection, Place, sgn, three, varint
@@ -36,9 +37,18 @@ def level(a: int) -> int:
 MOST = 200  # counts of all decisions but block flags
 
 
+# The normative file beside FORMAT.md.
+PRIOR = Path(__file__).parents[1] / "tinc_codec" / "stream" / "residual" / "prior.bin"
+
+
 class Model(Mixer):
-    def __init__(self) -> None:
+    def __init__(self, *, from_prior: bool) -> None:
         super().__init__(8598, [[19661 if row < 21 else 26214] * 8 for row in range(58)], 6)
+        if from_prior:
+            found = struct.unpack("<8598H8598B464i", PRIOR.read_bytes())
+            self.p, self.count = list(found[:8598]), list(found[8598 : 2 * 8598])
+            rows = iter(found[2 * 8598 :])
+            self.rows = [[next(rows) for _ in range(8)] for _ in range(58)]
 
     def sign(self, coder: Coder, slot: int) -> int:
         p = self.p[slot]
@@ -309,10 +319,10 @@ class Bands:
 
 def cuts_of(data: bytes, at: int, levels: list[Level]) -> tuple[int, list[Part], int]:
     """Return how many levels are cut, the tiles of the coarsest of them, and where sizes start."""
-    axes, cut_levels, given = data[0] & 7, (data[0] >> 3 & 7) + 1, data[0] >> 6
-    if not data[0]:
+    axes, cut_levels, given = data[0] & 7, (data[0] >> 3 & 7) + 1, data[0] >> 6 & 1
+    if not data[0] & 127:
         return 0, [], at
-    if not axes or given > 1 or cut_levels > len(levels):
+    if not axes or cut_levels > len(levels):
         raise NotASection("cuts that are none")
     spans, middles, blocks = [], [], []
     for k, m in enumerate(levels[cut_levels - 1].low()):
@@ -398,26 +408,41 @@ def synthesis(
 # The section.
 
 
+def splits_of(data: bytes) -> tuple[list[int], int]:
+    """Return the splits of a section, and where the step starts."""
+    depth = data[1] % 128
+    if data[0] < 128:
+        return list(data[2 : 2 + depth]), 2 + depth
+    end = 2 + math.ceil(3 * depth / 8)
+    packed = int.from_bytes(data[2:end], "little")
+    if packed >> 3 * depth:
+        raise NotASection("unused bits")
+    return [packed >> 3 * k & 7 for k in range(depth)], end
+
+
 def low_pass_shape(data: bytes, shape: Place, count: int) -> Place:
     """Return the lengths of the axes longer than one sample of the low-pass band after levels."""
     assert 1 <= count <= data[1] % 128
     low = three(shape)
-    for split in data[2 : 2 + count]:
+    for split in splits_of(data)[0][:count]:
         low = Level(shape=low, split=split, axes_are_closed=data[1] > 127).low()
     return tuple(n for n in low if n > 1)
 
 
 def evaluate_wavelet(data: bytes, shape: Place, tree: tuple[int, Array] | None = None) -> Array:
     """Return the sums, binary32, of the axes of the box longer than one voxel."""
-    axes_are_closed, depth = divmod(data[1], 128)
-    splits = data[2 : 2 + depth]
-    at = 2 + depth
-    step, offset, bias = struct.unpack("<fHB", data[at : at + 7])
-    at += 7
+    axes_are_closed, compact = data[1] > 127, data[0] > 127
+    splits, at = splits_of(data)
+    if compact:
+        code, offset, bias = struct.unpack("<HHB", data[at : at + 5])
+        step = (1024 + code % 1024) * 2.0 ** (code // 1024 - 57)
+    else:
+        step, offset, bias = struct.unpack("<fHB", data[at : at + 7])
+    at += 5 if compact else 7
     levels: list[Level] = []
     lowest = three(shape)
     for split in splits:
-        levels.append(Level(shape=lowest, split=split, axes_are_closed=bool(axes_are_closed)))
+        levels.append(Level(shape=lowest, split=split, axes_are_closed=axes_are_closed))
         lowest = levels[-1].low()
     if axes_are_closed and not any(
         level.split >> k & 1 and level.closed(k) for level in levels for k in AXES
@@ -434,7 +459,7 @@ def evaluate_wavelet(data: bytes, shape: Place, tree: tuple[int, Array] | None =
         at += size
     segments.append(data[at:])
 
-    bands, model = Bands(levels, lowest), Model()
+    bands, model = Bands(levels, lowest), Model(from_prior=compact)
     bands.coarse(Coder(segments[0]), model, down_to=cut_levels)
     for d in range(cut_levels):
         for s in levels[d].directions():

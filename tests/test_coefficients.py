@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wavelets import bands_of, cuts_of, cuts_of_plan, in_turn, plans, quantized, section_of, whole
 
-from tinc_codec.stream.residual import coefficients, segments, wavelet
+from tinc_codec.stream.residual import coefficients, prior, segments, wavelet
 from tinc_codec.stream.residual.section import Coefficients, Header
 from tinc_codec.stream.residual.tiles import NO_CUTS, Cuts
 from tinc_codec.stream.residual.wavelet import Bands, Float32Array, TransformPlan
@@ -45,8 +45,8 @@ def test_integers_come_back(
 ) -> None:
     plan, low, levels, cuts = drawn
     coded = segments.encode(
-        bands_of(plan, low, levels, np.float32), segments.ones(plan), step=1.0, price=0.0,
-        cuts=cuts, most=1 << 17, run=in_turn,
+        bands_of(plan, low, levels, np.float32), segments.ones(plan), prior.learnt(), step=1.0,
+        price=0.0, cuts=cuts, most=1 << 17, run=in_turn,
     )  # fmt: skip
     assert coded is not None
     np.testing.assert_array_equal(coded.bands.low, low)
@@ -88,8 +88,9 @@ def test_too_few_bytes_give_none() -> None:
     real, worth = wavelet.forward(values, plan), segments.ones(plan)
     for most in (0, 1, 100, needed - 1, needed):
         found = segments.encode(
-            real, worth, step=0.5, price=0.08, cuts=cuts_of(7, plan), most=most, run=in_turn
-        )
+            real, worth, prior.learnt(), step=0.5, price=0.08, cuts=cuts_of(7, plan), most=most,
+            run=in_turn,
+        )  # fmt: skip
         assert (found is None) == (most < needed)
     assert found is not None
     assert found.segments == coded.segments
@@ -104,7 +105,9 @@ def test_sizes_at_either_side_of_the_unary_part_and_of_clipping() -> None:
     plan = wavelet.transform_plan((1, 1, 2 * len(sizes)), [])
     low = np.concatenate([sizes, -sizes]).reshape(1, 1, -1)
     real, worth = Bands(plan=plan, room=low.ravel()), segments.ones(plan)
-    coded = segments.encode(real, worth, step=1.0, price=0.0, cuts=NO_CUTS, most=999, run=in_turn)
+    coded = segments.encode(
+        real, worth, prior.learnt(), step=1.0, price=0.0, cuts=NO_CUTS, most=999, run=in_turn
+    )
     assert coded is not None
     header = Header(plan=plan, step=1.0, offset=0.0, bias=0.0, cuts=NO_CUTS)
     found = Coefficients(header, coded.segments).values(whole(plan), in_turn)

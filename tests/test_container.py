@@ -36,15 +36,30 @@ def crc32c(data: bytes) -> int:
 
 
 def section(tag: int, data: bytes) -> bytes:
-    body = bytes([tag]) + pack_varint(len(data)) + data
+    return bytes([tag]) + pack_varint(len(data)) + data
+
+
+def payload_of(*sections: bytes) -> bytes:
+    """Return a payload with its checksum; the tag of the last section gets its bit."""
+    *others, last = sections
+    body = b"T2" + b"".join(others) + bytes([last[0] | 64]) + last[1:]
     return body + crc32c(body).to_bytes(4, "little")
 
 
-def payload_of(*sections: bytes, version: int = 1) -> bytes:
+def section_1(tag: int, data: bytes) -> bytes:
+    """A section of version 1."""
+    body = section(tag, data)
+    return body + crc32c(body).to_bytes(4, "little")
+
+
+def payload_1(*sections: bytes, version: int = 1) -> bytes:
     return b"TINC" + bytes([version, len(sections)]) + b"".join(sections)
 
 
-@given(st.dictionaries(st.sampled_from(SectionKind), st.binary(max_size=300)))
+SAMPLE_1 = payload_1(*(section_1(kind, SAMPLE[kind]) for kind in sorted(SAMPLE)))
+
+
+@given(st.dictionaries(st.sampled_from(SectionKind), st.binary(max_size=300), min_size=1))
 def test_round_trip_and_exact_size(sections: dict[SectionKind, bytes]) -> None:
     payload = pack(sections)
     found = unpack(payload)
@@ -57,7 +72,15 @@ def test_round_trip_and_exact_size(sections: dict[SectionKind, bytes]) -> None:
 def test_bytes_are_as_specified() -> None:
     payload = pack({SectionKind.TREE: b"bb", SectionKind.ARRAY: b"a"})
     assert payload == payload_of(section(1, b"a"), section(2, b"bb"))
+    assert payload.hex() == "54320101614202626233b9bc35"
+
+
+def test_version_1_is_read() -> None:
+    payload = payload_1(section_1(1, b"a"), section_1(2, b"bb"))
     assert payload.hex() == "54494e43010201016112b92a450202626236cc4b9f"
+    assert unpack(payload) == {SectionKind.ARRAY: b"a", SectionKind.TREE: b"bb"}
+    assert unpack(SAMPLE_1) == SAMPLE
+    assert unpack(payload_1()) == {}
 
 
 @pytest.mark.parametrize(
@@ -84,15 +107,18 @@ def test_big_endian_buffer() -> None:
     assert unpack(np.frombuffer(payload, ">u2")) == {SectionKind.ARRAY: b"1234"}
 
 
-def test_every_truncation() -> None:
-    payload = pack(SAMPLE)
+BOTH = pytest.mark.parametrize("payload", [pack(SAMPLE), SAMPLE_1], ids=["version 2", "version 1"])
+
+
+@BOTH
+def test_every_truncation(payload: bytes) -> None:
     for size in range(len(payload)):
         with pytest.raises(TruncatedPayload):
             unpack(payload[:size])
 
 
-def test_every_bit_flip() -> None:
-    payload = pack(SAMPLE)
+@BOTH
+def test_every_bit_flip(payload: bytes) -> None:
     for bit in range(8 * len(payload)):
         damaged = bytearray(payload)
         damaged[bit // 8] ^= 1 << (bit % 8)
@@ -103,7 +129,7 @@ def test_every_bit_flip() -> None:
 @settings(max_examples=300)
 @given(st.binary(max_size=60))
 def test_noise_never_escapes(noise: bytes) -> None:
-    for payload in (noise, b"TINC\x01" + noise):
+    for payload in (noise, b"TINC\x01" + noise, b"T2" + noise):
         try:
             unpack(payload)
         except TincError:
@@ -122,7 +148,7 @@ def test_bad_magic_names_what_was_found() -> None:
 @pytest.mark.parametrize("version", [0, 2, 255])
 def test_other_versions_ask_for_an_upgrade(version: int) -> None:
     with pytest.raises(UnsupportedVersion, match=f"version {version} .*upgrade"):
-        unpack(payload_of(section(1, b"a"), version=version))
+        unpack(payload_1(section_1(1, b"a"), version=version))
 
 
 def test_unknown_optional_sections_are_skipped() -> None:
@@ -139,8 +165,11 @@ def test_unknown_required_sections_are_refused(kind: int) -> None:
 @pytest.mark.parametrize(
     ("payload", "message"),
     [
-        (payload_of(section(0x41, b"a")), "bit 6"),
-        (payload_of(section(0xC7, b"a")), "bit 6"),
+        (payload_1(section_1(0x41, b"a")), "bit 6"),
+        (payload_1(section_1(0xC7, b"a")), "bit 6"),
+        (payload_1(section_1(0x81, b"a")), "never optional"),
+        (payload_1(section_1(2, b"a"), section_1(1, b"a")), "increase"),
+        (SAMPLE_1 + b"\0", "1 bytes after its end"),
         (payload_of(section(0x81, b"a")), "never optional"),
         (payload_of(section(0, b"a")), "start at 1"),
         (payload_of(section(0x80, b"a")), "start at 1"),
@@ -148,8 +177,9 @@ def test_unknown_required_sections_are_refused(kind: int) -> None:
         (payload_of(section(2, b"a"), section(1, b"a")), "increase"),
         (payload_of(section(1, b""), section(0x8A, b""), section(0x8A, b"")), "increase"),
         (pack(SAMPLE) + b"\0", "1 bytes after its end"),
+        (b"T2\x01\x81\x00a", "shortest form"),
+        (b"T2\x01\xff\xff\xff\xff\xff\x01", "more than 5 bytes"),
         (b"TINC\x01\x01\x01\x81\x00a", "shortest form"),
-        (b"TINC\x01\x01\x01\xff\xff\xff\xff\xff\x01", "more than 5 bytes"),
     ],
 )
 def test_structure_is_strict(payload: bytes, message: str) -> None:
@@ -157,8 +187,9 @@ def test_structure_is_strict(payload: bytes, message: str) -> None:
         unpack(payload)
 
 
-def test_a_lying_length_allocates_nothing() -> None:
-    payload = b"TINC\x01\x01\x01\xff\xff\xff\xff\x7f" + b"x" * 100
+@pytest.mark.parametrize("head", [b"T2\x01", b"TINC\x01\x01\x01"])
+def test_a_lying_length_allocates_nothing(head: bytes) -> None:
+    payload = head + b"\xff\xff\xff\xff\x7f" + b"x" * 100
     tracemalloc.start()
     try:
         with pytest.raises(TruncatedPayload, match=str(2**35 - 1)):

@@ -8,7 +8,7 @@ from wavelets import whole, zeros
 
 from tinc_codec.fit import cutting, rate_control, residual
 from tinc_codec.phantom import phantom
-from tinc_codec.stream.residual import section, segments, tiles, wavelet
+from tinc_codec.stream.residual import prior, section, segments, tiles, wavelet
 from tinc_codec.stream.residual.tiles import NO_CUTS, Cuts
 from tinc_codec.threads import each
 
@@ -84,8 +84,8 @@ def test_a_large_section_has_two_tiles_and_decodes_the_same(shape: tuple[int, in
     with_tiles = read.values(whole(read.header.plan), each)
     plain = volume._transform(read.header.plan)
     coded = segments.encode(
-        plain.bands, plain.worth, step=coding.step, price=residual.PRICE, cuts=cuts, most=1 << 20,
-        run=map,
+        plain.bands, plain.worth, prior.learnt(), step=coding.step, price=residual.PRICE, cuts=cuts,
+        most=1 << 20, run=map,
     )  # fmt: skip
     assert coded is not None
     assert coded.segments == tuple(segment.tobytes() for segment in read._segments)

@@ -38,6 +38,7 @@ from tinc_codec.stream.residual import (
     coefficients,
     differences,
     predictive,
+    prior,
     tiles,
     wavelet,
 )
@@ -232,8 +233,9 @@ def test_no_integer_of_a_correction_is_beyond_64_bits(mode: int) -> None:
 
 
 @pytest.mark.parametrize("at", [0, 4, 5, 6, 7, 20, -1])
-def test_the_second_reader_notices_damage(at: int) -> None:
-    damaged = bytearray(goldens.payload("tree"))
+@pytest.mark.parametrize("name", ["v1/tree", "v2/tree"])
+def test_the_second_reader_notices_damage(name: str, at: int) -> None:
+    damaged = bytearray(goldens.payload(name))
     damaged[at] ^= 0x41
     with pytest.raises(second_reader.NotAPayload):
         second_reader.decode(bytes(damaged))
@@ -266,18 +268,20 @@ def test_checksum_example() -> None:
 
 
 def test_container_example() -> None:
-    (block,) = re.findall(r"Example: a payload.*?```\n(.*?)```", TEXT, re.DOTALL)
-    payload = bytes.fromhex(block)
-    assert container.unpack(payload) == {SectionKind.ARRAY: b"a", SectionKind.TREE: b"bb"}
-    assert second_reader.sections(payload) == {1: b"a", 2: b"bb"}
-    assert container.pack({SectionKind.ARRAY: b"a", SectionKind.TREE: b"bb"}) == payload
+    example = r"Example: a payload.*?```\n(.*?)```.*?version 1:.*?```\n(.*?)```"
+    (blocks,) = re.findall(example, TEXT, re.DOTALL)
+    for payload in map(bytes.fromhex, blocks):
+        assert container.unpack(payload) == {SectionKind.ARRAY: b"a", SectionKind.TREE: b"bb"}
+        assert second_reader.sections(payload) == {1: b"a", 2: b"bb"}
+    written = container.pack({SectionKind.ARRAY: b"a", SectionKind.TREE: b"bb"})
+    assert written == bytes.fromhex(blocks[0])
 
 
 def test_section_sizes_are_as_stated() -> None:
-    assert "takes n + 5 + (bytes of the varint n) bytes; the header takes 6" in TEXT
+    assert "takes n + 1 + (bytes of the varint n) bytes; magic and checksum take 6" in TEXT
     assert container.HEADER_BYTES == 6
-    assert container.section_overhead(127) == 5 + 1
-    assert container.section_overhead(128) == 5 + 2
+    assert container.section_overhead(127) == 1 + 1
+    assert container.section_overhead(128) == 1 + 2
 
 
 def test_kinds() -> None:
@@ -358,6 +362,20 @@ def test_numbers_of_the_wavelet_coder() -> None:
     assert numbers(r"\| levels \| u8 \| bits 0 to 6: D, 0 to (\d+);") == [wavelet.MOST_LEVELS]
     assert numbers(r"length m of level C − 1 \((\d+) or more\)") == [tiles.LEAST_CUT]
     assert numbers(r"more\s+than (\d+)\s+bytes beyond the end of a\s+segment") == [binary.SLACK]
+
+
+def test_the_prior() -> None:
+    data = wavelet_reader.PRIOR.read_bytes()
+    (size, checksum) = re.findall(r"row by row; (\d+) bytes, CRC32C (0x\w+)", TEXT)[0]
+    assert len(data) == int(size)
+    assert google_crc32c.value(data) == int(checksum, 16)
+    model = wavelet_reader.Model(from_prior=True)
+    words, weights = prior.learnt()
+    assert model.p == (words & 0xFFFF).tolist()
+    assert model.count == (words >> 16).tolist()
+    assert model.rows == weights.tolist()
+    even, (words, weights) = wavelet_reader.Model(from_prior=False), prior.even()
+    assert (even.p, even.count, even.rows) == (words.tolist(), [0] * 8598, weights.tolist())
 
 
 def test_ends_of_closed_axes() -> None:

@@ -52,7 +52,7 @@ def few_bright_voxels() -> np.ndarray:
     return array
 
 
-@pytest.mark.parametrize("ratio", [64, 160])
+@pytest.mark.parametrize("ratio", [96, 160])
 def test_more_effort_tries_other_prices_of_a_bit(ratio: float) -> None:
     array = few_bright_voxels()
     found = [

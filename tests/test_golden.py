@@ -1,10 +1,11 @@
-"""Golden payloads: what was ever written as format version 1 is decoded for ever.
+"""Golden payloads: what was ever written as a version of the format is decoded for ever.
 
 Encoders may change as they like: their output is compared with nothing here.
 """
 
 from __future__ import annotations
 
+import hashlib
 from itertools import product
 
 import goldens
@@ -15,11 +16,16 @@ from goldens import FOLDER, NAMES, assert_within_tolerance
 
 from tinc_codec import decode, inspect, runtime
 from tinc_codec.opened import long_axes, open_chunk
+from tinc_codec.stream import container
 from tinc_codec.stream.container import SectionKind
 from tinc_codec.stream.residual import predictive
 from tinc_codec.stream.residual.wavelet import three_axes
 
 ENGINES = ("cpu", "reference", "torch")
+# Those of the first version, made case by case; the second has some of the same.
+FIRST = [name for name in NAMES if name.startswith("v1/")]
+# Of the first byte of a section: what the second version writes.
+NEW_BITS = {SectionKind.WAVELET: 7, SectionKind.FILTER: 2}
 
 
 @pytest.mark.parametrize("device", ENGINES)
@@ -39,10 +45,23 @@ def test_inspect_gives_the_stored_facts(name: str) -> None:
 
 
 def test_every_case_is_there() -> None:
-    assert sorted({*make_golden.ENCODED, *make_golden.BUILT}) == NAMES
+    every = {*make_golden.ENCODED, *make_golden.BUILT}
+    wanted = {1: every, 2: every & set(make_golden.NEW_IN_2)}
+    assert len(wanted[2]) == len(make_golden.NEW_IN_2)
+    assert sorted(f"v{n}/{name}" for n, names in wanted.items() for name in names) == NAMES
     for suffix in (".npy", ".json"):
-        assert sorted(path.stem for path in FOLDER.glob(f"*{suffix}")) == NAMES
-    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 600_000
+        assert all((FOLDER / f"{name}{suffix}").exists() for name in NAMES)
+    for version in wanted:
+        files = [*(FOLDER / f"v{version}").iterdir()]
+        assert len(files) == 3 * len(wanted[version])
+        assert sum(path.stat().st_size for path in files) < 600_000
+
+
+def test_cases_of_the_first_version_are_as_they_were() -> None:
+    """Nobody writes that version any more."""
+    folder = FOLDER / "v1"
+    texts = "".join(hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir()))
+    assert hashlib.sha256(texts.encode()).hexdigest()[:16] == "5c2912f30c4762c5"
 
 
 def test_the_cases_reach_what_the_format_has() -> None:
@@ -66,7 +85,7 @@ def test_the_cases_reach_what_the_format_has() -> None:
 
 
 def test_the_tree_cases_reach_what_faces_have() -> None:
-    chunks = [open_chunk(goldens.payload(name)) for name in NAMES]
+    chunks = [open_chunk(goldens.payload(name)) for name in FIRST]
     found = {
         (chunk.form, chunk.tree.smoothing.reach > 2, chunk.tree.geometry.coordinates)
         for chunk in chunks
@@ -77,7 +96,7 @@ def test_the_tree_cases_reach_what_faces_have() -> None:
 
 
 def test_the_cases_reach_what_trees_of_a_low_pass_band_have() -> None:
-    chunks = [open_chunk(goldens.payload(name)) for name in NAMES]
+    chunks = [open_chunk(goldens.payload(name)) for name in FIRST]
     found = {
         (
             len(long_axes(chunk.box_shape)), len(chunk.tree.geometry.shape),
@@ -94,7 +113,7 @@ def test_the_cases_reach_what_trees_of_a_low_pass_band_have() -> None:
 
 
 def test_the_wavelet_cases_reach_what_their_section_has() -> None:
-    chunks = [open_chunk(goldens.payload(name)) for name in NAMES]
+    chunks = [open_chunk(goldens.payload(name)) for name in FIRST]
     coded = [chunk.wavelet for chunk in chunks if chunk.wavelet is not None]
     assert {wavelet.header.cuts.axes for wavelet in coded} == {0, 1, 5, 6, 7}
     assert {wavelet.header.cuts.levels for wavelet in coded} == {0, 1, 2, 3}
@@ -109,8 +128,18 @@ def test_the_wavelet_cases_reach_what_their_section_has() -> None:
     assert any(chunk.wavelet and chunk.mask for chunk in chunks)
 
 
+def test_what_is_written_is_compact() -> None:
+    for name in NAMES:
+        data = container.unpack(goldens.payload(name))
+        flags = [data[kind][0] >> bit & 1 for kind, bit in NEW_BITS.items() if kind in data]
+        assert all(flags) if name.startswith("v2/") else not any(flags)
+    assert {kind for name in NAMES for kind in container.unpack(goldens.payload(name))} == {
+        *SectionKind
+    }
+
+
 def test_the_correction_cases_reach_what_their_section_has() -> None:
-    chunks = [open_chunk(goldens.payload(name)) for name in NAMES]
+    chunks = [open_chunk(goldens.payload(name)) for name in FIRST]
     chunks = [chunk for chunk in chunks if chunk.correction is not None]
     found = set()
     for chunk in chunks:
@@ -128,7 +157,7 @@ def test_the_correction_cases_reach_what_their_section_has() -> None:
     assert any(chunk.crop for chunk in chunks)
     assert any(chunk.mask for chunk in chunks)
     assert any(chunk.crop and chunk.mask for chunk in chunks)
-    assert any(inspect(goldens.payload(n)).psnr_db == np.inf for n in NAMES if "lossless" in n)
+    assert any(inspect(goldens.payload(n)).psnr_db == np.inf for n in FIRST if "lossless" in n)
 
 
 def test_nothing_is_ever_overwritten(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
@@ -137,15 +166,14 @@ def test_nothing_is_ever_overwritten(monkeypatch: pytest.MonkeyPatch, tmp_path) 
     with pytest.raises(FileExistsError):
         make_golden.write("constant", tmp_path)
     assert there.read_bytes() == b"from long ago"
-    monkeypatch.setattr(make_golden, "FOLDER", tmp_path)
-    monkeypatch.setattr(make_golden, "ENCODED", {"constant": make_golden.ENCODED["constant"]})
-    monkeypatch.setattr(make_golden, "BUILT", {})
+    monkeypatch.setattr(make_golden, "WRITTEN", tmp_path)
+    monkeypatch.setattr(make_golden, "NEW_IN_2", ("constant",))
     make_golden.main()
     assert [path.name for path in tmp_path.iterdir()] == ["constant.tinc"]
 
 
 def test_the_comparison_can_fail() -> None:
-    payload, expected = goldens.payload("edge_chunk"), goldens.stored("edge_chunk")
+    payload, expected = goldens.payload("v1/edge_chunk"), goldens.stored("v1/edge_chunk")
     assert_within_tolerance(expected + (expected < 65535) * np.uint16(0), expected, payload)
     inside = expected.copy()
     inside[5, 5, 5] += 2

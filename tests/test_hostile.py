@@ -59,9 +59,9 @@ def payload_of(form: str) -> bytes:
     if "correction" in form:
         return corrected_payload_of(form)
     if form == "band-tree+wavelet":
-        return goldens.payload("low_pass_tree_one_level")
+        return goldens.payload("v2/low_pass_tree_one_level")
     if form == "wavelet-deep-tiles":
-        return goldens.payload("wavelet_tiles_at_places")
+        return goldens.payload("v2/wavelet_tiles_at_places")
     if form.startswith("wavelet") or form == "tree+wavelet":
         return wavelet_payload_of(form)
     array, options = volume((16, 16, 16)), {"ratio": 8.0, "levels": 2, "form": "tree"}

@@ -121,14 +121,17 @@ def test_a_size_is_found_with_few_codings(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(residual, "_coded", counted)
     by_rule = volume()
-    start = rate_control.foretold(by_rule, 3_000)
-    coding = rate_control.within_size(by_rule, 3_000, start=start)
-    assert coding is not None
-    assert 0.998 * 3_000 <= len(coding.data) <= 3_000
-    assert len(calls) <= 5
+    sizes = range(2000, 6001, 500)
+    for size in sizes:
+        start = rate_control.foretold(by_rule, size)
+        coding = rate_control.within_size(by_rule, size, start=start)
+        assert coding is not None
+        assert 0.995 * size <= len(coding.data) <= size
+    assert len(calls) <= 6 * len(sizes)
     calls.clear()
     plan = by_rule._chosen.plan
-    coding = rate_control.within_size(residual.Residual(by_rule._values, plan=plan), 3_000)
-    assert coding is not None
-    assert 0.998 * 3_000 <= len(coding.data) <= 3_000
-    assert len(calls) <= 8
+    for size in sizes:
+        coding = rate_control.within_size(residual.Residual(by_rule._values, plan=plan), size)
+        assert coding is not None
+        assert 0.995 * size <= len(coding.data) <= size
+    assert len(calls) <= 7 * len(sizes)

@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinc_codec.errors import CorruptPayload, TruncatedPayload
-from tinc_codec.stream.wire import VARINT_LIMIT, Reader, Writer, pack_varint, varint_size
+from tinc_codec.stream.wire import (
+    VARINT_LIMIT,
+    BitReader,
+    BitWriter,
+    Reader,
+    Writer,
+    pack_varint,
+    varint_size,
+)
 
 
 @given(st.integers(0, VARINT_LIMIT - 1))
@@ -73,3 +81,35 @@ def test_done_refuses_left_over_bytes() -> None:
 
 def test_f32_keeps_non_finite_numbers() -> None:
     assert Reader(struct.pack("<f", float("inf")), "test").f32() == float("inf")
+
+
+@given(st.lists(st.tuples(st.integers(1, 20), st.integers(0, 2**20 - 1), st.booleans())))
+def test_packed_fields_round_trip(fields: list[tuple[int, int, bool]]) -> None:
+    out, values = BitWriter(), []
+    for bits, drawn, is_signed in fields:
+        value = drawn % 2**bits - (2 ** (bits - 1) if is_signed else 0)
+        values.append(value)
+        out.put(value, bits)
+    data = out.getvalue()
+    assert len(data) == -(-sum(bits for bits, _, _ in fields) // 8)
+    reader = BitReader(data, "it")
+    for (bits, _, is_signed), value in zip(fields, values, strict=True):
+        assert (reader.signed(bits) if is_signed else reader.take(bits)) == value
+    reader.done()
+
+
+def test_packed_fields_begin_at_bit_0() -> None:
+    assert BitWriter().put(1, 1).put(-2, 3).put(0x1F, 5).getvalue() == bytes([0xFD, 0x01])
+
+
+def test_packed_fields_end_where_they_say() -> None:
+    reader = BitReader(b"\x07", "it")
+    reader.take(3)
+    reader.done()
+    with pytest.raises(TruncatedPayload, match="it has 5 bits where 6 are announced"):
+        reader.take(6)
+    for data in (b"\x0f", b"\x07\x00"):
+        reader = BitReader(data, "it")
+        reader.take(3)
+        with pytest.raises(CorruptPayload, match="after its end"):
+            reader.done()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from tinc_codec.stream.residual import coefficients, section, segments, tiles, wavelet
+from tinc_codec.stream.residual import coefficients, prior, section, segments, tiles, wavelet
 from tinc_codec.stream.residual.section import Header
 from tinc_codec.stream.residual.segments import Quantized
 from tinc_codec.stream.residual.tiles import NO_CUTS, Cuts
@@ -80,7 +80,14 @@ def quantized(
     plan = wavelet.transform_plan(shape, splits, closed=closed)
     real, worth = wavelet.forward(values.reshape(shape), plan, run), segments.ones(plan)
     coded = segments.encode(
-        real, worth, step=step, price=price, cuts=cuts_of(cuts, plan), most=most, run=run
+        real,
+        worth,
+        prior.learnt(),
+        step=step,
+        price=price,
+        cuts=cuts_of(cuts, plan),
+        most=most,
+        run=run,
     )
     assert coded is not None
     return plan, coded
@@ -92,11 +99,11 @@ def section_of(
     closed: bool = False,
 ) -> bytes:  # fmt: skip
     """Return the data of a section."""
+    step = section.stored_step(step)
     offset = round(offset * section.OFFSET_UNIT) / section.OFFSET_UNIT
     plan, coded = quantized(
         values - np.float32(offset), splits, step=step, price=price, cuts=cuts, run=run,
         closed=closed,
     )  # fmt: skip
-    step = float(np.float32(step))
     header = Header(plan=plan, step=step, offset=offset, bias=bias, cuts=cuts_of(cuts, plan))
     return section.to_bytes(header, coded.segments)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 
 from tinc_codec.fit.residual import Coding, Residual
 from tinc_codec.fit.steps import HEADER_BYTES, search
@@ -24,7 +25,7 @@ _ENOUGH, _ROOM = 0.998, 4
 # The most tries for a size; for a score, which has to be found: the search is over long before.
 _TURNS, _MOST_TURNS = 20, 99
 # How near two tries may come, in octaves of the step: the header holds none between for a size.
-_SIZE_WIDTH, _SCORE_WIDTH = 0.0014, 0.005
+_SIZE_WIDTH, _SCORE_WIDTH = 0.00142, 0.005
 # How near to the size, in octaves, plan and cuts are chosen.
 _ABOUT_SIZE = 0.1
 # How near to the wanted score one has to be, in dB; beyond what it does not matter how much
@@ -112,7 +113,8 @@ def within_size(
         return None
     best = None
 
-    def attempt(step: float) -> tuple[float, bool, bool]:
+    @cache
+    def attempt_stored(step: float) -> tuple[float, bool, bool]:
         nonlocal best
         coding = rest.code(step, _ROOM * size)
         found = _ROOM * size if coding is None else len(coding.data)
@@ -120,6 +122,9 @@ def within_size(
             return math.log2(found), True, False
         best = coding
         return math.log2(found), False, found >= enough * size
+
+    def attempt(step: float) -> tuple[float, bool, bool]:
+        return attempt_stored(stored_step(step))
 
     forecast, finest = rest.magnitudes().sizes(), rest.finest_step()
     wanted = math.log2((1 + enough) / 2 * size)

@@ -220,7 +220,7 @@ class Residual:
         self._cuts = [NO_CUTS, *cutting.candidates(kept)][-1]
 
     def code(self, step: float, most: int | None = None) -> Coding | None:
-        """Code at a step, rounded to what the header holds; None where more than ``most`` bytes are needed."""
+        """Code at the nearest step that is stored; None where it takes more than ``most`` bytes."""
         step = section.stored_step(step)
         coded = _coded(self._chosen, step, self._price, self._cuts, most)
         if coded is None:

@@ -130,7 +130,7 @@ class Coefficients:
 
     def _decoded_from(self, level: int, run: Run) -> Bands:
         """Return the integers of the low-pass band and the levels from one on; none are kept."""
-        plan, cuts, data = self.header.plan, self.header.cuts, self._tile_segments
+        cuts, data = self.header.cuts, self._tile_segments
         coarse = self._coarse or self._first_segment(run, level)
         wanted = self._missing if level < cuts.levels else []
         list(run(lambda tile: decode_tile(coarse, tile, data[tile], level), wanted))
@@ -138,7 +138,7 @@ class Coefficients:
 
     def _decoded(self, needed: Sequence[Window], run: Run) -> Bands:
         """Return the integers, with all tiles of the finest levels that are needed."""
-        plan, cuts = self.header.plan, self.header.cuts
+        cuts = self.header.cuts
         if self._coarse is None:
             self._coarse = self._first_segment(run)
         coarse = self._coarse
