@@ -298,7 +298,8 @@ def test_demo(here, capsys):
     ok(capsys, "demo", "--out", "d", "--size", "16", "--ratio", "16", "--effort", "1")  # replaces
 
 
-def test_an_interrupt_is_status_130_and_can_be_gone_on_from(here):
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_interrupt_is_status_130_and_can_be_gone_on_from(here, workers):
     np.save("long.npy", volume((16, 32, 64)))
     command = [
         sys.executable,
@@ -306,15 +307,18 @@ def test_an_interrupt_is_status_130_and_can_be_gone_on_from(here):
         "import sys; from tinc_codec.cli import main; sys.exit(main())",
     ]
     arguments = ["convert", "long.npy", "a.zarr", "--ratio", "16", "--effort", "1"]
-    arguments += ["--chunks", "16,16,16", "--shards", "16,16,32", "--workers", "1"]
-    process = subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE, text=True)
+    arguments += ["--chunks", "16,16,16", "--shards", "16,16,32", "--workers", str(workers)]
+    process = subprocess.Popen(
+        [*command, *arguments], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     deadline = time.monotonic() + 60
     while not (here / "a.zarr.partial").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: workers, too
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors.endswith("tinc: interrupted; run the same command to go on\n")
+    assert "Traceback" not in errors
     assert not (here / "a.zarr").exists()
     assert main(arguments) == 0
     assert sorted(os.listdir(here)) == ["a.zarr", "long.npy", "source.npy"]

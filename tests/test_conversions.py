@@ -95,6 +95,28 @@ def test_a_plan_of_a_million_shards_holds_no_list(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_link_stays_a_link_to_the_archive(npy: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    link, there = tmp_path / "a.zarr", tmp_path / "other" / "b.zarr"
+    link.symlink_to(there)
+    for _ in range(2):
+        convert(npy, link, SETTINGS, overwrite=True, **SMALL)
+        assert link.is_symlink()
+        assert [p.name for p in (tmp_path / "other").iterdir()] == ["b.zarr"]
+        assert tinc_codec.open(link).shape == (20, 40, 36)
+
+
+def test_a_destination_without_a_name_is_refused(npy: Path) -> None:
+    with pytest.raises(InvalidSetting, match="/ has no name"):
+        plan(npy, "/", SETTINGS)
+
+
+@pytest.mark.parametrize("roi", [np.s_[3:9], (3, slice(2, 5))])
+def test_a_box_that_is_no_sequence_of_slices_is_refused(npy: Path, dst: Path, roi: Any) -> None:
+    with pytest.raises(InvalidSetting, match="must be a sequence of slices"):
+        plan(npy, dst, SETTINGS, roi=roi)
+
+
 def test_an_rmse_spends_bytes_on_tissue_and_hardly_any_on_noise(tmp_path: Path) -> None:
     """A quarter of the volume is tissue: for fewer bytes than by ratio it comes out better."""
     rng = np.random.default_rng(0)

@@ -295,6 +295,22 @@ class TestTiff:
             assert source.dimension_names == ("c", "y", "x")
             assert np.array_equal(source.read(np.s_[:, :, :]), data.transpose(2, 0, 1))
 
+    @pytest.mark.parametrize("metadata", [{}, {"axes": "QYXS"}, {"axes": "ZYXS"}, None])
+    def test_colours_of_several_pages_are_channels(self, tmp_path, metadata):
+        data = volume((4, 16, 20, 3), "uint8")
+        tifffile.imwrite(tmp_path / "a.tif", data, photometric="rgb", metadata=metadata)
+        with open_source(tmp_path / "a.tif") as source:
+            assert source.dimension_names == ("c", "z", "y", "x")
+            assert np.array_equal(source.read(np.s_[:, :, :, :]), data.transpose(3, 0, 1, 2))
+
+    def test_pages_of_colours_beside_planes_are_times(self, tmp_path):
+        data = volume((2, 4, 16, 20, 3), "uint8")
+        metadata = {"axes": "QZYXS"}
+        tifffile.imwrite(tmp_path / "a.tif", data, photometric="rgb", metadata=metadata)
+        with open_source(tmp_path / "a.tif") as source:
+            assert source.dimension_names == ("t", "c", "z", "y", "x")
+            assert np.array_equal(source.read(np.s_[:, :, :, :, :]), data.transpose(0, 4, 1, 2, 3))
+
 
 class TestPlanes:
     def test_are_in_natural_order_and_anything_else_in_the_folder_is_left_out(self, tmp_path):

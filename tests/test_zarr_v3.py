@@ -7,6 +7,7 @@ import json
 import pickle
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -485,3 +486,46 @@ def test_chunks_that_are_never_encoded_are_refused_when_an_array_is_created(
             {}, shape=shape, chunks=shape, dtype="u2", serializer=TINCSerializer(**QUICK),
             compressors=None,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [{}, {"shards": (32, 32, 32)}], ids=["chunks", "shards"])
+@pytest.mark.parametrize(
+    ("name", "configuration", "apart"),
+    [
+        ("FixedScaleOffset", {"offset": 60, "scale": 100, "dtype": "<f4", "astype": "<i2"}, 0.02),
+        ("BitRound", {"keepbits": 10}, 0.04),
+        ("AsType", {"encode_dtype": "<f8", "decode_dtype": "<f4"}, 1e-5),
+    ],
+)
+def test_filters_of_numcodecs_come_before_it(
+    options: dict[str, Any], name: str, configuration: dict[str, Any], apart: float
+) -> None:
+    """They give chunks as one axis, and floats as the integers that their bits are."""
+    from zarr.codecs import numcodecs
+
+    data = volume((32, 32, 32), "f4")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zarr's, that these are not in its specification
+        array = zarr.create_array(
+            {}, shape=data.shape, dtype="f4", chunks=(16, 16, 16), compressors=None, **options,
+            filters=[getattr(numcodecs, name)(**configuration)],
+            serializer=TINCSerializer(psnr=110, effort=1),
+        )  # fmt: skip
+        array[:] = data
+        np.testing.assert_allclose(array[:], data, rtol=0, atol=apart + 1e-3)
+        np.testing.assert_allclose(array[3:20, 5], data[3:20, 5], rtol=0, atol=apart + 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("chunk", "message"),
+    [
+        (np.zeros(4096, "u1"), "a filter made uint8 of a chunk that it announced as uint16"),
+        (np.zeros(4095, "u2"), r"a filter made \(4095,\) of a chunk of shape"),
+    ],
+)
+def test_filters_that_say_one_thing_and_do_another_are_refused(
+    chunk: np.ndarray, message: str
+) -> None:
+    buffer = spec((16, 16, 16), "u2").prototype.nd_buffer.from_numpy_array(chunk)
+    with pytest.raises(UnsupportedData, match=message):
+        CODEC._encode_sync(buffer, spec((16, 16, 16), "u2"))

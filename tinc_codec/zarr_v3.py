@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from tinc_codec.configured import Configured, warn_if_not_installed
 from tinc_codec.decode_together import decode_for_gpu
 from tinc_codec.decoded_cache import decode_remembered
 from tinc_codec.encode import check_axes, encode_chunks
+from tinc_codec.errors import UnsupportedData
 from tinc_codec.opened import check_is_of, open_chunks
 from tinc_codec.runtime import Runtime, current_runtime, runtime
 from tinc_codec.stream.normalize import check_array
@@ -212,9 +214,21 @@ form, iterations, milestones
 
 
 def _array(chunk: NDBuffer, spec: ArraySpec) -> np.ndarray[Any, np.dtype[Any]]:
+    dtype, found = spec.dtype.to_native_dtype(), chunk.as_numpy_array()
+    if found.dtype.newbyteorder("=") != dtype.newbyteorder("="):
+        # Filters of numcodecs give the bits of floats as integers, and chunks as one axis.
+        if found.dtype.itemsize != dtype.itemsize:
+            raise UnsupportedData(
+                f"a filter made {found.dtype} of a chunk that it announced as {dtype}; leave that "
+                "filter out, or give it the dtype"
+            )
+        found = np.ascontiguousarray(found).view(dtype.newbyteorder("="))
+    if found.size != math.prod(spec.shape):
+        raise UnsupportedData(
+            f"a filter made {found.shape} of a chunk of shape {spec.shape}; leave that filter out"
+        )
     # C order: the same voxels give the same bytes, whatever the caller's memory order.
-    dtype = spec.dtype.to_native_dtype()
-    return np.asarray(chunk.as_numpy_array(), dtype=dtype, order="C")
+    return np.asarray(found.reshape(spec.shape), dtype=dtype, order="C")
 
 
 def _on_gpu(spec: ArraySpec) -> bool:

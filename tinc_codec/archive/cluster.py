@@ -7,6 +7,7 @@ import itertools
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -269,13 +270,30 @@ def _nannies(environments: list[dict[str, str]], resources: dict[str, float]) ->
         for k, environment in enumerate(environments)
     }
     scheduler = {"cls": Scheduler, "options": {"host": _HERE, "dashboard_address": f"{_HERE}:0"}}
-    with (
-        _configured(),
-        SpecCluster(workers=workers, scheduler=scheduler, silence_logs=_QUIET) as cluster,
-        Client(cluster) as client,
-    ):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_configured())
+        with _interrupts_held_back():
+            cluster = SpecCluster(workers=workers, scheduler=scheduler, silence_logs=_QUIET)
+            stack.enter_context(cluster)
+        client = stack.enter_context(Client(cluster))
         client.wait_for_workers(len(environments))
         yield client
+
+
+@contextlib.contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Start threads and processes that Ctrl-C does not reach: this process stops them.
+
+    They inherit what signals are held back. One that comes meanwhile arrives after the block.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import numpy as np
 import zarr
 from zarr.storage import MemoryStore
 
@@ -13,6 +14,7 @@ from tinc_codec.archive.arrays import Documents, new_array
 from tinc_codec.archive.plan import Plan
 from tinc_codec.archive.sources import (
     Source,
+    declared,
     default_dimension_names,
     label_images,
     open_source,
@@ -45,8 +47,12 @@ def documents(plan: Plan, provenance: dict[str, Any]) -> dict[str, bytes]:
             )
         zarr.create_group(store, zarr_format=plan.zarr_format, attributes=about)
         grids = _label_groups(store, plan, source)
+    missing = {name: attributes[name] for name in declared.NAMES if name in attributes}
     for level in plan.levels:
-        own = {**attributes, "tinc_codec": provenance} if level is first else {}
+        own = {} if level.image else missing
+        if level is first:
+            own = {**attributes, "tinc_codec": provenance}
+        own = declared.as_stored(own, np.dtype(level.dtype), plan.zarr_format)
         described = ome.array_options(grids.get(level.path, grid), own, plan.zarr_format)
         new_array(found, level, plan.settings, plan.zarr_format, described)
     with warnings.catch_warnings():

@@ -22,6 +22,7 @@ from tinc_codec.archive.sources import (
     Source,
     SourceSpec,
     closed_on_error,
+    declared,
     label_images,
     open_source,
     part_of,
@@ -32,7 +33,6 @@ from tinc_codec.runtime import current_runtime
 from tinc_codec.settings import Settings
 
 _LOSSLESS_FROM = 3  # level of the pyramid: coarser ones are small, and overviews want to be quick
-_SENTINEL_ATTRIBUTES = ("_FillValue", "missing_value")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,13 +269,13 @@ def plan(
         made = Plan(
             src=source.spec.location,
             # Workers may have another working directory.
-            dst=str(dst) if "://" in str(dst) else os.path.abspath(dst),
+            dst=_destination(dst),
             kind=source.kind,
             source_dtype=source.dtype.str,
             settings=chosen,
             zarr_format=zarr_format,
             levels=(*arrays, *label_levels),
-            left_out=left_out,
+            left_out=(*source.left_out, *left_out),
             min_psnr=min_psnr,
             source_id=_digest([_identity(spec) for spec in [source.spec, *copied.values()]]),
             mask_id=None if source.spec.mask is None else _identity(source.spec.mask),
@@ -284,6 +284,19 @@ def plan(
     for level in made.levels:  # zarr's own checks, in memory
         new_array({}, level, chosen, zarr_format)
     return made
+
+
+def _destination(dst: str | Path) -> str:
+    """Return where an archive goes, whatever the working directory of workers.
+
+    Behind a link: its name is there already, and another disk may be meant.
+    """
+    if "://" in str(dst):
+        return str(dst)
+    path = os.path.realpath(dst) if os.path.islink(dst) else os.path.abspath(dst)
+    if not os.path.basename(path):
+        raise InvalidSetting(f"{dst} has no name; give the path of an archive, such as DST.zarr")
+    return path
 
 
 def open_part(src: Any, roi: Sequence[slice] | None = None, mask: Any = None) -> Source:
@@ -308,7 +321,7 @@ def _pyramid(
 ) -> tuple[Level, ...]:
     """Lay out the levels of a pyramid."""
     dtype = source.dtype.newbyteorder("=")
-    sentinels = _sentinels(source.attributes)
+    sentinels = declared.numbers(source.attributes)
     spec = _for_workers(source.spec)
     found: list[Level] = []
     for number, factors in enumerate(level_factors(source.grid, source.shape, levels)):
@@ -395,13 +408,8 @@ def _fits(chunks: tuple[int, ...], dtype: np.dtype[Any], settings: Settings, num
 
 def with_sentinels(settings: Settings, attributes: Mapping[str, Any]) -> Settings:
     """Return settings that preserve the values which attributes declare as missing, too."""
-    new = (value for value in _sentinels(attributes) if value not in settings.preserve)
+    new = (value for value in declared.numbers(attributes) if value not in settings.preserve)
     return replace(settings, preserve=(*settings.preserve, *dict.fromkeys(new)))
-
-
-def _sentinels(attributes: Mapping[str, Any]) -> list[int | float]:
-    declared = [attributes.get(name) for name in _SENTINEL_ATTRIBUTES]
-    return [v for v in declared if isinstance(v, int | float) and math.isfinite(v)]
 
 
 def _for_workers(spec: SourceSpec) -> SourceSpec:

@@ -15,6 +15,7 @@ from zarr.errors import ContainsArrayError, GroupNotFoundError, NodeNotFoundErro
 
 from tinc_codec.archive import borders, ome, overviews
 from tinc_codec.archive.layout import grid_shape
+from tinc_codec.archive.sources import declared
 from tinc_codec.archive.sources.zarrs import dimension_names
 from tinc_codec.errors import InvalidSetting
 from tinc_codec.runtime import Runtime, current_runtime, given_runtime, using
@@ -216,6 +217,7 @@ def _lazy(
         grid = None
     names = grid.names if grid else dimension_names(array)
     attributes.pop("_ARRAY_DIMENSIONS", None)
+    attributes = declared.with_plain_numbers(attributes, array.dtype)
     indices = {} if how.overview is None else dict(zip(names, places, strict=True))
     coordinates = indices | (_coordinates(grid, places, block or {}) if grid else {})
     return xr.DataArray(
@@ -252,7 +254,7 @@ def _coordinates(
             labels = _channel_labels(block)
             if len(labels) == len(places[k]) == len(set(labels)):
                 found[name] = (name, labels)
-        elif scale is not None and (unit is not None or scale != 1):
+        elif scale is not None and (unit is not None or scale != 1 or grid.translation[k]):
             # A scale of 1 without a unit is what OME-Zarr demands where none is known.
             centres = (grid.translation[k] or 0.0) + scale * places[k]
             found[name] = (name, centres, {} if unit is None else {"units": unit})

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tinc_codec.archive import ome
 from tinc_codec.archive.layout import Region
-from tinc_codec.archive.ome import Grid
+from tinc_codec.archive.sources.coordinates import grid_and_lost
 from tinc_codec.archive.sources.source import (
     Source,
     SourceSpec,
@@ -77,15 +77,23 @@ def open_array(spec: SourceSpec) -> Source:
 
 
 def _of_xarray(spec: SourceSpec, array: Any) -> Source:
+    names = [str(name) for name in array.dims]
+    along = {
+        str(name): (np.asarray(array.coords[name]), array.coords[name].attrs)
+        for name in array.dims
+        if name in array.coords
+    }
+    grid, left_out = grid_and_lost(names, along, map(str, array.coords))
     return Source(
         spec=spec,
         kind="xarray",
         # Computed one by one, as xarray's own loading is; numpy inside needs no computing.
         array=Computed(array.data) if hasattr(array.data, "dask") else array.variable,
-        grid=_coordinates(array),
+        grid=grid,
         name=_safe_name(array.name),
         chunks=_chunks(array.data),
         attributes=plain(array.attrs),
+        left_out=left_out,
     )
 
 
@@ -114,26 +122,3 @@ def _of_plain(spec: SourceSpec, array: Any) -> Source:
 
 def _chunks(data: Any) -> tuple[int, ...] | None:
     return tuple(map(int, data.chunksize)) if hasattr(data, "dask") else None
-
-
-def _coordinates(array: Any) -> Grid:
-    """Return the grid that evenly spaced coordinates tell."""
-    scale: list[float | None] = []
-    units: list[str | None] = []
-    first: list[float | None] = []
-    for name in array.dims:
-        values = np.asarray(array.coords[name]) if name in array.coords else np.zeros(0)
-        step = _spacing(values)
-        scale.append(step)
-        first.append(None if step is None else float(values[0]))
-        units.append(None if step is None else ome.unit_name(array.coords[name].attrs.get("units")))
-    return ome.grid([str(name) for name in array.dims], scale=scale, units=units, translation=first)
-
-
-def _spacing(values: NDArray[Any]) -> float | None:
-    if values.ndim != 1 or values.size < 2 or values.dtype.kind not in "iuf":
-        return None
-    steps = np.diff(values.astype(np.float64))
-    step = float(values[-1] - values[0]) / (values.size - 1)
-    even = step > 0 and bool(np.allclose(steps, step, rtol=1e-4, atol=0))
-    return step if even else None

@@ -9,7 +9,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from tinc_codec.archive.sources import arrays, hdf5, n5, nifti, npy, parts, planes, tiff, zarrs
+from tinc_codec.archive.sources import (
+    arrays,
+    declared,
+    hdf5,
+    n5,
+    nifti,
+    npy,
+    parts,
+    planes,
+    tiff,
+    zarrs,
+)
 from tinc_codec.archive.sources.source import Source, SourceSpec
 from tinc_codec.errors import InvalidSetting, TincError
 
@@ -85,6 +96,8 @@ def open_spec(spec: SourceSpec) -> Source:
     """Open what a spec names; see :func:`open_source`."""
     with closed_on_error() as opened:
         source = opened(_open_whole(replace(spec, roi=None, mask=None)))
+        plain = declared.with_plain_numbers(source.attributes, source.dtype)
+        source = replace(source, attributes=plain)
         if spec.roi is None and spec.mask is None:
             return source
         mask = None if spec.mask is None else opened(open_spec(spec.mask))

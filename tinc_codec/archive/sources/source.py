@@ -107,6 +107,8 @@ class Source:
         OME metadata of the group; empty if none.
     group : str
         Where that group is, in a zarr store; empty if none.
+    left_out : tuple of str
+        What an archive will not have of it, for messages.
     close : callable
         Lets go of the file; leaving a ``with`` block does the same.
     """
@@ -124,6 +126,7 @@ class Source:
     group_attributes: Mapping[str, Any] = field(default_factory=dict)
     ome: Mapping[str, Any] = field(default_factory=dict)
     group: str = ""
+    left_out: tuple[str, ...] = ()
     close: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:

@@ -23,6 +23,9 @@ from tinc_codec.errors import InvalidSetting, TincError
 
 SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".lsm")
 
+# Axes that tifffile finds no meaning of: sequences of pages, and images.
+_UNKNOWN = frozenset("qi")
+
 Told = dict[str, tuple[float, str | None]]  # scale and unit by axis
 
 
@@ -111,11 +114,15 @@ def voxel_sizes(tiff: Any) -> Told:
 
 
 def _names(axes: tuple[str, ...], ndim: int) -> tuple[str, ...]:
-    if len(axes) != ndim or len(set(axes)) != ndim or set(axes) & set("qi"):
+    if len(axes) != ndim or len(set(axes)) != ndim:
         return default_dimension_names(ndim)
     if "s" in axes and "c" not in axes:  # samples of a pixel, red, green and blue
-        return tuple("c" if axis == "s" else axis for axis in axes)
-    return axes
+        axes = tuple("c" if axis == "s" else axis for axis in axes)
+    elif set(axes) & _UNKNOWN:
+        return default_dimension_names(ndim)
+    # Pages beside samples are planes, or times where there are planes.
+    free = iter([name for name in "zt" if name not in axes])
+    return tuple(next(free, axis) if axis in _UNKNOWN else axis for axis in axes)
 
 
 def _pages(path: str, series: Any) -> tuple[Readable, tuple[int, ...]]:

@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import zarr
 
 from tinc_codec.archive import ome
+from tinc_codec.archive.sources.coordinates import grid_and_lost
 from tinc_codec.archive.sources.source import Source, SourceSpec, default_dimension_names
 from tinc_codec.errors import InvalidSetting, UnsupportedData
 
@@ -71,6 +73,9 @@ def of_array(spec: SourceSpec, kind: str, array: zarr.Array[Any]) -> Source:
     """Return the source that an array is, whose files are not known."""
     attributes = dict(array.attrs)
     attributes.pop("_ARRAY_DIMENSIONS", None)
+    # In v2 a fill value is a missing one, to xarray: but 0, which everybody writes who means none.
+    if array.metadata.zarr_format == 2 and array.fill_value:
+        attributes.setdefault("_FillValue", array.fill_value)
     return Source(
         spec=spec,
         kind=kind,
@@ -97,19 +102,21 @@ def _from_group(spec: SourceSpec, where: str, group: zarr.Group) -> Source:
     if not isinstance(array, zarr.Array):
         raise InvalidSetting(f"{where}/{name} is a group; give the path of one array in it")
     inner = _from_array(spec, posixpath.join(where, name), array)
-    return Source(
-        spec=spec,
-        kind=inner.kind,
-        array=array,
-        grid=ome.grid_of(block, array.ndim) or inner.grid,
-        name=inner.name,
-        chunks=inner.chunks,
-        files=inner.files,
-        attributes=inner.attributes,
-        group_attributes=rest,
-        ome=block,
-        group=where,
-    )
+    found = replace(inner, group_attributes=rest, ome=block, group=where)
+    if known := ome.grid_of(block, array.ndim):
+        return replace(found, grid=known)
+    grid, left_out = _grid_of_group(group, inner.dimension_names)
+    return replace(found, grid=grid, left_out=left_out)
+
+
+def _grid_of_group(group: zarr.Group, names: tuple[str, ...]) -> tuple[ome.Grid, tuple[str, ...]]:
+    """Return the grid that coordinates tell, which xarray writes beside an array."""
+    along = {
+        name: (np.asarray(array[:]), array.attrs.asdict())
+        for name, array in group.arrays()
+        if name in names and array.ndim == 1
+    }
+    return grid_and_lost(names, along)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
