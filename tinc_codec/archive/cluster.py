@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from functools import lru_cache
+from multiprocessing.resource_tracker import ensure_running
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tinc_codec.errors import InvalidSetting
@@ -289,6 +290,7 @@ def _interrupts_held_back() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    ensure_running()  # multiprocessing's, whose start lets all signals through
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

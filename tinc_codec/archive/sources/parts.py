@@ -63,7 +63,8 @@ def whole_roi(source: Source, roi: Sequence[slice] | None) -> Roi | None:
     if roi is None:
         return None
     shape = source.shape
-    if isinstance(roi, slice) or not all(isinstance(s, slice) for s in roi):
+    given: Any = roi
+    if isinstance(given, slice) or not all(isinstance(s, slice) for s in given):
         raise InvalidSetting(f"roi={roi!r} must be a sequence of slices, such as np.s_[10:20, :]")
     text = ",".join(f"{_side(s.start)}:{_side(s.stop)}" for s in roi)
     limits = ",".join(f"0:{n}" for n in shape)
