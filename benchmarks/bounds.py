@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import datasets
-from tinc_codec.stream.residual import predictive, section, segments, tiles, wavelet
+from tinc_codec.stream.residual.corrections import predictive
+from tinc_codec.stream.residual.wavelets import section, segments, tiles, wavelet
 
 SIDE = 128
 SHARES = (0.01, 0.003, 0.001, 0)

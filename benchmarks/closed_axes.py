@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.rows import markdown
-from tinc_codec.stream.residual import cdf97
+from tinc_codec.stream.residual.wavelets import cdf97
 
 Matrix = npt.NDArray[np.float64]
 Ends = Sequence[Sequence[float]]

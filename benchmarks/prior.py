@@ -23,11 +23,13 @@ import numpy.typing as npt
 from benchmarks import datasets
 from benchmarks.rows import markdown
 from tinc_codec.fit.residual import PRICE, plan_of
-from tinc_codec.stream.residual import mixing, prior, segments, wavelet
-from tinc_codec.stream.residual.prior import Model
-from tinc_codec.stream.residual.segments import Quantized
-from tinc_codec.stream.residual.tiles import NO_CUTS
-from tinc_codec.stream.residual.wavelet import Bands, Float32Array
+from tinc_codec.stream.residual.axes import three_axes
+from tinc_codec.stream.residual.coder import mixing
+from tinc_codec.stream.residual.wavelets import prior, segments, wavelet
+from tinc_codec.stream.residual.wavelets.prior import Model
+from tinc_codec.stream.residual.wavelets.segments import Quantized
+from tinc_codec.stream.residual.wavelets.tiles import NO_CUTS
+from tinc_codec.stream.residual.wavelets.wavelet import Bands, Float32Array
 from tinc_codec.threads import each
 
 # Blocks of each volume: the side, and how many.
@@ -82,7 +84,7 @@ def _coded(bands: Bands, step: float, model: Model) -> Quantized:
 def samples(volume: str) -> Iterator[Sample]:
     """Yield codings of a volume's blocks, of several sizes, from even statistics."""
     for block in blocks(volume):
-        plan = plan_of(wavelet.three_axes(block.shape), (0, 0, 0))
+        plan = plan_of(three_axes(block.shape), (0, 0, 0))
         bands = wavelet.forward(block, plan, each)
         for size in _BYTES:
             if size * _LEAST_RATIO > 2 * block.size:

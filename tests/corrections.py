@@ -9,8 +9,8 @@ import numpy.typing as npt
 from hypothesis import strategies as st
 
 from tinc_codec.parallel import even_parts
-from tinc_codec.stream.residual import predictive
-from tinc_codec.stream.residual.wavelet import three_axes
+from tinc_codec.stream.residual.axes import three_axes
+from tinc_codec.stream.residual.corrections import predictive
 
 Field = npt.NDArray[np.int64]
 

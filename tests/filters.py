@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from tinc_codec.stream import container
 from tinc_codec.stream.container import SectionKind
-from tinc_codec.stream.residual import postfilter
-from tinc_codec.stream.residual.filtering import REACH
-from tinc_codec.stream.residual.postfilter import Curve, PostFilter, Term
+from tinc_codec.stream.residual.filters import postfilter
+from tinc_codec.stream.residual.filters.filtering import REACH
+from tinc_codec.stream.residual.filters.postfilter import Curve, PostFilter, Term
 
 
 def some_filter(axes: int, *, by_activity: bool = True, by_value: bool = True) -> PostFilter:

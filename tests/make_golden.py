@@ -31,9 +31,9 @@ from tinc_codec.stream import container, normalize
 from tinc_codec.stream.container import SectionKind
 from tinc_codec.stream.entropy import ALL_ZERO, SCALES
 from tinc_codec.stream.normalize import ArrayInfo
-from tinc_codec.stream.residual.predictive import CAUSAL, INTERPOLATED, SPARSE
-from tinc_codec.stream.residual.section import from_bytes
-from tinc_codec.stream.residual.tiles import Cuts
+from tinc_codec.stream.residual.corrections.predictive import CAUSAL, INTERPOLATED, SPARSE
+from tinc_codec.stream.residual.wavelets.section import from_bytes
+from tinc_codec.stream.residual.wavelets.tiles import Cuts
 from tinc_codec.stream.wire import pack_varint
 from tinc_codec.tree import section
 from tinc_codec.tree.faces import Smoothing

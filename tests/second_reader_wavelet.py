@@ -38,7 +38,7 @@ MOST = 200  # counts of all decisions but block flags
 
 
 # The normative file beside FORMAT.md.
-PRIOR = Path(__file__).parents[1] / "tinc_codec" / "stream" / "residual" / "prior.bin"
+PRIOR = Path(__file__).parents[1] / "tinc_codec" / "stream" / "residual" / "wavelets" / "prior.bin"
 
 
 class Model(Mixer):

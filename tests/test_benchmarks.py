@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tinc_codec.phantom import phantom
-from tinc_codec.stream.residual import cdf97, lifting
+from tinc_codec.stream.residual.wavelets import cdf97, lifting
 
 OPTIONS = ["--volumes", "small", "--ratios", "10,16", "--block", "16", "--effort", "1"]
 OPTIONS += ["--paper-iterations", "30"]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinc_codec.stream.residual import binary, mixing
+from tinc_codec.stream.residual.coder import binary, mixing
 
 
 def encoded(bits: list[int], probabilities: list[int], room: int = 1 << 16) -> bytes:

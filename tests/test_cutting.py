@@ -8,12 +8,13 @@ from wavelets import whole, zeros
 
 from tinc_codec.fit import cutting, rate_control, residual
 from tinc_codec.phantom import phantom
-from tinc_codec.stream.residual import prior, section, segments, tiles, wavelet
-from tinc_codec.stream.residual.tiles import NO_CUTS, Cuts
+from tinc_codec.stream.residual.axes import Shape
+from tinc_codec.stream.residual.wavelets import prior, section, segments, tiles, wavelet
+from tinc_codec.stream.residual.wavelets.tiles import NO_CUTS, Cuts
 from tinc_codec.threads import each
 
 
-def integers(shape: wavelet.Shape, splits: tuple[int, ...]) -> wavelet.Bands:
+def integers(shape: Shape, splits: tuple[int, ...]) -> wavelet.Bands:
     """Return the bands of a plan, all 0."""
     return zeros(wavelet.transform_plan(shape, splits))
 

@@ -32,17 +32,11 @@ from tinc_codec.opened import LARGEST_RATIO, PARAMETERS_PER_BYTE, SPARE_PARAMETE
 from tinc_codec.stream import container, cosine, entropy, exceptions, normalize, quantize
 from tinc_codec.stream.container import FORMAT_VERSION, SectionKind
 from tinc_codec.stream.normalize import ArrayInfo
-from tinc_codec.stream.residual import (
-    binary,
-    cdf97,
-    coefficients,
-    differences,
-    predictive,
-    prior,
-    tiles,
-    wavelet,
-)
-from tinc_codec.stream.residual import section as wavelet_section
+from tinc_codec.stream.residual.axes import three_axes
+from tinc_codec.stream.residual.coder import binary
+from tinc_codec.stream.residual.corrections import differences, predictive
+from tinc_codec.stream.residual.wavelets import cdf97, coefficients, prior, tiles, wavelet
+from tinc_codec.stream.residual.wavelets import section as wavelet_section
 from tinc_codec.tree import geometry, section
 from tinc_codec.tree.network import Tree, layout
 
@@ -170,14 +164,14 @@ def wavelet_sections(draw: st.DrawFn) -> tuple[tuple[int, ...], bytes]:
     shape = tuple(draw(st.lists(st.integers(2, 11), min_size=1, max_size=4)))
     if draw(st.booleans()):
         shape = (16, *shape[:2])
-    lengths, splits = list(wavelet.three_axes(shape)), []
+    lengths, splits = list(three_axes(shape)), []
     for _ in range(draw(st.integers(0, 4))):
         longer = [k for k in range(3) if lengths[k] > 1]
         if longer:
             chosen = draw(st.sets(st.sampled_from(longer), min_size=1))
             splits.append(sum(1 << k for k in chosen))
             lengths = [(n + 1) // 2 if k in chosen else n for k, n in enumerate(lengths)]
-    plan = wavelet.transform_plan(wavelet.three_axes(shape), splits)
+    plan = wavelet.transform_plan(three_axes(shape), splits)
     if draw(st.booleans()):
         plan = plan.closed_where_possible()
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))

@@ -18,8 +18,8 @@ from tinc_codec import decode, inspect, runtime
 from tinc_codec.opened import long_axes, open_chunk
 from tinc_codec.stream import container
 from tinc_codec.stream.container import SectionKind
-from tinc_codec.stream.residual import predictive
-from tinc_codec.stream.residual.wavelet import three_axes
+from tinc_codec.stream.residual.axes import three_axes
+from tinc_codec.stream.residual.corrections import predictive
 
 ENGINES = ("cpu", "reference", "torch")
 # Those of the first version, made case by case; the second has some of the same.

@@ -155,11 +155,11 @@ def test_plain_processors_decode_alike(features: str, tmp_path: Path) -> None:
     [
         (ROOM, "kernels", ["../../llvm", "vector"]),
         (ROOM, "passes", ["../../llvm", "vector", "kernels"]),
-        (RESIDUAL, "binary", ["../../llvm", "mixing"]),
-        (RESIDUAL, "coefficients", ["binary"]),
-        (RESIDUAL, "differences", ["binary"]),
-        (RESIDUAL, "postfilter", ["../../llvm", "filtering"]),
-        (RESIDUAL, "lifting", ["../../llvm", "cdf97", "sweeping"]),
+        (RESIDUAL / "coder", "binary", ["../../../llvm", "mixing"]),
+        (RESIDUAL / "wavelets", "coefficients", ["../coder/binary"]),
+        (RESIDUAL / "corrections", "differences", ["../coder/binary"]),
+        (RESIDUAL / "filters", "postfilter", ["../../../llvm", "filtering"]),
+        (RESIDUAL / "wavelets", "lifting", ["../../../llvm", "cdf97", "sweeping"]),
     ],
 )
 def test_compiled_code_is_dropped_when_what_it_builds_on_changes(

@@ -18,8 +18,8 @@ import tinc_codec
 from benchmarks.overviews import END, smoothed
 from tinc_codec import TINC, InvalidSetting, Settings, TINCSerializer, decode_overview
 from tinc_codec.opened import open_chunk
-from tinc_codec.stream.residual import section, wavelet
-from tinc_codec.stream.residual.section import Coefficients, Header
+from tinc_codec.stream.residual.wavelets import section, wavelet
+from tinc_codec.stream.residual.wavelets.section import Coefficients, Header
 
 
 @given(st.data())

@@ -32,8 +32,8 @@ from tinc_codec.opened import open_chunk
 from tinc_codec.phantom import phantom
 from tinc_codec.stream import container
 from tinc_codec.stream.container import SectionKind
-from tinc_codec.stream.residual import postfilter
-from tinc_codec.stream.residual.postfilter import Curve, PostFilter, Term
+from tinc_codec.stream.residual.filters import postfilter
+from tinc_codec.stream.residual.filters.postfilter import Curve, PostFilter, Term
 from tinc_codec.stream.wire import BitWriter
 
 Array = NDArray[Any]

@@ -10,8 +10,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tinc_codec.errors import CorruptPayload, TruncatedPayload
-from tinc_codec.stream.residual import binary, differences, predictive
-from tinc_codec.stream.residual.predictive import CAUSAL, INTERPOLATED, SPARSE, decode, encode
+from tinc_codec.stream.residual.coder import binary
+from tinc_codec.stream.residual.corrections import differences, predictive
+from tinc_codec.stream.residual.corrections.predictive import (
+    CAUSAL,
+    INTERPOLATED,
+    SPARSE,
+    decode,
+    encode,
+)
 
 # Written once; each must decode to the same integers for ever: mode, payload, CRC32C of them.
 PINNED = {

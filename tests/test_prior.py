@@ -6,8 +6,10 @@ import numpy as np
 from wavelets import in_turn
 
 from tinc_codec.phantom import phantom
-from tinc_codec.stream.residual import coefficients, mixing, prior, segments, wavelet
-from tinc_codec.stream.residual.tiles import NO_CUTS
+from tinc_codec.stream.residual.axes import three_axes
+from tinc_codec.stream.residual.coder import mixing
+from tinc_codec.stream.residual.wavelets import coefficients, prior, segments, wavelet
+from tinc_codec.stream.residual.wavelets.tiles import NO_CUTS
 
 
 def test_the_file_holds_what_the_coder_takes() -> None:
@@ -34,7 +36,7 @@ def test_what_a_chunk_learns_is_not_kept() -> None:
 
 def test_a_small_chunk_takes_fewer_bytes_than_from_even_statistics() -> None:
     values = phantom((48, 48, 48), seed=5).astype(np.float32) / 4000
-    plan = wavelet.transform_plan(wavelet.three_axes(values.shape), (7, 7, 7, 7))
+    plan = wavelet.transform_plan(three_axes(values.shape), (7, 7, 7, 7))
     bands = wavelet.forward(values - values.mean(), plan, in_turn)
     sizes = []
     for start in (prior.learnt(), prior.even()):

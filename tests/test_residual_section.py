@@ -17,10 +17,10 @@ from wavelets import in_turn, section_of, whole
 
 from tinc_codec import runtime
 from tinc_codec.errors import CorruptPayload, TruncatedPayload
-from tinc_codec.stream.residual import section
-from tinc_codec.stream.residual.section import Coefficients
-from tinc_codec.stream.residual.tiles import Cuts
-from tinc_codec.stream.residual.wavelet import Window
+from tinc_codec.stream.residual.axes import Window
+from tinc_codec.stream.residual.wavelets import section
+from tinc_codec.stream.residual.wavelets.section import Coefficients
+from tinc_codec.stream.residual.wavelets.tiles import Cuts
 from tinc_codec.threads import each
 
 SHAPE = (20, 18, 19)

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from wavelets import in_turn, plans, whole, zeros
 
 from tinc_codec import runtime
-from tinc_codec.stream.residual import cdf97, lifting, wavelet
-from tinc_codec.stream.residual.wavelet import Bands, Float32Array, Shape, TransformPlan, Window
+from tinc_codec.stream.residual.axes import Shape, Window, three_axes
+from tinc_codec.stream.residual.wavelets import cdf97, lifting, wavelet
+from tinc_codec.stream.residual.wavelets.wavelet import Bands, Float32Array, TransformPlan
 from tinc_codec.threads import each
 
 # Every row of an array.
@@ -218,9 +219,9 @@ def test_the_volume_itself_is_not_changed() -> None:
 
 
 def test_axes_made_three() -> None:
-    assert wavelet.three_axes((5,)) == (1, 1, 5)
-    assert wavelet.three_axes((4, 5)) == (1, 4, 5)
-    assert wavelet.three_axes((2, 3, 4, 5)) == (6, 4, 5)
+    assert three_axes((5,)) == (1, 1, 5)
+    assert three_axes((4, 5)) == (1, 4, 5)
+    assert three_axes((2, 3, 4, 5)) == (6, 4, 5)
 
 
 @pytest.mark.parametrize("split", [0, 1, 8, 255])

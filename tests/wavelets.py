@@ -9,11 +9,19 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from tinc_codec.stream.residual import coefficients, prior, section, segments, tiles, wavelet
-from tinc_codec.stream.residual.section import Header
-from tinc_codec.stream.residual.segments import Quantized
-from tinc_codec.stream.residual.tiles import NO_CUTS, Cuts
-from tinc_codec.stream.residual.wavelet import Bands, Float32Array, TransformPlan, Window
+from tinc_codec.stream.residual.axes import Window, three_axes
+from tinc_codec.stream.residual.wavelets import (
+    coefficients,
+    prior,
+    section,
+    segments,
+    tiles,
+    wavelet,
+)
+from tinc_codec.stream.residual.wavelets.section import Header
+from tinc_codec.stream.residual.wavelets.segments import Quantized
+from tinc_codec.stream.residual.wavelets.tiles import NO_CUTS, Cuts
+from tinc_codec.stream.residual.wavelets.wavelet import Bands, Float32Array, TransformPlan
 
 
 def in_turn(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
@@ -76,7 +84,7 @@ def quantized(
     cuts: int | Cuts = 0, most: int = 1 << 20, run: Any = in_turn, closed: bool = False,
 ) -> tuple[TransformPlan, Quantized]:  # fmt: skip
     """Return the plan of a volume of 1 to 4 axes, and its integers and segments."""
-    shape = wavelet.three_axes(values.shape)
+    shape = three_axes(values.shape)
     plan = wavelet.transform_plan(shape, splits, closed=closed)
     real, worth = wavelet.forward(values.reshape(shape), plan, run), segments.ones(plan)
     coded = segments.encode(

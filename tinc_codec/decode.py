@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from tinc_codec.engines import Engine
-    from tinc_codec.stream.residual.wavelet import Below
+    from tinc_codec.stream.residual.wavelets.wavelet import Below
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -199,7 +199,7 @@ def box_values(
         unit = unit_values(chunk, axes, pointwise=pointwise)
         values = normalize.denormalize(unit, info.low, info.high, info.dtype, out, each)
     if chunk.correction is not None:
-        from tinc_codec.stream.residual import correction
+        from tinc_codec.stream.residual.corrections import correction
 
         if added is None:
             added = _field(chunk, axes, pointwise=pointwise)

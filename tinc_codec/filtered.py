@@ -14,7 +14,7 @@ from tinc_codec.threads import each
 from tinc_codec.tree.geometry import IntArray
 
 if TYPE_CHECKING:
-    from tinc_codec.stream.residual.postfilter import PostFilter, Tables
+    from tinc_codec.stream.residual.filters.postfilter import PostFilter, Tables
 
 Float32Array = npt.NDArray[np.float32]
 Evaluate = Callable[[Sequence[IntArray]], Float32Array]
@@ -57,7 +57,7 @@ def filtered_values(
 def _points(
     postfilter: PostFilter, shape: tuple[int, ...], points: Sequence[IntArray], evaluate: Evaluate
 ) -> Float32Array:
-    from tinc_codec.stream.residual import postfilter as stage
+    from tinc_codec.stream.residual.filters import postfilter as stage
 
     tables = stage.tables(postfilter, len(shape))
     first = len(shape) - stage.axes_filtered(len(shape))
@@ -78,8 +78,8 @@ def _points(
 def _grid(
     postfilter: PostFilter, shape: tuple[int, ...], axes: Sequence[IntArray], evaluate: Evaluate
 ) -> Float32Array:
-    from tinc_codec.stream.residual import postfilter as stage
-    from tinc_codec.stream.residual.filtering import REACH
+    from tinc_codec.stream.residual.filters import postfilter as stage
+    from tinc_codec.stream.residual.filters.filtering import REACH
 
     size = tuple(len(index) for index in axes)
     if 0 in size:
@@ -120,7 +120,7 @@ def _grid(
 
 def _columns(values: Float32Array, near: Sequence[IntArray], tables: Tables) -> Float32Array:
     """Filter voxels of a window, given their places and their neighbours' along its last axes."""
-    from tinc_codec.stream.residual import postfilter as stage
+    from tinc_codec.stream.residual.filters import postfilter as stage
 
     lead = [np.arange(n)[None] for n in values.shape[: values.ndim - len(near)]]
     # Places in memory along each axis: of the voxels, and how far from there the neighbours are.
@@ -152,7 +152,7 @@ def _along(numbers: IntArray, axis: int, axes: int) -> IntArray:
 
 def _room() -> tuple[Float32Array, npt.NDArray[np.int64]]:
     """Return what filtering overwrites."""
-    from tinc_codec.stream.residual import postfilter as stage
+    from tinc_codec.stream.residual.filters import postfilter as stage
 
     return np.empty(stage.WORK, np.float32), np.empty(stage.PLACES, np.int64)
 

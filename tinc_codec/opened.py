@@ -23,8 +23,8 @@ from tinc_codec.tree import network, section
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from tinc_codec.stream.residual.postfilter import PostFilter
-    from tinc_codec.stream.residual.section import Coefficients
+    from tinc_codec.stream.residual.filters.postfilter import PostFilter
+    from tinc_codec.stream.residual.wavelets.section import Coefficients
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -219,7 +219,7 @@ def _parse(payload: bytes) -> Chunk:
         coefficients = cosine.read(parts[SectionKind.COSINE], long_axes(box_shape))
     bands: list[tuple[int, ...]] = []
     if SectionKind.WAVELET in parts:
-        from tinc_codec.stream.residual import section as wavelet
+        from tinc_codec.stream.residual.wavelets import section as wavelet
 
         transformed = wavelet.from_bytes(parts[SectionKind.WAVELET], long_axes(box_shape))
         bands = [long_axes(low) for low in transformed.header.plan.shapes[1:]]
@@ -231,11 +231,11 @@ def _parse(payload: bytes) -> Chunk:
         parameters = weights.unpack(coded, network.layout(tree))
         steps = weights.step_sizes(coded, network.layout(tree))
     if SectionKind.FILTER in parts:
-        from tinc_codec.stream.residual import postfilter as filters
+        from tinc_codec.stream.residual.filters import postfilter as filters
 
         postfilter = filters.from_bytes(parts[SectionKind.FILTER], len(long_axes(box_shape)))
     if SectionKind.CORRECTION in parts:
-        from tinc_codec.stream.residual import correction
+        from tinc_codec.stream.residual.corrections import correction
 
         correction.check(parts[SectionKind.CORRECTION], info.dtype, long_axes(box_shape))
     return Chunk(

@@ -27,7 +27,7 @@ from tinc_codec.tree.geometry import IntArray
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from tinc_codec.stream.residual.wavelet import TransformPlan
+    from tinc_codec.stream.residual.wavelets.wavelet import TransformPlan
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -182,7 +182,7 @@ def _whole(chunk: Chunk) -> Float32Array:
 
 def _of_band(chunk: Chunk, depth: int) -> tuple[Float32Array, list[IntArray], list[int]]:
     """Return the low-pass band after so many levels, where its samples are, and its halvings."""
-    from tinc_codec.stream.residual import wavelet
+    from tinc_codec.stream.residual.wavelets import wavelet
 
     coded, shape, own = chunk.wavelet, chunk.box_shape, _own_axes(chunk)
     assert coded is not None
@@ -208,7 +208,7 @@ def _halvings_of(plan: TransformPlan) -> list[list[int]]:
 
 def _halved(values: Float32Array, axis: int) -> Float32Array:
     """Return the low-pass samples along an axis."""
-    from tinc_codec.stream.residual import wavelet
+    from tinc_codec.stream.residual.wavelets import wavelet
 
     before, n = math.prod(values.shape[:axis]), values.shape[axis]
     last = axis == values.ndim - 1

@@ -14,7 +14,7 @@ from tinc_codec.tree.geometry import Geometry, IntArray
 from tinc_codec.tree.network import Tree
 
 if TYPE_CHECKING:
-    from tinc_codec.stream.residual.wavelet import Shape, Window
+    from tinc_codec.stream.residual.axes import Shape, Window
 
 Float32Array = npt.NDArray[np.float32]
 Evaluate = Callable[[Sequence[IntArray]], Float32Array]

@@ -15,8 +15,9 @@ from tinc_codec.threads import each
 from tinc_codec.tree.geometry import IntArray
 
 if TYPE_CHECKING:
-    from tinc_codec.stream.residual.section import Coefficients
-    from tinc_codec.stream.residual.wavelet import Below, Window
+    from tinc_codec.stream.residual.axes import Window
+    from tinc_codec.stream.residual.wavelets.section import Coefficients
+    from tinc_codec.stream.residual.wavelets.wavelet import Below
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -99,7 +100,7 @@ def field_values(
     shape, axes, pointwise
         As for :func:`wavelet_values`.
     """
-    from tinc_codec.stream.residual import correction
+    from tinc_codec.stream.residual.corrections import correction
 
     window, inside = _window(shape, axes, pointwise=pointwise)
     field = correction.decode(data, dtype, shape, window, each)

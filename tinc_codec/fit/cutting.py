@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from tinc_codec.stream.residual import coefficients, tiles
-from tinc_codec.stream.residual.tiles import Cuts
-from tinc_codec.stream.residual.wavelet import AXES, Bands, TransformPlan
+from tinc_codec.stream.residual.axes import AXES
+from tinc_codec.stream.residual.wavelets import coefficients, tiles
+from tinc_codec.stream.residual.wavelets.tiles import Cuts
+from tinc_codec.stream.residual.wavelets.wavelet import Bands, TransformPlan
 
 Work = npt.NDArray[np.int64]
 

@@ -10,8 +10,8 @@ import numpy.typing as npt
 from numba import njit
 
 from tinc_codec.parallel import even_parts
-from tinc_codec.stream.residual.filtering import REACH
-from tinc_codec.stream.residual.postfilter import activity_knots, value_knots
+from tinc_codec.stream.residual.filters.filtering import REACH
+from tinc_codec.stream.residual.filters.postfilter import activity_knots, value_knots
 from tinc_codec.threads import each
 
 Float32Array = npt.NDArray[np.float32]

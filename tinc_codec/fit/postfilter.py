@@ -22,9 +22,9 @@ from tinc_codec.fit.normal_equations import (
     normal_equations,
     sum_of_squares,
 )
-from tinc_codec.stream.residual import postfilter
-from tinc_codec.stream.residual.filtering import SIDES
-from tinc_codec.stream.residual.postfilter import (
+from tinc_codec.stream.residual.filters import postfilter
+from tinc_codec.stream.residual.filters.filtering import SIDES
+from tinc_codec.stream.residual.filters.postfilter import (
     MOST_EXPONENT,
     VALUE_UNIT,
     WEIGHT_UNIT,

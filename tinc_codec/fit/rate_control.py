@@ -16,8 +16,8 @@ from functools import cache
 
 from tinc_codec.fit.residual import Coding, Residual
 from tinc_codec.fit.steps import HEADER_BYTES, search
-from tinc_codec.stream.residual.section import stored_step
-from tinc_codec.stream.residual.segments import Quantized
+from tinc_codec.stream.residual.wavelets.section import stored_step
+from tinc_codec.stream.residual.wavelets.segments import Quantized
 
 # A size is near enough from so many parts of it on, and the middle is aimed at; codings of more
 # than so many times the size are given up.

@@ -23,11 +23,12 @@ from numba import njit
 
 from tinc_codec.fit import cutting
 from tinc_codec.fit.steps import ZERO_BELOW, Magnitudes
-from tinc_codec.stream.residual import prior, section, segments, wavelet
-from tinc_codec.stream.residual.section import Header
-from tinc_codec.stream.residual.segments import Quantized
-from tinc_codec.stream.residual.tiles import NO_CUTS, Cuts
-from tinc_codec.stream.residual.wavelet import AXES, Bands, Float32Array, Shape, TransformPlan
+from tinc_codec.stream.residual.axes import AXES, Shape, three_axes
+from tinc_codec.stream.residual.wavelets import prior, section, segments, wavelet
+from tinc_codec.stream.residual.wavelets.section import Header
+from tinc_codec.stream.residual.wavelets.segments import Quantized
+from tinc_codec.stream.residual.wavelets.tiles import NO_CUTS, Cuts
+from tinc_codec.stream.residual.wavelets.wavelet import Bands, Float32Array, TransformPlan
 from tinc_codec.threads import each
 
 _Item = TypeVar("_Item")
@@ -125,7 +126,7 @@ class Residual:
         weight: Float32Array | None = None,
         plan: TransformPlan | None = None,
     ) -> None:
-        shape = wavelet.three_axes(values.shape)
+        shape = three_axes(values.shape)
         self._values = values.reshape(shape)
         self._weight = None if weight is None else weight.reshape(shape)
         mean = float(self._values.mean(dtype=np.float64))

@@ -24,12 +24,14 @@ from tinc_codec.opened import long_axes, most_parameters, open_chunk
 from tinc_codec.settings import Settings
 from tinc_codec.smoothed import tree_values
 from tinc_codec.stream.container import SectionKind
+from tinc_codec.stream.residual.axes import AXES, three_axes
 from tinc_codec.threads import each
 from tinc_codec.tree import network, section
 
 if TYPE_CHECKING:
     from tinc_codec.fit.chunk import FittedTree
-    from tinc_codec.stream.residual.wavelet import TransformPlan, Window
+    from tinc_codec.stream.residual.axes import Window
+    from tinc_codec.stream.residual.wavelets.wavelet import TransformPlan
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -84,14 +86,14 @@ def band_of(volume: Volume, form: Form | None) -> Band | None:
     That of the transform of the form found so far, unless it leaves too many places.
     """
     from tinc_codec.fit import residual
-    from tinc_codec.stream.residual import wavelet
+    from tinc_codec.stream.residual.wavelets import wavelet
 
     coded = None if form is None else open_chunk(form.payload).wavelet
     if coded is None:
         return None
     plan = coded.header.plan
     if len(plan.shapes) < 2 or _fewer(plan, 1) < _LEAST_FEWER:
-        plan = residual.plan_of(plan.shapes[0], (0,) * wavelet.AXES)
+        plan = residual.plan_of(plan.shapes[0], (0,) * AXES)
     depths = [k for k in range(1, len(plan.shapes)) if _fewer(plan, k) >= _LEAST_FEWER]
     if not depths or not long_axes(plan.shapes[depths[0]]):
         return None
@@ -112,9 +114,9 @@ def _fewer(plan: TransformPlan, depth: int) -> float:
 
 def voxels_of(volume: Volume) -> Band:
     """Return the voxels of a volume as a band."""
-    from tinc_codec.stream.residual import wavelet
+    from tinc_codec.stream.residual.wavelets import wavelet
 
-    above = wavelet.transform_plan(wavelet.three_axes(volume.unit.shape), ())
+    above = wavelet.transform_plan(three_axes(volume.unit.shape), ())
     return Band(values=volume.unit, weight=volume.weight, above=above, plan=None)
 
 
@@ -177,7 +179,7 @@ def _in_volume(volume: Volume, band: Band, fitted: FittedTree) -> BandTree:
 
 def _synthesised(said: Float32Array, above: TransformPlan) -> Float32Array:
     """Return the volume of a low-pass band, all finer bands 0."""
-    from tinc_codec.stream.residual import wavelet
+    from tinc_codec.stream.residual.wavelets import wavelet
 
     low = said.reshape(above.shapes[-1])
     nothing = wavelet.Bands(plan=above, room=np.zeros(math.prod(above.shapes[0]), np.int32))

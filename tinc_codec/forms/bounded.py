@@ -49,7 +49,7 @@ def _with_correction(volume: Volume, base: Form | None, max_error: float) -> For
     InvalidSetting
         If the dtype cannot hold that.
     """
-    from tinc_codec.stream.residual import correction
+    from tinc_codec.stream.residual.corrections import correction
 
     info, shape = volume.info, volume.unit.shape
     wanted = volume.values.astype(info.dtype.newbyteorder("=")).reshape(shape)

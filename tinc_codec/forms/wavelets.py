@@ -17,7 +17,7 @@ from tinc_codec.stream.container import SectionKind
 
 if TYPE_CHECKING:
     from tinc_codec.fit import residual
-    from tinc_codec.stream.residual.postfilter import PostFilter
+    from tinc_codec.stream.residual.filters.postfilter import PostFilter
 
 # Bytes below which no wavelet section says anything.
 _SMALLEST_WAVELET = 24
@@ -203,7 +203,7 @@ def _filtered(
     the bytes of the filter, which is like that one, are paid for already.
     """
     from tinc_codec.fit import postfilter
-    from tinc_codec.stream.residual import postfilter as stage
+    from tinc_codec.stream.residual.filters import postfilter as stage
 
     if math.isinf(plain.psnr_db):
         return plain, None

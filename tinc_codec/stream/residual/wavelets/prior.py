@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tinc_codec.stream.residual import coefficients, mixing
+from tinc_codec.stream.residual.coder import mixing
+from tinc_codec.stream.residual.wavelets import coefficients
 
 # Adaptive probabilities with their counts, and rows of mixing weights.
 Model = tuple[npt.NDArray[np.uint32], npt.NDArray[np.int32]]

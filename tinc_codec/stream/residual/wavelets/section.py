@@ -11,10 +11,11 @@ import numpy as np
 
 from tinc_codec.errors import CorruptPayload
 from tinc_codec.parallel import Run
-from tinc_codec.stream.residual import prior, tiles, wavelet
-from tinc_codec.stream.residual.segments import Coarse, decode_coarse, decode_tile
-from tinc_codec.stream.residual.tiles import Cuts
-from tinc_codec.stream.residual.wavelet import Bands, Below, Float32Array, TransformPlan, Window
+from tinc_codec.stream.residual.axes import AXES, Window, three_axes
+from tinc_codec.stream.residual.wavelets import prior, tiles, wavelet
+from tinc_codec.stream.residual.wavelets.segments import Coarse, decode_coarse, decode_tile
+from tinc_codec.stream.residual.wavelets.tiles import Cuts
+from tinc_codec.stream.residual.wavelets.wavelet import Bands, Below, Float32Array, TransformPlan
 from tinc_codec.stream.wire import BitReader, BitWriter, Reader, Writer
 
 # Bit of the byte of cuts: the compact header, and statistics that start from the prior.
@@ -176,7 +177,7 @@ def to_bytes(header: Header, segments: Sequence[bytes]) -> bytes:
     cuts = tiles.to_byte(header.cuts, header.plan)
     splits = BitWriter()
     for split in header.plan.splits:
-        splits.put(split, wavelet.AXES)
+        splits.put(split, AXES)
     out = Writer().u8(cuts | _COMPACT)
     out.u8(len(header.plan.splits) | header.plan.closed * _CLOSED).raw(splits.getvalue())
     out.u16(_step_code(header.step)).u16(round(header.offset * OFFSET_UNIT))
@@ -194,8 +195,8 @@ def to_bytes(header: Header, segments: Sequence[bytes]) -> bytes:
 def _read_splits(reader: Reader, count: int, *, compact: bool) -> list[int]:
     if not compact:
         return list(reader.take(count))
-    packed = BitReader(reader.take(-(-wavelet.AXES * count // 8)), "WAVELET section")
-    splits = [packed.take(wavelet.AXES) for _ in range(count)]
+    packed = BitReader(reader.take(-(-AXES * count // 8)), "WAVELET section")
+    splits = [packed.take(AXES) for _ in range(count)]
     packed.done()
     return splits
 
@@ -232,7 +233,7 @@ def from_bytes(data: bytes, shape: Sequence[int]) -> Coefficients:
         raise CorruptPayload(f"WAVELET section: {count} levels; at most {wavelet.MOST_LEVELS}")
     splits = _read_splits(reader, count, compact=compact)
     try:
-        plan = wavelet.transform_plan(wavelet.three_axes(shape), splits, closed=bool(closed))
+        plan = wavelet.transform_plan(three_axes(shape), splits, closed=bool(closed))
     except ValueError as error:
         raise CorruptPayload(f"WAVELET section: {error}") from error
     step = _read_step(reader, compact=compact)

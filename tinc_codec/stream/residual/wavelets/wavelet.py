@@ -12,18 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from tinc_codec.parallel import Run, even_parts
-from tinc_codec.stream.residual import cdf97, lifting
+from tinc_codec.stream.residual.axes import AXES, Shape, Window
+from tinc_codec.stream.residual.wavelets import cdf97, lifting
 
 Float32Array = npt.NDArray[np.float32]
-Shape = tuple[int, int, int]
-# Samples first to last (exclusive) along each axis.
-Window = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 # The low-pass band after so many levels, and what gives a window of what is to be added to it.
 Below = tuple[int, Callable[[Window], Float32Array]]
 # Step and bias of integers, in binary32.
 Scale = tuple[np.float32, np.float32]
 
-AXES = 3
 MOST_LEVELS = 16
 LOW_PASS = 0
 # The last axis, and the bit of a direction that is high-pass along it.
@@ -143,13 +140,6 @@ def band_places(plan: TransformPlan, level: int) -> dict[int, tuple[int, Shape]]
         found[d] = at, shape
         at += math.prod(shape)
     return found
-
-
-def three_axes(shape: Sequence[int]) -> Shape:
-    """Return a shape of 1 to 4 axes as one of three: of four, the first two become one."""
-    lengths = [math.prod(shape[: len(shape) - 2]), *shape[-2:]] if len(shape) > AXES else shape
-    a, b, c = (1,) * (AXES - len(lengths)) + tuple(lengths)
-    return a, b, c
 
 
 def transform_plan(shape: Shape, splits: Sequence[int], *, closed: bool = False) -> TransformPlan:

@@ -14,12 +14,21 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from tinc_codec.stream.residual.binary import AT, BITS, DECODING, SLACK, code, kernel, learn, mix
-from tinc_codec.stream.residual.mixing import PROBABILITY
+from tinc_codec.stream.residual.coder.binary import (
+    AT,
+    BITS,
+    DECODING,
+    SLACK,
+    code,
+    kernel,
+    learn,
+    mix,
+)
+from tinc_codec.stream.residual.coder.mixing import PROBABILITY
 
 # numba keeps compiled code until this file changes, whatever becomes of the code it builds on:
 # tests/test_kernels.py holds this to the checksum of that.
-BUILT_ON = "96cd4655"
+BUILT_ON = "e1053753"
 
 # Zeros around each array of magnitudes, so that neighbours need no checks. Where the volume is a
 # plane or a line there are none along the axes that it lacks, and planes, or rows too, are 0 apart.

@@ -12,8 +12,8 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from numba import njit
 
-from tinc_codec.stream.residual import mixing
-from tinc_codec.stream.residual.mixing import STRETCH, UNIT
+from tinc_codec.stream.residual.coder import mixing
+from tinc_codec.stream.residual.coder.mixing import STRETCH, UNIT
 
 # numba keeps compiled code until this file changes, whatever becomes of the code it builds on:
 # tests/test_kernels.py holds this to the checksum of that.

@@ -16,8 +16,9 @@ import numpy.typing as npt
 
 from tinc_codec.errors import CorruptPayload
 from tinc_codec.parallel import Run, even_parts
-from tinc_codec.stream.residual import binary, differences, mixing
-from tinc_codec.stream.residual.differences import COUNTED, WEIGHT_BITS
+from tinc_codec.stream.residual.coder import binary, mixing
+from tinc_codec.stream.residual.corrections import differences
+from tinc_codec.stream.residual.corrections.differences import COUNTED, WEIGHT_BITS
 from tinc_codec.stream.wire import Reader, Writer
 
 Int64Array = npt.NDArray[np.int64]

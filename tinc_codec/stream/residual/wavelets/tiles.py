@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from itertools import product
 
 from tinc_codec.errors import CorruptPayload
-from tinc_codec.stream.residual import coefficients
-from tinc_codec.stream.residual.wavelet import AXES, TransformPlan, Window
+from tinc_codec.stream.residual.axes import AXES, Window
+from tinc_codec.stream.residual.wavelets import coefficients
+from tinc_codec.stream.residual.wavelets.wavelet import TransformPlan
 from tinc_codec.stream.wire import Reader
 
 # An axis is cut only where both parts have a block at least.

@@ -1,7 +1,7 @@
 """The CORRECTION section: what is added to the values so that every voxel is within a bound.
 
-For integers the field of :mod:`tinc_codec.stream.residual.predictive` itself. For floats its
-multiples of a unit, whose half is the bound: the section then starts with the unit.
+For integers the field of predictive.py itself. For floats its multiples of a unit, whose half is
+the bound: the section then starts with the unit.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from tinc_codec.errors import CorruptPayload, InvalidSetting
 from tinc_codec.parallel import Run
-from tinc_codec.stream.residual import predictive
-from tinc_codec.stream.residual.wavelet import Window, three_axes
+from tinc_codec.stream.residual.axes import Window, three_axes
+from tinc_codec.stream.residual.corrections import predictive
 from tinc_codec.stream.wire import Reader, Writer
 
 Int64Array = npt.NDArray[np.int64]

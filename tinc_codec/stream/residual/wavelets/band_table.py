@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tinc_codec.stream.residual.coefficients import BLOCK, CLASSES, COLUMNS, NO_FLAGS, PAD
-from tinc_codec.stream.residual.tiles import Tile
-from tinc_codec.stream.residual.wavelet import AXES, LOW_PASS, Shape, TransformPlan, band_places
+from tinc_codec.stream.residual.axes import AXES, Shape
+from tinc_codec.stream.residual.wavelets.coefficients import BLOCK, CLASSES, COLUMNS, NO_FLAGS, PAD
+from tinc_codec.stream.residual.wavelets.tiles import Tile
+from tinc_codec.stream.residual.wavelets.wavelet import LOW_PASS, TransformPlan, band_places
 
 # Of the first place, then how far rows and planes are apart.
 Place = tuple[int, int, int]

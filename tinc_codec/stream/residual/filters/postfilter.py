@@ -24,8 +24,8 @@ import numpy.typing as npt
 
 from tinc_codec.errors import CorruptPayload
 from tinc_codec.llvm import WIDTH
-from tinc_codec.stream.residual.binary import kernel
-from tinc_codec.stream.residual.filtering import LOOKED_UP, REACH, SIDES, filter_run
+from tinc_codec.stream.residual.coder.binary import kernel
+from tinc_codec.stream.residual.filters.filtering import LOOKED_UP, REACH, SIDES, filter_run
 from tinc_codec.stream.wire import BitReader, BitWriter, Reader
 
 Float32Array = npt.NDArray[np.float32]

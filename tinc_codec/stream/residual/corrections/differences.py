@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from tinc_codec.stream.residual.binary import AT, DECODING, SLACK, code, kernel, learn, mix
+from tinc_codec.stream.residual.coder.binary import AT, DECODING, SLACK, code, kernel, learn, mix
 
 # Blocks of 4 x 4 x 4 that a sparse field skips.
 BLOCK_SHIFT = 2
 # numba keeps compiled code until this file changes, whatever becomes of the code it builds on:
 # tests/test_kernels.py holds this to the checksum of that.
-BUILT_ON = "96cd4655"
+BUILT_ON = "e1053753"
 
 # Neighbours whose differences count: the first four twice, eight more once.
 TWICE, COUNTED = 4, 12

@@ -17,7 +17,7 @@ import numpy as np
 from numba import njit
 
 from tinc_codec.llvm import WIDTH
-from tinc_codec.stream.residual.cdf97 import (
+from tinc_codec.stream.residual.wavelets.cdf97 import (
     CLOSED_END,
     ENDS_A,
     ENDS_B,
@@ -30,11 +30,11 @@ from tinc_codec.stream.residual.cdf97 import (
     C,
     D,
 )
-from tinc_codec.stream.residual.sweeping import LEAST_ROWS, sweep
+from tinc_codec.stream.residual.wavelets.sweeping import LEAST_ROWS, sweep
 
 # numba keeps compiled code until this file changes, whatever becomes of the code it builds on:
 # tests/test_kernels.py holds this to the checksum of that.
-BUILT_ON = "5f83c610"
+BUILT_ON = "e571787b"
 
 # Columns worked on together: the rows of a block stay in the cache.
 _COLUMNS = 256

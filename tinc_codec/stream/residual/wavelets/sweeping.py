@@ -16,8 +16,8 @@ from numba import types
 from numba.extending import intrinsic
 
 from tinc_codec.llvm import WIDTH, Array, i64, load, loop, splat, store
-from tinc_codec.stream.residual import cdf97
-from tinc_codec.stream.residual.cdf97 import CLOSED_END
+from tinc_codec.stream.residual.wavelets import cdf97
+from tinc_codec.stream.residual.wavelets.cdf97 import CLOSED_END
 
 # Rows that a way takes at least: two pairs to begin, one to go on with, and a closed end.
 LEAST_ROWS = 6 + CLOSED_END

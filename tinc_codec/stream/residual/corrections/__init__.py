@@ -1,0 +1,1 @@
+"""The CORRECTION section: integers that bring every voxel within a bound."""
