@@ -14,6 +14,7 @@ import xarray as xr
 import zarr
 from volumes import volume
 
+import tinc_codec
 from tinc_codec.archive.payloads import payloads
 from tinc_codec.cli import main
 from tinc_codec.metrics import errors
@@ -332,3 +333,16 @@ def test_a_missing_extra_is_one_line_with_the_remedy():
     assert found.returncode == 1
     assert found.stderr.count("\n") == 1
     assert "pip install 'tinc_codec[archive]'" in found.stderr
+
+
+def test_labels_need_no_target(here, capsys):
+    ok(capsys, "convert", "source.npy", "a.zarr", "--labels")
+    assert tinc_codec.open("a.zarr").attrs["tinc_codec"]["settings"]["max_error"] == 0
+    np.testing.assert_array_equal(tinc_codec.open("a.zarr").values, np.load("source.npy"))
+
+
+def test_wrong_usage_names_the_command_that_tells_more(here, capsys):
+    assert main(["convert", "source.npy", "a.zarr", "--no-such"]) == 2
+    assert "(tinc convert --help tells more)" in capsys.readouterr().err
+    assert main(["no-such"]) == 2
+    assert "(tinc --help tells more)" in capsys.readouterr().err

@@ -449,3 +449,8 @@ def test_parts_evaluated_at_once_do_not_show(
         found.append(whole.tobytes() + decode(payload, np.s_[2:, :, ::3]).tobytes())
         found[-1] += decode(payload, points).tobytes()
     assert found[0] == found[1]
+
+
+def test_settings_that_are_none_are_named_with_those_that_are() -> None:
+    with pytest.raises(InvalidSetting, match=r"unknown setting 'efort'; known are .*effort"):
+        encode(volume((8, 8, 8)), efort=3)

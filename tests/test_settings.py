@@ -117,6 +117,8 @@ def test_unknown_names_suggest_what_to_do() -> None:
 def test_one_preserved_value_needs_no_tuple() -> None:
     assert Settings(preserve=0).preserve == (0,)
     assert Settings(preserve=[1, 2.5]).preserve == (1, 2.5)
+    assert Settings(preserve=np.array([1, 2], "u2")).preserve == (1, 2)
+    assert type(Settings(preserve=np.uint16(7)).preserve[0]) is int
 
 
 def test_numpy_scalars_become_plain_numbers() -> None:

@@ -290,7 +290,7 @@ def test_a_writer_that_is_not_installed_is_told_how_to(monkeypatch: pytest.Monke
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr("tinc_codec.configured.distribution", distribution)
-    with pytest.warns(UserWarning, match=r"not installed.*pip install tinc_codec"):
+    with pytest.warns(UserWarning, match=r"not installed.*pip install \."):
         warn_if_not_installed()
 
 

@@ -93,6 +93,6 @@ def warn_if_not_installed() -> None:
     except PackageNotFoundError:
         warnings.warn(
             "tinc_codec is imported but not installed: other processes cannot open the arrays "
-            "that this one writes. Run `pip install tinc_codec`, in a checkout `pip install -e .`",
+            "that this one writes. Run `pip install .` in the folder of its sources",
             stacklevel=3,
         )

@@ -292,8 +292,9 @@ def decode(payload: Buffer, selection: Any = None) -> npt.NDArray[Any]:
     payload : bytes-like
         What :func:`tinc_codec.encode` gave.
     selection : optional
-        Anything that numpy takes between brackets. Only what these voxels take is evaluated, and
-        they equal the same part of the whole bit for bit.
+        Anything that numpy takes between brackets. Trees are evaluated at these voxels alone;
+        wavelet coefficients are read whole, but for tiles of finer levels that are not touched.
+        The voxels equal the same part of the whole bit for bit.
 
     Returns
     -------
@@ -312,9 +313,6 @@ def decode(payload: Buffer, selection: Any = None) -> npt.NDArray[Any]:
     if selection is None:
         return _whole(chunk)
     return _selected(chunk, resolve(selection, chunk.info.shape))
-
-
-decode_chunk = decode
 
 
 def _macs_per_voxel(chunk: Chunk) -> float:

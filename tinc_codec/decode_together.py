@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tinc_codec.decode import decode_chunk
+from tinc_codec.decode import decode
 from tinc_codec.engines.gpu import values
 from tinc_codec.engines.gpu.memory import in_batches, most_decoded
 from tinc_codec.opened import Chunk, open_chunk, open_chunks
@@ -47,12 +47,12 @@ def decode_chunks(
     chosen = [None] * len(payloads) if selections is None else selections
     pairs = list(zip(payloads, chosen, strict=True))
     if not current_runtime().uses_torch:
-        return each(lambda pair: decode_chunk(*pair), pairs)
+        return each(lambda pair: decode(*pair), pairs)
     resident = decode_resident(payloads, chosen)
     out = []
     for (payload, selection), bits in zip(pairs, resident, strict=True):
         if bits is None:
-            out.append(decode_chunk(payload, selection))
+            out.append(decode(payload, selection))
             continue
         info = open_chunk(payload).info
         order = info.order if selection is None else "C"
@@ -76,7 +76,7 @@ def decode_for_gpu(payloads: Sequence[Buffer], selections: Sequence[Any]) -> lis
         In C order.
     """
     return [
-        decode_chunk(payload, selection)
+        decode(payload, selection)
         if bits is None
         else values.to_cupy(bits, open_chunk(payload).info.dtype.newbyteorder("="))
         for payload, selection, bits in zip(
@@ -103,7 +103,7 @@ def decode_resident(
         Of the selection's shape, in C order: the bits of the values; see
         :mod:`tinc_codec.engines.gpu.values`. None where there is more or less to evaluate than a
         tree, or padding around it, or single voxels are asked for of a tree whose faces are made
-        smooth: such chunks are for :func:`tinc_codec.decode.decode_chunk`.
+        smooth: such chunks are for :func:`tinc_codec.decode.decode`.
 
     Raises
     ------

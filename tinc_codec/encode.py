@@ -55,16 +55,17 @@ def encode(
     Raises
     ------
     InvalidSetting
-        If a setting is out of range, the budget cannot hold this chunk, or more than four axes are
-        longer than one voxel.
+        If a setting is unknown or out of range, the budget cannot hold this chunk, or more than
+        four axes are longer than one voxel.
     UnsupportedData
         If the array is of a kind that the codec does not take.
     """
     weights = None if importance is None else np.asarray(importance)
     if weights is None or weights.ndim == 0:
         threshold = None if weights is None else weights.item()
-        return encode_chunk(np.asanyarray(array), Settings(importance=threshold, **settings))
-    return encode_chunks([np.asanyarray(array)], Settings(**settings), [weights])[0]
+        chosen = Settings.from_json({"importance": threshold, **settings})
+        return encode_chunk(np.asanyarray(array), chosen)
+    return encode_chunks([np.asanyarray(array)], Settings.from_json(settings), [weights])[0]
 
 
 def encode_chunk(array: npt.NDArray[Any], settings: Settings) -> bytes:
@@ -110,7 +111,7 @@ def _prepare(
     array = np.asarray(array)  # of subclasses, such as matrices, parts keep other axes
     check_axes(array.shape)
     if weights is not None:
-        _check_weights(array, weights, settings)
+        _check_importance(array, weights, settings)
     budget = None if settings.ratio is None else _budget(array, settings.ratio)
     constant = exceptions.constant_value(array)
     crop = exceptions.find_crop(array) if constant is None else None
@@ -162,10 +163,13 @@ def _weight(
     return valid.astype(np.float32) if weight is None else weight * valid
 
 
-def _check_weights(array: npt.NDArray[Any], weights: npt.NDArray[Any], settings: Settings) -> None:
+def _check_importance(
+    array: npt.NDArray[Any], weights: npt.NDArray[Any], settings: Settings
+) -> None:
     if settings.importance is not None:
         raise InvalidSetting(
-            f"weights are given beside importance={settings.importance!r}; give one of them"
+            "importance is given as an array, and as a threshold in the settings "
+            f"({settings.importance!r}); give one of them"
         )
     settings.check_takes_importance("importance")
     check_weights(weights, array.shape)

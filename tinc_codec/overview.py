@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tinc_codec.decode import box_values, decode_chunk, tree_below, unit_values
+from tinc_codec.decode import box_values, decode, tree_below, unit_values
 from tinc_codec.engines import current_engine
 from tinc_codec.errors import InvalidSetting
 from tinc_codec.opened import Chunk, long_axes, open_chunk
@@ -71,7 +71,7 @@ def decode_overview(payload: Buffer, factor: int | Sequence[int]) -> npt.NDArray
     shape = chunk.info.shape
     factors = checked_factors(factor, len(shape))
     if max(factors, default=1) == 1:
-        return np.ascontiguousarray(decode_chunk(payload))
+        return np.ascontiguousarray(decode(payload))
     wanted = [np.arange(0, n, f) for n, f in zip(shape, factors, strict=True)]
     if chunk.crop is None:
         return _box(chunk, wanted, factors)

@@ -199,12 +199,14 @@ class Settings:
         if unknown:
             raise InvalidSetting(
                 f"unknown setting {unknown[0]!r}; known are {', '.join(sorted(known))} "
-                "(a newer tinc_codec may have written this: upgrade)"
+                "(an archive that has it was written by a newer tinc_codec: upgrade)"
             )
         return cls(**config)
 
 
 def _checked_preserve(preserve: object) -> tuple[int | float, ...]:
+    if hasattr(preserve, "tolist"):  # of numpy
+        preserve = preserve.tolist()
     if _is_number(preserve):
         preserve = (preserve,)
     if not isinstance(preserve, (tuple, list)):

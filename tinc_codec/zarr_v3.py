@@ -184,7 +184,6 @@ form, iterations, milestones
     def _encode_together(
         self, batch: Sequence[tuple[NDBuffer | None, ArraySpec]]
     ) -> list[Buffer | None]:
-        # zarr does not call validate inside shards; encode_chunks checks the dtype again.
         arrays = [_array(chunk, spec) for chunk, spec in batch if chunk is not None]
         payloads = iter(encode_chunks(arrays, self.settings))
         return [

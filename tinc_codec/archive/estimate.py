@@ -24,7 +24,7 @@ from tinc_codec.archive.plan import open_part
 from tinc_codec.archive.scores import ChunkScore, Progress, ProgressCallback, score_chunk
 from tinc_codec.archive.sources import Source
 from tinc_codec.archive.threaded import in_window
-from tinc_codec.decode import decode_chunk, inspect
+from tinc_codec.decode import decode, inspect
 from tinc_codec.encode import encode_chunk
 from tinc_codec.errors import InvalidSetting
 from tinc_codec.metrics import Errors
@@ -341,7 +341,7 @@ def _fit(source: Source, region: Region, edges: tuple[int, ...], settings: Setti
     voxels = source.read(region).astype(source.dtype.newbyteorder("="), order="C", copy=False)
     padding = [(0, c - n) for c, n in zip(edges, voxels.shape, strict=True)]
     payload = encode_chunk(np.pad(voxels, padding), settings)
-    decoded = decode_chunk(payload, tuple(slice(0, n) for n in voxels.shape))
+    decoded = decode(payload, tuple(slice(0, n) for n in voxels.shape))
     score = score_chunk(
         voxels, decoded, region=region, stored_bytes=len(payload), form=inspect(payload).form
     )

@@ -24,9 +24,9 @@ def summary_rows(scores: Scores) -> list[tuple[str, str]]:
         if part.voxels:
             rows.append((name, f"{db(part.psnr(peak))}, {100 * share:.1f} % of the voxels"))
     threshold = scores.chunks[0].threshold if scores.chunks else math.nan
-    accurate = [c.accuracy * c.raw_bytes for c in scores.chunks if not math.isnan(c.accuracy)]
-    if not math.isnan(threshold) and accurate:
-        agreeing = sum(accurate) / sum(c.raw_bytes for c in scores.chunks)
+    judged = [c for c in scores.chunks if not math.isnan(c.accuracy)]
+    if not math.isnan(threshold) and judged:
+        agreeing = sum(c.accuracy * c.raw_bytes for c in judged) / sum(c.raw_bytes for c in judged)
         rows.append((f"Acc. at {threshold:g}", f"{agreeing:.5f}"))
     rows.append(
         (

@@ -31,7 +31,7 @@ from tinc_codec.archive.remote import target_of
 from tinc_codec.archive.scores import ChunkScore, score_chunk
 from tinc_codec.archive.sources import Source, Staging, open_source
 from tinc_codec.archive.target import Target, with_retries
-from tinc_codec.decode import decode_chunk
+from tinc_codec.decode import decode
 from tinc_codec.encode import encode_chunk
 from tinc_codec.engines.gpu.device import check_device
 from tinc_codec.errors import InvalidSetting, TincError
@@ -250,7 +250,7 @@ def lossless_chunk(chunk: NDArray[Any], plan: Plan, level: Level, region: Region
     )
     try:
         payload = encode_chunk(chunk, exact)
-        same = np.array_equal(decode_chunk(payload), chunk, equal_nan=chunk.dtype.kind == "f")
+        same = np.array_equal(decode(payload), chunk, equal_nan=chunk.dtype.kind == "f")
         why = "" if same else "its decoded bytes differ"
     except TincError as error:
         why = str(error)

@@ -47,7 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # What typer raises for wrong usage has moved between its releases; this is common to all.
         if not hasattr(error, "format_message"):
             raise
-        return fail(f"{error.format_message()} (tinc --help tells more)", 2)
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "tinc"
+        return fail(f"{error.format_message()} ({command} --help tells more)", 2)
     if status == 130:
         return fail("interrupted; run the same command to go on", 130)
     return status if isinstance(status, int) else 0

@@ -79,7 +79,8 @@ _Levels = Annotated[
     ),
 ]
 _Labels = Annotated[
-    bool, typer.Option("--labels", help="SRC is a segmentation: store it losslessly.")
+    bool,
+    typer.Option("--labels", help="SRC is a segmentation: stored losslessly; no --ratio needed."),
 ]
 _MinPsnr = Annotated[
     float | None,
@@ -170,7 +171,9 @@ def convert(
     left as it is.
     """
     if all(target is None for target in (ratio, psnr, rmse, ssim, max_error)):
-        raise typer.BadParameter("give one of --ratio, --psnr, --rmse, --ssim and --max-error")
+        if not labels:
+            raise typer.BadParameter("give one of --ratio, --psnr, --rmse, --ssim and --max-error")
+        max_error = 0
     settings = Settings(
         ratio=ratio,
         psnr=psnr,

@@ -32,7 +32,8 @@ def verify(
         float | None, typer.Option(help="Fail if a voxel is off by more, in the data's unit.")
     ] = None,
     min_psnr: Annotated[
-        float | None, typer.Option(help="Fail if a chunk has less, in dB of the data's range.")
+        float | None,
+        typer.Option(help="Fail if a chunk has less, in dB of the range of all data."),
     ] = None,
     workers: Workers = None,
     device: Device = None,

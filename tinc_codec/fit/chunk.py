@@ -35,9 +35,10 @@ from tinc_codec.tree.network import Tree, layout, macs_per_voxel
 
 Float32Array = npt.NDArray[np.float32]
 
-# Bits that a quantised parameter is expected to take; the steps then take up the difference.
+# Bits that a quantised parameter is expected to take; step sizes are then tuned to fit the bytes.
 # With rounding made up for layer by layer, 5 to 5.5 was best; 4.5 and 6.5 lose up to 0.3 dB.
 _BITS = 5.4
+# What training changes between two roundings may take a little more room: one part in so many.
 _SPARE = 200
 # One network is best below this many parameters; above, two levels or more. For the paper's
 # recipe, whose leaves have wide layers (r_l = 1), a tree pays later.
@@ -142,7 +143,6 @@ def _fit_alike(
     first = len(head) + (section.SMOOTHING_BYTES if tree.geometry.splits else 0)
     lefts = [room - first - section_overhead(first) for room in rooms]
     sizes = [left - section_overhead(left) for left in lefts]
-    # What training changes between two roundings may take a little more room.
     # One after the other: it is Python's own work for the most part, which threads only slow down.
     plain = [
         quantize_to_size(table, values, squares, size - size // _SPARE)
@@ -249,7 +249,10 @@ def _tree_of_levels(
 
 
 def _largest(structure: Structure, room: int, paper: bool) -> Tree | None:
-    """Return the largest tree whose sections are expected to take at most ``room`` bytes."""
+    """Return the largest tree whose sections are expected to take at most ``room`` bytes.
+
+    Its widths take bytes, which leave fewer for weights: tried until they take no more.
+    """
     groups = 2 * (sum(structure.depths) + 1)
     head, wanted = 0, None
     for _ in range(4):

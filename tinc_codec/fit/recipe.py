@@ -10,17 +10,21 @@ from tinc_codec.settings import Settings
 
 # Work of effort 5: multiply-adds per voxel of the chunk, summed over the forward passes of the
 # whole fit. Each effort is 100**(1/8) times the one below, 100 from 1 to 9.
+_REFERENCE_EFFORT = 5
 _WORK = 4.0e5
 _EFFORT_FACTOR = 100 ** (1 / 8)
+# Passes over the chunk at that effort, least and most; and voxels drawn at a step, at most.
 _EPOCHS = (60, 800)
 _SAMPLES = 16384
 # A step below this many multiply-adds costs more in calls than in arithmetic.
 _LEAST_STEP = 2e6
 
+# Candidates for w_0, each tried with a part of the steps, so many at least.
 _FREQUENCIES = (10.0, 20.0, 30.0)
 _PILOT_SHARE = 20
 _LEAST_PILOT = 50
 
+# Share of the steps in which the rate rises.
 _WARM = 0.05
 
 PAPER_FREQUENCY = 30.0
@@ -111,7 +115,7 @@ def recipe_for(
         Part of the effort's work to be done.
     """
     voxels = math.prod(shape)
-    scale = share * _EFFORT_FACTOR ** (settings.effort - 5)
+    scale = share * share_of_work(settings.effort, _REFERENCE_EFFORT)
     if settings.preset == "paper":
         milestones = PAPER_MILESTONES if settings.milestones == "auto" else settings.milestones
         iterations = max(1, round(PAPER_ITERATIONS * scale))

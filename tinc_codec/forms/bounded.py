@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tinc_codec.decode import decode_chunk
+from tinc_codec.decode import decode
 from tinc_codec.errors import InvalidSetting
 from tinc_codec.forms import candidate, wavelets
 from tinc_codec.forms.candidate import Form, Volume
@@ -76,7 +76,7 @@ def _mean(values: npt.NDArray[Any], info: ArrayInfo) -> Any:
 
 def _check_bound(volume: Volume, form: Form, max_error: float) -> None:
     """Make sure, from decoded bytes, that the bound holds."""
-    given = decode_chunk(form.payload)
+    given = decode(form.payload)
     crop = open_chunk(form.payload).crop
     error = np.abs(candidate.errors(given if crop is None else given[crop.slices], volume))
     if float(error.max()) > max_error:

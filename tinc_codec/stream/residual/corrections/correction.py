@@ -107,7 +107,7 @@ def decode(
     CorruptPayload, TruncatedPayload
         If the data are not such a section.
     """
-    return predictive.decode(_field(data, dtype), three_axes(shape), window=window, run=run)
+    return predictive.decode(_without_unit(data, dtype), three_axes(shape), window=window, run=run)
 
 
 def check(data: bytes, dtype: np.dtype[Any], shape: Sequence[int]) -> None:
@@ -123,11 +123,11 @@ def check(data: bytes, dtype: np.dtype[Any], shape: Sequence[int]) -> None:
     CorruptPayload, TruncatedPayload
         If it is not.
     """
-    predictive.check(_field(data, dtype), three_axes(shape))
+    predictive.check(_without_unit(data, dtype), three_axes(shape))
 
 
-def _field(data: bytes, dtype: np.dtype[Any]) -> bytes:
-    return data if dtype.kind != "f" else data[_split(data)[1] :]
+def _without_unit(data: bytes, dtype: np.dtype[Any]) -> bytes:
+    return data if dtype.kind != "f" else data[_read_unit(data)[1] :]
 
 
 def add(
@@ -139,11 +139,11 @@ def add(
         total += field
         return np.clip(total, low, high, out=total).astype(values.dtype)
     with np.errstate(over="ignore", invalid="ignore"):
-        exact = values.astype(np.float64) + field * _split(data)[0]
+        exact = values.astype(np.float64) + field * _read_unit(data)[0]
         return np.clip(exact, low, high).astype(values.dtype)
 
 
-def _split(data: bytes) -> tuple[float, int]:
+def _read_unit(data: bytes) -> tuple[float, int]:
     """Return the unit of floats, and the bytes that it takes."""
     reader = Reader(data, "CORRECTION section")
     unit = float(np.frombuffer(reader.take(8), "<f8")[0])

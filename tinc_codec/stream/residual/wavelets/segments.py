@@ -71,7 +71,9 @@ def _code(
     table: BandTable, data: Segment, model: Model, q: npt.NDArray[np.int32], by: _Quantizer,
     far: _Coded | None = None,
 ) -> tuple[_Coded, npt.NDArray[np.int64], bool]:  # fmt: skip
-    """Code a segment out of its data, or into it; return contexts, state and whether it was long.
+    """Code a segment out of its data, or into it.
+
+    Return contexts, the state of the coder, and whether the data were long enough.
 
     Parameters
     ----------
