@@ -47,7 +47,7 @@ def problem_of(
     target, weight = (None if volume is None else volume[None] for volume in volumes)
     chosen: dict[str, Any] = {"device": device}
     if device == "kernels":
-        chosen = {"device": "cuda"}
+        chosen = {"device": "cuda", "triton": True}
     elif device == "cuda":
         chosen["triton"] = False
     with runtime(**chosen):
@@ -55,7 +55,9 @@ def problem_of(
             return Problem(tree, target, weight, samples, seed=11)
         from tinc_codec.engines.gpu.engine import Problem as TorchProblem
 
-        return TorchProblem(tree, target, weight, samples, seed=11)
+        problem = TorchProblem(tree, target, weight, samples, seed=11)
+        assert problem.has_kernels == (device == "kernels")
+        return problem
 
 
 def gradient_of(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier, local
 from time import sleep
@@ -80,6 +81,22 @@ def test_work_within_work_ends() -> None:
     with runtime(threads=6):
         found = each(lambda a: sum(each(lambda b: a * b, range(20))), range(40))
     assert found == [190 * a for a in range(40)]
+
+
+def test_work_within_work_holds_no_array_for_longer_than_it_takes() -> None:
+    """What no thread was free for stays in the pool's queue until the outer work ends."""
+    gone: list[bool] = []
+
+    def inner(_: int) -> None:
+        array = np.zeros(1000)
+        seen = weakref.ref(array)
+        each(array.__getitem__, range(8))
+        del array
+        gone.append(seen() is None)
+
+    with runtime(threads=2):
+        each(inner, range(6))
+    assert gone == [True] * 6
 
 
 def test_threads_stay_for_the_next_time() -> None:

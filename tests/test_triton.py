@@ -14,8 +14,10 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from trees import output_size, parameters_of, tree_of, trees
+from volumes import volume
 
-from tinc_codec import InvalidSetting, runtime
+from tinc_codec import InvalidSetting, decode, encode, inspect, runtime
+from tinc_codec.decode_together import decode_chunks
 from tinc_codec.engines import current_engine, reference
 from tinc_codec.fit import optimiser
 from tinc_codec.tree.geometry import Geometry
@@ -26,6 +28,9 @@ ON_GPU = torch.cuda.is_available()
 if not ON_GPU:
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
 pytest.importorskip("triton", reason="triton is not installed")
+
+# All of it is for GPUs where there is one: `make test-gpu` runs it, whatever triton is installed.
+pytestmark = [pytest.mark.gpu] if ON_GPU else []
 
 Float32Array = npt.NDArray[np.float32]
 DEVICE = "cuda" if ON_GPU else "torch"
@@ -444,3 +449,17 @@ def test_the_kernels_agree_on_the_gpu(name: str) -> None:
     test_gradients_are_those_of_the_products(name)
     assert trust._agreed
     assert all(trust._agreed.values())
+
+
+@pytest.mark.gpu
+def test_a_chunk_is_fitted_and_decoded_by_kernels() -> None:
+    """The whole way, in a graph: draws, gradients, the optimiser's step, values as integers."""
+    array, options = volume((40, 36, 32)), {"ratio": 8, "form": "tree", "effort": 2}
+    psnr = {}
+    for triton in (True, False):
+        with runtime(device="cuda", triton=triton):
+            payload = encode(array, **options)
+            found = decode_chunks([payload, payload])[1]
+        np.testing.assert_allclose(found.astype(int), decode(payload).astype(int), atol=1)
+        psnr[triton] = inspect(payload).psnr_db
+    assert psnr[True] == pytest.approx(psnr[False], abs=1)

@@ -23,6 +23,7 @@ zarr = pytest.importorskip("zarr", minversion="3.1")
 from zarr.core.array_spec import ArrayConfig, ArraySpec  # noqa: E402
 from zarr.core.buffer import default_buffer_prototype  # noqa: E402
 from zarr.core.dtype import get_data_type_from_native_dtype  # noqa: E402
+from zarr.registry import register_buffer  # noqa: E402
 
 from tinc_codec import (  # noqa: E402
     CorruptPayload,
@@ -400,6 +401,7 @@ def test_what_zarr_wants_on_the_gpu_stays_there(
     monkeypatch.setattr(values, "to_numpy", to_numpy)
     for used in (device, engine, memory):
         monkeypatch.setattr(used, "current_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     shape = (16, 16, 16)
     there = replace(spec(shape, "u2"), prototype=PROTOTYPE._replace(nd_buffer=OnGPU))
     codec = TINCSerializer(ratio=4, iterations=10, form="tree")
@@ -413,16 +415,26 @@ def test_what_zarr_wants_on_the_gpu_stays_there(
 
 
 @pytest.mark.gpu
-def test_zarrs_gpu_buffers_hold_what_was_read() -> None:
+@pytest.mark.parametrize("options", [{}, {"shards": (32, 32, 32)}], ids=["chunks", "shards"])
+def test_zarrs_gpu_buffers_hold_what_was_read(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tinc_codec.engines.gpu import values
+
     cupy = pytest.importorskip("cupy", reason="cupy is not installed")
+    stayed: list[int] = []
+    to_cupy = values.to_cupy
+    monkeypatch.setattr(values, "to_cupy", lambda *of: stayed.append(1) or to_cupy(*of))
     store: dict[str, Any] = {}
-    write(store, volume((32, 32, 32)), serializer=TINCSerializer(ratio=8, iterations=20))
+    serializer = TINCSerializer(ratio=8, iterations=20, form="tree")
+    write(store, volume((32, 32, 32)), serializer=serializer, **options)
     with runtime(device="cuda"):
         expected = zarr.open_array(store, mode="r")[...]
     with zarr.config.enable_gpu():
         found = zarr.open_array(store, mode="r")
         whole, part = found[...], found[3:20, 5, ::2]
     assert isinstance(whole, cupy.ndarray)
+    assert stayed
     np.testing.assert_array_equal(cupy.asnumpy(whole), expected)
     np.testing.assert_array_equal(cupy.asnumpy(part), expected[3:20, 5, ::2])
 
@@ -529,3 +541,24 @@ def test_filters_that_say_one_thing_and_do_another_are_refused(
     buffer = spec((16, 16, 16), "u2").prototype.nd_buffer.from_numpy_array(chunk)
     with pytest.raises(UnsupportedData, match=message):
         CODEC._encode_sync(buffer, spec((16, 16, 16), "u2"))
+
+
+def test_payloads_within_shards_are_asked_for_as_zarr_gives_them(
+    monkeypatch: pytest.MonkeyPatch, torch: ModuleType
+) -> None:
+    """zarr's own buffers stand for those of the GPU; within shards it gives no others."""
+    array = write({}, volume((32, 32, 32)), shards=(32, 32, 32))
+    expected = array[3:20, 5, ::2]
+
+    class Buffer(PROTOTYPE.buffer):  # type: ignore[name-defined]
+        pass
+
+    name = "tinc_codec_test_buffer"
+    monkeypatch.setattr(Buffer, "__module__", name)
+    module = ModuleType(name)
+    module.Buffer = Buffer  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, name, module)
+    register_buffer(Buffer, qualname=f"{name}.Buffer")
+    with zarr.config.set({"buffer": f"{name}.Buffer"}), runtime(device="torch"):
+        found = zarr.open_array(array.store, mode="r")[3:20, 5, ::2]
+    np.testing.assert_allclose(found.astype(int), expected.astype(int), atol=1)

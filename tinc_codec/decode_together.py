@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -49,15 +49,24 @@ def decode_chunks(
     if not current_runtime().uses_torch:
         return each(lambda pair: decode(*pair), pairs)
     resident = decode_resident(payloads, chosen)
+    here = _decoded_here(pairs, resident)
     out = []
     for (payload, selection), bits in zip(pairs, resident, strict=True):
         if bits is None:
-            out.append(decode(payload, selection))
+            out.append(next(here))
             continue
         info = open_chunk(payload).info
         order = info.order if selection is None else "C"
         out.append(np.asarray(values.to_numpy(bits, info.dtype), order=order))
     return out
+
+
+def _decoded_here(
+    pairs: Sequence[tuple[Buffer, Any]], resident: Sequence[torch.Tensor | None]
+) -> Iterator[npt.NDArray[Any]]:
+    """Return what the host decodes, on several threads: payloads that are not on the device."""
+    left = [pair for pair, bits in zip(pairs, resident, strict=True) if bits is None]
+    return iter(each(lambda pair: decode(*pair), left))
 
 
 def decode_for_gpu(payloads: Sequence[Buffer], selections: Sequence[Any]) -> list[Any]:
@@ -75,13 +84,13 @@ def decode_for_gpu(payloads: Sequence[Buffer], selections: Sequence[Any]) -> lis
     list of cupy.ndarray or numpy.ndarray
         In C order.
     """
+    resident = decode_resident(payloads, selections)
+    here = _decoded_here(list(zip(payloads, selections, strict=True)), resident)
     return [
-        decode(payload, selection)
+        next(here)
         if bits is None
         else values.to_cupy(bits, open_chunk(payload).info.dtype.newbyteorder("="))
-        for payload, selection, bits in zip(
-            payloads, selections, decode_resident(payloads, selections), strict=True
-        )
+        for payload, bits in zip(payloads, resident, strict=True)
     ]
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinc_codec.decode_together import decode_chunks
+from tinc_codec.forks import in_children
 from tinc_codec.opened import open_chunk
 from tinc_codec.runtime import current_runtime
 
@@ -130,14 +130,11 @@ def _name(part: Any) -> Any:
 _cache = DecodedCache()
 
 
+@in_children
 def _start_afresh() -> None:
     """Give a forked child a cache of its own: a thread that it lacks may hold the lock."""
     global _cache
     _cache = DecodedCache()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_start_afresh)
 
 
 def current_cache() -> DecodedCache:

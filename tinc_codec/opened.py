@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ import numpy.typing as npt
 
 from tinc_codec import weights
 from tinc_codec.errors import CorruptPayload
+from tinc_codec.forks import in_children
 from tinc_codec.stream import container, cosine, exceptions, normalize
 from tinc_codec.stream.container import SectionKind
 from tinc_codec.threads import each
@@ -135,14 +135,11 @@ class _RecentChunks:
 _recent = _RecentChunks()
 
 
+@in_children
 def forget_chunks() -> None:
     """Start afresh in a forked child: a thread that it lacks may hold the lock."""
     global _recent
     _recent = _RecentChunks()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=forget_chunks)
 
 
 def open_chunk(payload: Buffer) -> Chunk:

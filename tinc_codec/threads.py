@@ -7,13 +7,13 @@ chunk is decoded in some ten steps of a few milliseconds.
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from typing import TypeVar, cast
 
+from tinc_codec.forks import in_children
 from tinc_codec.runtime import current_runtime
 
 _Item = TypeVar("_Item")
@@ -25,14 +25,11 @@ _pool: ThreadPoolExecutor | None = None
 _pool_size = 0
 
 
+@in_children
 def _forget_threads() -> None:
     """Start afresh in a forked child, which has none of its parent's threads."""
     global _lock, _pool, _pool_size
     _lock, _pool, _pool_size = threading.Lock(), None, 0
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_threads)
 
 
 def _shared_pool(size: int) -> ThreadPoolExecutor:
@@ -62,14 +59,25 @@ def shared(work: Callable[[int], None], threads: int) -> None:
     What no other thread has begun when this one is done is done here: all may be busy, with work
     that waits for more work even.
     """
+    # What no thread has begun stays in the pool's queue until one is free, which may be long after:
+    # it must not hold the work, nor the arrays that this is of.
+    held = [work]
+
+    def begin(k: int) -> None:
+        if held:
+            held[0](k)
+
     pool = _shared_pool(threads - 1) if threads > 1 else None
-    others = [_begun(pool, work, k) for k in range(1, threads)] if pool else []
-    work(0)
-    for k, other in enumerate(others, 1):
-        if other is None or other.cancel():
-            work(k)
-        else:
-            other.result()
+    others = [_begun(pool, begin, k) for k in range(1, threads)] if pool else []
+    try:
+        work(0)
+        for k, other in enumerate(others, 1):
+            if other is None or other.cancel():
+                work(k)
+            else:
+                other.result()
+    finally:
+        held.clear()
 
 
 def each(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:

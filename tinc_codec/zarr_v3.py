@@ -7,14 +7,13 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import numpy as np
 
 try:
     from zarr.abc.codec import ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin
-    from zarr.core.buffer import cpu, gpu
+    from zarr.core.buffer import gpu
     from zarr.registry import register_codec
 except ImportError as error:
     raise ImportError(
@@ -26,6 +25,7 @@ from tinc_codec.configured import Configured, warn_if_not_installed
 from tinc_codec.decode_together import decode_for_gpu
 from tinc_codec.decoded_cache import decode_remembered
 from tinc_codec.encode import check_axes, encode_chunks
+from tinc_codec.engines.gpu import device
 from tinc_codec.errors import UnsupportedData
 from tinc_codec.opened import check_is_of, open_chunks
 from tinc_codec.runtime import Runtime, current_runtime, runtime
@@ -149,9 +149,9 @@ form, iterations, milestones
         with _where_buffers_are(spec for *_, spec in batch) as settings:
             if not settings.uses_torch:
                 return await super().decode_partial(batch)
-            # A payload is read on the host, wherever its values are wanted.
+            # Of the GPU, too: within shards zarr gives no other. They are read on the host later.
             payloads = await asyncio.gather(
-                *(getter.get(prototype=cpu.buffer_prototype) for getter, _, _ in batch)
+                *(getter.get(prototype=spec.prototype) for getter, _, spec in batch)
             )
             parts = [(p, spec, part) for p, (_, part, spec) in zip(payloads, batch, strict=True)]
             return await asyncio.to_thread(self._decode_together, parts)
@@ -238,7 +238,7 @@ def _on_gpu(spec: ArraySpec) -> bool:
 def _where_buffers_are(specs: Iterable[ArraySpec]) -> AbstractContextManager[Runtime]:
     """Return a context that decodes on the GPU where zarr's buffers are and nothing else is set."""
     settings = current_runtime()
-    if settings.device == "auto" and find_spec("torch") and any(map(_on_gpu, specs)):
+    if settings.device == "auto" and any(map(_on_gpu, specs)) and device.is_there():
         return runtime(device="cuda")
     return nullcontext(settings)
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from tinc_codec.archive.arrays import Level
 from tinc_codec.archive.sources import Source
+from tinc_codec.runtime import current_runtime
 from tinc_codec.settings import Settings
 
 # Measured bounds of tests/test_memory.py: what encoding takes per voxel of a chunk, beside it.
@@ -17,7 +18,7 @@ _WAVELETS, _SIMILAR, _BOUNDED = 64, 80, 112
 _SCORING = 48  # threshold and errors, of one chunk after the other, when it has been encoded
 _ENCODER = 32 << 20
 _PROCESS = 400 << 20  # interpreter, compiled kernels, zarr and dask
-_TORCH = 8  # bytes a voxel that a batch holds in float32, with a mask
+_TORCH = 28  # bytes a voxel of all that a batch holds: normalised, weighted, and a band of each
 PIECE_BYTES = 64 << 20  # bytes of the source that are read at once for a voxel of a coarse level
 _SLAB = 1 << 28  # bytes that staging a slab takes
 _STAGED_FROM = 4  # times what is asked for that the source has to be read for it
@@ -46,7 +47,10 @@ def peak_bytes(level: Level, settings: Settings, *, bounded: bool, torch: bool) 
         return _PROCESS + held + chunk * _SCORING
     encoder = _BOUNDED if bounded else _encoder_bytes(dtype, settings)
     work = chunk * max(encoder, _SCORING) + _ENCODER
-    return _PROCESS + held + (max(work, voxels * _TORCH) if torch else work)
+    if torch:  # a shard at once, as many of its chunks as there are threads
+        at_once = min(current_runtime().thread_count(), math.ceil(voxels / chunk))
+        work = voxels * _TORCH + at_once * chunk * max(encoder, _SCORING) + _ENCODER
+    return _PROCESS + held + work
 
 
 def _encoder_bytes(dtype: np.dtype[np.generic], settings: Settings) -> int:

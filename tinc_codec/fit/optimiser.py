@@ -104,6 +104,7 @@ def _in_one_launch(
     kernels.step[(-(-len(p) // _BLOCK),)](
         p, _added(parts), scale, m, v, rate, root, len(p),
         ADAMAX=is_adamax, BETA_1=BETA_1, BETA_2=BETA_2, EPSILON=EPSILON, BLOCK=_BLOCK,
+        enable_fp_fusion=True,
     )  # fmt: skip
 
 

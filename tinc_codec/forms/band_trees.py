@@ -99,12 +99,13 @@ def band_of(volume: Volume, form: Form | None) -> Band | None:
         return None
     depth = depths[0]
     above = wavelet.finer(plan, depth)
-    low = wavelet.forward(volume.unit.reshape(plan.shapes[0]), above, each).low
+    # Copied: as a view of all bands it would keep the memory of all.
+    low = wavelet.forward(volume.unit.reshape(plan.shapes[0]), above, each).low.copy()
     shape = long_axes(low.shape)
     weight = None
     if volume.weight is not None:
         worth = residual.worths(volume.weight.reshape(plan.shapes[0]), above)
-        weight = worth.low.reshape(shape)
+        weight = worth.low.reshape(shape).copy()
     return Band(values=low.reshape(shape), weight=weight, above=above, plan=plan)
 
 

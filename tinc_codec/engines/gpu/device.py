@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from tinc_codec.errors import InvalidSetting
+from tinc_codec.forks import in_children
 from tinc_codec.runtime import current_runtime
 
 if TYPE_CHECKING:
@@ -16,6 +18,13 @@ if TYPE_CHECKING:
 _lock = threading.Lock()
 _active: dict[str, int] = {}
 _before: dict[str, str] = {}
+
+
+@in_children
+def _forget() -> None:
+    global _lock
+    _lock = threading.Lock()
+    _active.clear()
 
 
 def current_device() -> torch.device:
@@ -44,7 +53,17 @@ def current_device() -> torch.device:
     last = torch.cuda.device_count() - 1
     if int(name[5:] or 0) > last:
         raise InvalidSetting(f"device={name!r} is not there: use one of cuda:0 to cuda:{last}")
-    return torch.device(name)
+    # With its number: caches are keyed by the device, and threads may have another current one.
+    return torch.device(name if ":" in name else f"cuda:{torch.cuda.current_device()}")
+
+
+def is_there() -> bool:
+    """Return whether torch is installed and finds a CUDA device."""
+    if not find_spec("torch"):
+        return False
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def check_device() -> None:

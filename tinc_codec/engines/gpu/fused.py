@@ -287,14 +287,16 @@ def decode(
     parts = -(-tiles // rounds)
     is_whole = steps is not None
     if steps is None:
-        steps = torch.ones((paths.chunks, len(paths.widths) + 1), device=device)
+        steps = torch.ones(
+            (paths.chunks, len(paths.widths) + 1), dtype=torch.float32, device=device
+        )
     with _on(device):
         kernels.decode_tiles[(programs * parts,)](
             parameters, paths.table, steps, tables.counts, tables.sides, tables.firsts,
             tables.places, tables.coordinates, tables.strides, out, paths.leaves, voxels, parts,
             rounds,
             POINTS=tables.points, BLOCK=DECODE_BLOCK, WHOLE=is_whole, num_warps=_DECODE_WARPS,
-            num_stages=1, **_arithmetic(device), **paths.to_decode,
+            num_stages=1, enable_fp_fusion=True, **_arithmetic(device), **paths.to_decode,
         )  # fmt: skip
     return out
 
@@ -340,24 +342,27 @@ def gradient(
     device = parameters.device
     programs, parts, leaves = paths.chunks * paths.leaves, paths.parts(draws), paths.leaves
     total = leaves * draws.count
-    x = torch.empty((paths.axes, total), device=device)
+    like: dict[str, Any] = {"dtype": torch.float32, "device": device}
+    x = torch.empty((paths.axes, total), **like)
     where = torch.empty(total, dtype=torch.int64, device=device)
-    partial = torch.empty((programs, parts, paths.size), device=device)
-    losses = torch.empty((programs, parts), device=device)
+    partial = torch.empty((programs, parts, paths.size), **like)
+    losses = torch.empty((programs, parts), **like)
     result = torch.empty_like(parameters)
     with _on(device):
         kernels.draw[(leaves, -(-draws.count // _DRAWN))](
             draws.corners, draws.affine, draws.strides, key, x, where, draws.count, total,
-            AXES=paths.axes, BLOCK=_DRAWN,
+            AXES=paths.axes, BLOCK=_DRAWN, enable_fp_fusion=True,
         )  # fmt: skip
         kernels.fit_tiles[(programs, parts)](
             parameters, paths.table, x, where, targets, targets if weights is None else weights,
             draws.shares, partial, losses,
             leaves, draws.count, total, targets.shape[1], paths.size,
             WEIGHTED=weights is not None, BLOCK=paths.fit_block, num_warps=_FIT_WARPS,
-            **_arithmetic(device), **paths.to_fit,
+            enable_fp_fusion=True, **_arithmetic(device), **paths.to_fit,
         )  # fmt: skip
-        kernels.add_up[(len(jobs),)](partial, jobs, result, paths.size, ITEMS=_ITEMS, ROWS=_ROWS)
+        kernels.add_up[(len(jobs),)](
+            partial, jobs, result, paths.size, ITEMS=_ITEMS, ROWS=_ROWS, enable_fp_fusion=True
+        )
     return losses.view(paths.chunks, -1).sum(dim=1), result
 
 
@@ -381,7 +386,7 @@ def correct_faces(values: torch.Tensor, number: int, axis: Axis) -> None:
 
     n, inner = values.shape[number], math.prod(values.shape[number + 1 :])
     lines, faces, rows = values.numel() // n, len(axis.firsts), len(axis.rows)
-    excess = torch.empty((faces, lines), device=values.device)
+    excess = torch.empty((faces, lines), dtype=torch.float32, device=values.device)
     pieces = -(-lines // _LINES)
     with _on(values.device):
         kernels.jumps[(pieces, -(-faces // _AT_ONCE))](

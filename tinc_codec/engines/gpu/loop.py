@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from tinc_codec.forks import in_children
+
 if TYPE_CHECKING:
     import torch
 
@@ -25,6 +27,12 @@ _WARM_UP = 3
 
 # Torch captures one graph at a time in a process.
 _capturing = threading.Lock()
+
+
+@in_children
+def _forget_captures() -> None:
+    global _capturing
+    _capturing = threading.Lock()
 
 
 class Loop:
