@@ -258,3 +258,24 @@ def test_smooth_borders_step_less(capsys: pytest.CaptureFixture[str]) -> None:
     plain, smooth, original = map(float, line[6:])
     assert original < smooth < plain / 2
     assert float(line[3]) >= float(line[2])
+
+
+def test_a_prior_saves_bytes_of_other_volumes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmarks import prior
+    from tinc_codec.stream.residual.wavelets import prior as statistics
+
+    for seed in (1, 2):
+        np.save(tmp_path / f"v{seed}.npy", phantom((40, 48, 48), seed=seed))
+    monkeypatch.setenv("TINC_DATA", str(tmp_path))
+    monkeypatch.setattr(prior, "_BLOCKS", ((40, 1),))
+    monkeypatch.setattr(prior, "_PASSES", 1)
+    assert prior.main(["--out", str(tmp_path / "prior.bin")]) == 0
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if "v" in line[:4]]
+    saved = [float(part) for row in rows[-2:] for part in row[2].split(" / ")]
+    assert len(saved) == 4
+    assert min(saved) > 5
+    words, weights = statistics.from_bytes((tmp_path / "prior.bin").read_bytes())
+    shapes = words.shape, weights.shape
+    assert shapes == tuple(array.shape for array in statistics.learnt())
