@@ -113,3 +113,12 @@ def test_packed_fields_end_where_they_say() -> None:
         reader.take(3)
         with pytest.raises(CorruptPayload, match="after its end"):
             reader.done()
+
+
+def test_packed_fields_of_long_data_take_no_longer() -> None:
+    """As one integer of all the data each field would copy them: 2 s here, and hours of more."""
+    data = bytes(range(256)) * 40_000
+    reader = BitReader(data, "it")
+    assert [reader.take(8) for _ in range(20_000)] == list(data[:20_000])
+    with pytest.raises(CorruptPayload, match="81760000 bits after its end"):
+        reader.done()

@@ -206,12 +206,16 @@ class BitReader:
         The name of the data in error messages.
     """
 
-    __slots__ = ("_left", "_value", "_what")
+    __slots__ = ("_at", "_data", "_what")
 
     def __init__(self, data: bytes, what: str) -> None:
-        self._value = int.from_bytes(data, "little")
-        self._left = 8 * len(data)
+        self._data = data
+        self._at = 0
         self._what = what
+
+    @property
+    def _left(self) -> int:
+        return 8 * len(self._data) - self._at
 
     def take(self, bits: int) -> int:
         """Read an unsigned integer.
@@ -226,10 +230,10 @@ class BitReader:
                 f"{self._what} has {self._left} bits where {bits} are announced; it was cut short, "
                 "restore it from its source"
             )
-        self._left -= bits
-        value = self._value & ((1 << bits) - 1)
-        self._value >>= bits
-        return value
+        first, skipped = divmod(self._at, 8)
+        self._at += bits
+        around = int.from_bytes(self._data[first : -(-self._at // 8)], "little")
+        return (around >> skipped) & ((1 << bits) - 1)
 
     def signed(self, bits: int) -> int:
         """Read a two's complement integer of one bit or more; see :meth:`take`."""
@@ -244,8 +248,8 @@ class BitReader:
         CorruptPayload
             If there is more.
         """
-        if self._left >= 8 or self._value:
+        left = self._left
+        if left >= 8 or (left and self._data[-1] >> (8 - left)):
             raise CorruptPayload(
-                f"{self._what} has {self._left} bits after its end; restore the payload from its "
-                "source"
+                f"{self._what} has {left} bits after its end; restore the payload from its source"
             )
