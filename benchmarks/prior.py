@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from benchmarks import datasets
 from benchmarks.rows import markdown
+from tinc_codec.array_types import Float32Array
 from tinc_codec.fit.residual import PRICE, plan_of
 from tinc_codec.stream.residual.axes import three_axes
 from tinc_codec.stream.residual.coder import mixing
@@ -29,7 +30,7 @@ from tinc_codec.stream.residual.wavelets import prior, segments, wavelet
 from tinc_codec.stream.residual.wavelets.prior import Model
 from tinc_codec.stream.residual.wavelets.segments import Quantized
 from tinc_codec.stream.residual.wavelets.tiles import NO_CUTS
-from tinc_codec.stream.residual.wavelets.wavelet import Bands, Float32Array
+from tinc_codec.stream.residual.wavelets.wavelet import Bands
 from tinc_codec.threads import each
 
 # Blocks of each volume: the side, and how many.

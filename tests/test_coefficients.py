@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wavelets import bands_of, cuts_of, cuts_of_plan, in_turn, plans, quantized, section_of, whole
 
+from tinc_codec.array_types import Float32Array
 from tinc_codec.stream.residual.wavelets import coefficients, prior, segments, wavelet
 from tinc_codec.stream.residual.wavelets.section import Coefficients, Header
 from tinc_codec.stream.residual.wavelets.tiles import NO_CUTS, Cuts
-from tinc_codec.stream.residual.wavelets.wavelet import Bands, Float32Array, TransformPlan
+from tinc_codec.stream.residual.wavelets.wavelet import Bands, TransformPlan
 
 
 @st.composite

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from wavelets import in_turn, plans, whole, zeros
 
 from tinc_codec import runtime
+from tinc_codec.array_types import Float32Array
 from tinc_codec.stream.residual.axes import Shape, Window, three_axes
 from tinc_codec.stream.residual.wavelets import cdf97, lifting, wavelet
-from tinc_codec.stream.residual.wavelets.wavelet import Bands, Float32Array, TransformPlan
+from tinc_codec.stream.residual.wavelets.wavelet import Bands, TransformPlan
 from tinc_codec.threads import each
 
 # Every row of an array.

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from tinc_codec.array_types import Float32Array
 from tinc_codec.stream.residual.axes import Window, three_axes
 from tinc_codec.stream.residual.wavelets import (
     coefficients,
@@ -21,7 +22,7 @@ from tinc_codec.stream.residual.wavelets import (
 from tinc_codec.stream.residual.wavelets.section import Header
 from tinc_codec.stream.residual.wavelets.segments import Quantized
 from tinc_codec.stream.residual.wavelets.tiles import NO_CUTS, Cuts
-from tinc_codec.stream.residual.wavelets.wavelet import Bands, Float32Array, TransformPlan
+from tinc_codec.stream.residual.wavelets.wavelet import Bands, TransformPlan
 
 
 def in_turn(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from tinc_codec.array_types import Float32Array, Int64Array
 from tinc_codec.engines import current_engine
 from tinc_codec.filtered import filtered_values
 from tinc_codec.freed_memory import keep_freed_memory
@@ -24,7 +25,6 @@ from tinc_codec.smoothed import low_pass_values, tree_values
 from tinc_codec.stream import cosine, exceptions, normalize
 from tinc_codec.threads import each
 from tinc_codec.tree import network
-from tinc_codec.tree.geometry import IntArray
 from tinc_codec.windowed import field_values, wavelet_values
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from tinc_codec.engines import Engine
     from tinc_codec.stream.residual.wavelets.wavelet import Below
 
-Float32Array = npt.NDArray[np.float32]
 
 _Item = TypeVar("_Item", bound=np.generic)
 
@@ -95,7 +94,7 @@ class Inspection:
 
 
 def unit_values(
-    chunk: Chunk, axes: Sequence[IntArray], *, pointwise: bool, engine: Engine | None = None
+    chunk: Chunk, axes: Sequence[Int64Array], *, pointwise: bool, engine: Engine | None = None
 ) -> Float32Array:
     """Evaluate the tree, the wavelet or the low-order form on voxels of the box, and filter them.
 
@@ -129,7 +128,7 @@ def unit_values(
 
 
 def _along_all_axes(
-    values: npt.NDArray[_Item], shape: Sequence[int], axes: Sequence[IntArray]
+    values: npt.NDArray[_Item], shape: Sequence[int], axes: Sequence[Int64Array]
 ) -> npt.NDArray[_Item]:
     """Return values of the axes longer than one voxel along all: the others may be asked for often.
 
@@ -140,7 +139,7 @@ def _along_all_axes(
 
 
 def _sum_of_forms(
-    chunk: Chunk, axes: Sequence[IntArray], *, pointwise: bool, engine: Engine | None
+    chunk: Chunk, axes: Sequence[Int64Array], *, pointwise: bool, engine: Engine | None
 ) -> Float32Array:
     """Return voxels of the axes longer than one voxel, not yet filtered; any shape in C order."""
     values = below = None
@@ -180,7 +179,7 @@ def tree_below(chunk: Chunk, engine: Engine) -> Below:
 
 def box_values(
     chunk: Chunk,
-    axes: Sequence[IntArray],
+    axes: Sequence[Int64Array],
     *,
     pointwise: bool,
     added: npt.NDArray[np.int64] | None = None,
@@ -210,7 +209,7 @@ def box_values(
     return values
 
 
-def _field(chunk: Chunk, axes: Sequence[IntArray], *, pointwise: bool) -> npt.NDArray[np.int64]:
+def _field(chunk: Chunk, axes: Sequence[Int64Array], *, pointwise: bool) -> npt.NDArray[np.int64]:
     """Return the field of the CORRECTION section at voxels of the box."""
     assert chunk.correction is not None
     kept = [index for index, n in zip(axes, chunk.box_shape, strict=True) if n > 1]
@@ -232,7 +231,7 @@ def _parts(shape: Sequence[int]) -> Iterator[tuple[slice, ...]]:
 
 
 def _fill_box(
-    chunk: Chunk, out: npt.NDArray[Any], axes: Sequence[IntArray | range], *, pointwise: bool
+    chunk: Chunk, out: npt.NDArray[Any], axes: Sequence[Int64Array | range], *, pointwise: bool
 ) -> None:
     """Write voxels of the box to ``out``, which has one axis per axis of the box or is a list."""
     added = None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from tinc_codec.array_types import Int64Array
 from tinc_codec.decode import decode
 from tinc_codec.engines.gpu import values
 from tinc_codec.engines.gpu.memory import in_batches, most_decoded
@@ -18,7 +19,6 @@ from tinc_codec.runtime import current_runtime
 from tinc_codec.selection import Selection, resolve
 from tinc_codec.threads import each
 from tinc_codec.tree import section
-from tinc_codec.tree.geometry import IntArray
 
 if TYPE_CHECKING:
     import torch
@@ -175,7 +175,7 @@ def _along(chunk: Chunk, selection: Selection) -> tuple[Axis, ...]:
     return axes_of(chunk.tree.geometry, chunk.tree.smoothing, indices, current_device())
 
 
-def _kept(chunk: Chunk, selection: Selection) -> list[IntArray]:
+def _kept(chunk: Chunk, selection: Selection) -> list[Int64Array]:
     """Return the voxels selected along the axes that a tree sees."""
     return [a for a, n in zip(selection.axes, chunk.info.shape, strict=True) if n > 1]
 

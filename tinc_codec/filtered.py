@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from tinc_codec.array_types import Float32Array, Int64Array
 from tinc_codec.parallel import even_parts
 from tinc_codec.threads import each
-from tinc_codec.tree.geometry import IntArray
 
 if TYPE_CHECKING:
     from tinc_codec.stream.residual.filters.postfilter import PostFilter, Tables
 
-Float32Array = npt.NDArray[np.float32]
-Evaluate = Callable[[Sequence[IntArray]], Float32Array]
+Evaluate = Callable[[Sequence[Int64Array]], Float32Array]
 
 # Single voxels filtered at once, with up to 18 neighbours each.
 _PIECE = 1 << 14
@@ -30,7 +29,7 @@ _FEWEST_OF_A_LINE = 4
 def filtered_values(
     postfilter: PostFilter,
     shape: tuple[int, ...],
-    axes: Sequence[IntArray],
+    axes: Sequence[Int64Array],
     evaluate: Evaluate,
     *,
     pointwise: bool,
@@ -55,7 +54,7 @@ def filtered_values(
 
 
 def _points(
-    postfilter: PostFilter, shape: tuple[int, ...], points: Sequence[IntArray], evaluate: Evaluate
+    postfilter: PostFilter, shape: tuple[int, ...], points: Sequence[Int64Array], evaluate: Evaluate
 ) -> Float32Array:
     from tinc_codec.stream.residual.filters import postfilter as stage
 
@@ -76,7 +75,7 @@ def _points(
 
 
 def _grid(
-    postfilter: PostFilter, shape: tuple[int, ...], axes: Sequence[IntArray], evaluate: Evaluate
+    postfilter: PostFilter, shape: tuple[int, ...], axes: Sequence[Int64Array], evaluate: Evaluate
 ) -> Float32Array:
     from tinc_codec.stream.residual.filters import postfilter as stage
     from tinc_codec.stream.residual.filters.filtering import REACH
@@ -118,7 +117,7 @@ def _grid(
     return (out if whole else out.take(wanted, axis=-1)).reshape(size)
 
 
-def _columns(values: Float32Array, near: Sequence[IntArray], tables: Tables) -> Float32Array:
+def _columns(values: Float32Array, near: Sequence[Int64Array], tables: Tables) -> Float32Array:
     """Filter voxels of a window, given their places and their neighbours' along its last axes."""
     from tinc_codec.stream.residual.filters import postfilter as stage
 
@@ -143,7 +142,7 @@ def _columns(values: Float32Array, near: Sequence[IntArray], tables: Tables) -> 
     return np.concatenate(found)
 
 
-def _along(numbers: IntArray, axis: int, axes: int) -> IntArray:
+def _along(numbers: Int64Array, axis: int, axes: int) -> Int64Array:
     """Return rows of numbers, the last axis of which is spread along one of several axes."""
     return numbers.reshape(
         *numbers.shape[:-1], *[1] * axis, numbers.shape[-1], *[1] * (axes - axis - 1)

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tinc_codec.array_types import Float32Array
 from tinc_codec.errors import InvalidSetting
-
-Float32Array = npt.NDArray[np.float32]
 
 # What voxels weigh that are neither important nor beside one that is.
 OTHERS = 1 / 16

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinc_codec import weights
+from tinc_codec.array_types import Float32Array
 from tinc_codec.errors import CorruptPayload
 from tinc_codec.forks import in_children
 from tinc_codec.stream import container, cosine, exceptions, normalize
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from tinc_codec.stream.residual.filters.postfilter import PostFilter
     from tinc_codec.stream.residual.wavelets.section import Coefficients
 
-Float32Array = npt.NDArray[np.float32]
 
 # A payload of n coded bytes may claim this many parameters (the coder never spends less than
 # 1/64 byte on one) and this many raw bytes per payload byte (ten times the largest ratio).

@@ -16,20 +16,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from tinc_codec.array_types import Float32Array, Int64Array
 from tinc_codec.decode import box_values, decode, tree_below, unit_values
 from tinc_codec.engines import current_engine
 from tinc_codec.errors import InvalidSetting
 from tinc_codec.opened import Chunk, long_axes, open_chunk
 from tinc_codec.stream import exceptions, normalize
 from tinc_codec.threads import each
-from tinc_codec.tree.geometry import IntArray
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from tinc_codec.stream.residual.wavelets.wavelet import TransformPlan
 
-Float32Array = npt.NDArray[np.float32]
 
 _MOST = 1 << 16
 # Axes of a transform.
@@ -114,7 +113,7 @@ def _is_power_of_two(value: object) -> bool:
     return 0 < int(value) <= _MOST and int(value).bit_count() == 1
 
 
-def _box(chunk: Chunk, places: Sequence[IntArray], factors: Sequence[int]) -> npt.NDArray[Any]:
+def _box(chunk: Chunk, places: Sequence[Int64Array], factors: Sequence[int]) -> npt.NDArray[Any]:
     """Return samples at places of the box in the chunk's dtype, exceptions restored."""
     info = chunk.info
     size = [len(at) for at in places]
@@ -131,7 +130,7 @@ def _box(chunk: Chunk, places: Sequence[IntArray], factors: Sequence[int]) -> np
     return values
 
 
-def _low_pass(chunk: Chunk, halvings: Sequence[int]) -> tuple[Float32Array, list[IntArray]]:
+def _low_pass(chunk: Chunk, halvings: Sequence[int]) -> tuple[Float32Array, list[Int64Array]]:
     """Return the box halved so often along each axis, normalised; and where its samples are."""
     shape = chunk.box_shape
     done = [0] * len(shape)
@@ -180,7 +179,7 @@ def _whole(chunk: Chunk) -> Float32Array:
     return normalize.normalize(values, chunk.info.low, chunk.info.high, each)
 
 
-def _of_band(chunk: Chunk, depth: int) -> tuple[Float32Array, list[IntArray], list[int]]:
+def _of_band(chunk: Chunk, depth: int) -> tuple[Float32Array, list[Int64Array], list[int]]:
     """Return the low-pass band after so many levels, where its samples are, and its halvings."""
     from tinc_codec.stream.residual.wavelets import wavelet
 
@@ -220,7 +219,7 @@ def _halved(values: Float32Array, axis: int) -> Float32Array:
 
 
 def _interpolated(
-    values: Float32Array, axis: int, known: IntArray, wanted: IntArray
+    values: Float32Array, axis: int, known: Int64Array, wanted: Int64Array
 ) -> Float32Array:
     """Return samples at other places along an axis, linear between those that are known."""
     if np.array_equal(known, wanted):

@@ -6,25 +6,24 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
+from tinc_codec.array_types import Float32Array, Int64Array
 from tinc_codec.tree import faces
 from tinc_codec.tree.faces import Smoothing
-from tinc_codec.tree.geometry import Geometry, IntArray
+from tinc_codec.tree.geometry import Geometry
 from tinc_codec.tree.network import Tree
 
 if TYPE_CHECKING:
     from tinc_codec.stream.residual.axes import Shape, Window
 
-Float32Array = npt.NDArray[np.float32]
-Evaluate = Callable[[Sequence[IntArray]], Float32Array]
+Evaluate = Callable[[Sequence[Int64Array]], Float32Array]
 
 # Voxels evaluated at once for single voxels near faces, which take up to five along each axis.
 _PIECE = 1 << 16
 
 
 def tree_values(
-    tree: Tree, axes: Sequence[IntArray], evaluate: Evaluate, *, pointwise: bool
+    tree: Tree, axes: Sequence[Int64Array], evaluate: Evaluate, *, pointwise: bool
 ) -> Float32Array:
     """Return voxels of a tree, the faces of its leaves made smooth if it says so.
 
@@ -69,7 +68,7 @@ def low_pass_values(tree: Tree, evaluate: Evaluate, shape: Shape, window: Window
 
 
 def _points(
-    geometry: Geometry, smoothing: Smoothing, points: Sequence[IntArray], evaluate: Evaluate
+    geometry: Geometry, smoothing: Smoothing, points: Sequence[Int64Array], evaluate: Evaluate
 ) -> Float32Array:
     """Return single voxels, those near a face evaluated together with the stencil of that face."""
     index = [np.asarray(p, np.int64) for p in points]
@@ -89,8 +88,8 @@ def _points(
 
 
 def _alike(
-    points: Sequence[IntArray],
-    found: Sequence[tuple[IntArray, Float32Array]],
+    points: Sequence[Int64Array],
+    found: Sequence[tuple[Int64Array, Float32Array]],
     evaluate: Evaluate,
 ) -> Float32Array:
     """Return voxels that are all corrected along the same axes."""

@@ -11,15 +11,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
+from tinc_codec.array_types import Float32Array, Int32Array
 from tinc_codec.errors import CorruptPayload, UnsupportedVersion
 from tinc_codec.stream import entropy, quantize
 from tinc_codec.stream.wire import Reader
 from tinc_codec.tree.network import Layout
-
-Float32Array = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int32]
 
 RAW, QUANTIZED = 0, 1
 
@@ -40,7 +37,7 @@ class QuantizedWeights:
 
     base: float
     codes: tuple[int, ...]
-    groups: tuple[IntArray, ...]
+    groups: tuple[Int32Array, ...]
 
     def models(self) -> tuple[int, ...]:
         """Return the entropy model with the shortest code for each group."""

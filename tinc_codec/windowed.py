@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from tinc_codec.array_types import Float32Array, Int64Array
 from tinc_codec.threads import each
-from tinc_codec.tree.geometry import IntArray
 
 if TYPE_CHECKING:
     from tinc_codec.stream.residual.axes import Window
     from tinc_codec.stream.residual.wavelets.section import Coefficients
     from tinc_codec.stream.residual.wavelets.wavelet import Below
 
-Float32Array = npt.NDArray[np.float32]
 
 # Voxels that a thread is worth.
 _PART = 1 << 17
@@ -28,7 +27,7 @@ _PART = 1 << 17
 def wavelet_values(
     coded: Coefficients,
     shape: tuple[int, ...],
-    axes: Sequence[IntArray],
+    axes: Sequence[Int64Array],
     *,
     pointwise: bool,
     below: Below | None = None,
@@ -57,8 +56,8 @@ def wavelet_values(
 
 
 def _window(
-    shape: tuple[int, ...], axes: Sequence[IntArray], *, pointwise: bool
-) -> tuple[Window, list[IntArray]]:
+    shape: tuple[int, ...], axes: Sequence[Int64Array], *, pointwise: bool
+) -> tuple[Window, list[Int64Array]]:
     """Return the smallest window of three axes around voxels, and the indices within it."""
     if len(axes) > 3:  # the first two axes are one
         first = axes[0] if pointwise else axes[0][:, None]
@@ -70,7 +69,7 @@ def _window(
 
 
 def _picked(
-    block: npt.NDArray[Any], inside: Sequence[IntArray], *, pointwise: bool
+    block: npt.NDArray[Any], inside: Sequence[Int64Array], *, pointwise: bool
 ) -> npt.NDArray[Any]:
     """Return the voxels of a window that are asked for."""
     if pointwise:
@@ -85,7 +84,7 @@ def field_values(
     data: bytes,
     dtype: np.dtype[Any],
     shape: tuple[int, ...],
-    axes: Sequence[IntArray],
+    axes: Sequence[Int64Array],
     *,
     pointwise: bool,
 ) -> npt.NDArray[np.int64]:

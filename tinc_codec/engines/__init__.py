@@ -10,14 +10,9 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Protocol, cast
 
-import numpy as np
-import numpy.typing as npt
-
+from tinc_codec.array_types import Float32Array, Int64Array
 from tinc_codec.runtime import current_runtime
-from tinc_codec.tree.geometry import IntArray
 from tinc_codec.tree.network import Tree
-
-Float32Array = npt.NDArray[np.float32]
 
 
 class Engine(Protocol):
@@ -27,7 +22,7 @@ class Engine(Protocol):
         self,
         tree: Tree,
         parameters: Float32Array,
-        axes: Sequence[IntArray],
+        axes: Sequence[Int64Array],
         steps: Float32Array | None = None,
     ) -> Float32Array:
         """Evaluate the tree on the outer product of voxel indices."""
@@ -36,7 +31,7 @@ class Engine(Protocol):
         self,
         tree: Tree,
         parameters: Float32Array,
-        points: Sequence[IntArray],
+        points: Sequence[Int64Array],
         steps: Float32Array | None = None,
     ) -> Float32Array:
         """Evaluate the tree at single voxels."""

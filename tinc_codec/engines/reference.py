@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from tinc_codec.tree.geometry import IntArray, boxes, leaf_affine
+from tinc_codec.array_types import Float32Array, Int64Array
+from tinc_codec.tree.geometry import boxes, leaf_affine
 from tinc_codec.tree.network import Layout, Tree, layout
 
-Float32Array = npt.NDArray[np.float32]
 FloatArray = npt.NDArray[np.float64]
 
 
-def forward(table: Layout, path: IntArray, parameters: FloatArray, x: FloatArray) -> FloatArray:
+def forward(table: Layout, path: Int64Array, parameters: FloatArray, x: FloatArray) -> FloatArray:
     """Return the outputs (points,) of one leaf's network for coordinates x (axes, points)."""
     for layer in path:
         n_in, n_out = table.n_in[layer], table.n_out[layer]
@@ -30,7 +30,7 @@ def forward(table: Layout, path: IntArray, parameters: FloatArray, x: FloatArray
 def evaluate_points(
     tree: Tree,
     parameters: Float32Array,
-    points: Sequence[IntArray],
+    points: Sequence[Int64Array],
     steps: Float32Array | None = None,
 ) -> Float32Array:
     """Evaluate the tree at single voxels.
@@ -69,7 +69,7 @@ def evaluate_points(
 def evaluate_grid(
     tree: Tree,
     parameters: Float32Array,
-    axes: Sequence[IntArray],
+    axes: Sequence[Int64Array],
     steps: Float32Array | None = None,
 ) -> Float32Array:
     """Evaluate the tree on the outer product of voxel indices.

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from tinc_codec import weights
+from tinc_codec.array_types import Float32Array
 from tinc_codec.engines.gpu.memory import in_batches, most_chunks
 from tinc_codec.fit.gradual import quantize_gradually
 from tinc_codec.fit.rate import quantize_to_size
@@ -33,8 +33,6 @@ from tinc_codec.tree.allocation import (
 )
 from tinc_codec.tree.geometry import MAX_LEVELS
 from tinc_codec.tree.network import Tree, layout, macs_per_voxel
-
-Float32Array = npt.NDArray[np.float32]
 
 # Bits that a quantised parameter is expected to take; step sizes are then tuned to fit the bytes.
 # With rounding made up for layer by layer, 5 to 5.5 was best; 4.5 and 6.5 lose up to 0.3 dB.
@@ -74,7 +72,7 @@ class FittedTree:
 
 def fit_trees(
     units: Sequence[Float32Array],
-    weights: Sequence[Float32Array | None],
+    voxel_weights: Sequence[Float32Array | None],
     settings: Settings,
     rooms: Sequence[int],
     share: float = 1.0,
@@ -89,7 +87,7 @@ def fit_trees(
     ----------
     units : sequence of float32 arrays, 1 to 4 axes each
         Normalised voxels.
-    weights : sequence of float32 arrays of the same shapes, or None
+    voxel_weights : sequence of float32 arrays of the same shapes, or None
         What each voxel's squared error weighs; None: 1.
     settings : Settings
         As the user gave them.
@@ -104,11 +102,11 @@ def fit_trees(
         None where not even the smallest tree fits.
     """
     alike: dict[tuple[bytes, tuple[int, ...], bool], list[int]] = {}
-    given = list(zip(units, weights, rooms, strict=True))
+    given = list(zip(units, voxel_weights, rooms, strict=True))
     trees = each(lambda chunk: _structure(*chunk, settings), given)
     for k, tree in enumerate(trees):
         if tree is not None:
-            key = section.to_bytes(tree), units[k].shape, weights[k] is None
+            key = section.to_bytes(tree), units[k].shape, voxel_weights[k] is None
             alike.setdefault(key, []).append(k)
     found: list[FittedTree | None] = [None] * len(units)
     for chosen in alike.values():
@@ -117,14 +115,14 @@ def fit_trees(
 
         def run(some: Sequence[int], tree: Tree = tree) -> None:
             fitted = _fit_alike(
-                tree, [units[k] for k in some], [weights[k] for k in some], settings,
+                tree, [units[k] for k in some], [voxel_weights[k] for k in some], settings,
                 [rooms[k] for k in some], share,
             )  # fmt: skip
             for k, result in zip(some, fitted, strict=True):
                 found[k] = result
 
         recipe = recipe_for(settings, tree.geometry.shape, macs_per_voxel(tree), share)
-        weighted = weights[chosen[0]] is not None
+        weighted = voxel_weights[chosen[0]] is not None
         with _turn():
             in_batches(run, chosen, _chunks_at_once(tree, recipe.samples, weighted=weighted))
     return found
@@ -133,7 +131,7 @@ def fit_trees(
 def _fit_alike(
     tree: Tree,
     units: Sequence[Float32Array],
-    weights_of: Sequence[Float32Array | None],
+    voxel_weights: Sequence[Float32Array | None],
     settings: Settings,
     rooms: Sequence[int],
     share: float,
@@ -142,7 +140,7 @@ def _fit_alike(
     head, table = section.to_bytes(tree), layout(tree)
     recipe = recipe_for(settings, units[0].shape, macs_per_voxel(tree), share)
     problem_of = _problem()
-    given = [weight for weight in weights_of if weight is not None]
+    given = [weight for weight in voxel_weights if weight is not None]
     all_units, all_weights = _together(units), _together(given) if given else None
     parameters, sensitivity = fit(problem_of, tree, all_units, all_weights, recipe, settings.seed)
     if settings.preset == "paper":
@@ -162,7 +160,7 @@ def _fit_alike(
         return found
     some = None if all_weights is None else all_weights[kept]
     problem = problem_of(tree, all_units[kept], some, recipe.samples, settings.seed)
-    scales = [moments(units[k], weights_of[k])[1] for k in kept]
+    scales = [moments(units[k], voxel_weights[k])[1] for k in kept]
     coded = quantize_gradually(
         problem, table, recipe, parameters[kept], scales,
         [c for c in plain if c is not None], [sizes[k] for k in kept],

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from tinc_codec import metrics
+from tinc_codec.array_types import Float32Array
 from tinc_codec.engines.cpu.faces import smooth
 from tinc_codec.engines.gpu.faces import measure as on_torch
 from tinc_codec.engines.gpu.memory import out_of_memory
@@ -21,7 +21,6 @@ from tinc_codec.tree.geometry import Geometry
 if TYPE_CHECKING:
     import torch
 
-Float32Array = npt.NDArray[np.float32]
 
 # Gives, of a smoothing, the error that is left, and by how much more values jump at faces than they
 # should, at most.

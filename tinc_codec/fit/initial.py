@@ -7,12 +7,10 @@ evaluation needs no w_0. The paper's recipe keeps its steps by a rate w_0 times 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from tinc_codec.array_types import Float32Array
 from tinc_codec.fit.recipe import PAPER_FREQUENCY, Recipe
 from tinc_codec.tree.network import Layout
-
-Float32Array = npt.NDArray[np.float32]
 
 # Outputs start near the mean of the target, so that the first steps do not overshoot.
 _SMALL_OUTPUT = 0.1

@@ -6,16 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from numba import njit
 
+from tinc_codec.array_types import Float32Array, Float64Array
 from tinc_codec.parallel import even_parts
 from tinc_codec.stream.residual.filters.filtering import REACH
 from tinc_codec.stream.residual.filters.postfilter import activity_knots, value_knots
 from tinc_codec.threads import each
-
-Float32Array = npt.NDArray[np.float32]
-Float64Array = npt.NDArray[np.float64]
 
 # Knots of activity.
 ACTIVITIES = 8

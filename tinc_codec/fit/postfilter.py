@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from itertools import pairwise, product
 
 import numpy as np
-import numpy.typing as npt
 
+from tinc_codec.array_types import Float32Array, Float64Array, Int64Array
 from tinc_codec.fit.normal_equations import (
     ACTIVITIES,
     Normal,
@@ -35,10 +35,6 @@ from tinc_codec.stream.residual.filters.postfilter import (
     neighbours,
 )
 from tinc_codec.threads import each
-
-Float32Array = npt.NDArray[np.float32]
-Float64Array = npt.NDArray[np.float64]
-Int64Array = npt.NDArray[np.int64]
 
 _KNOTS, _FEW_KNOTS = 12, 6
 # Quantiles of the values at which their curves have knots, before the widest gaps are halved.

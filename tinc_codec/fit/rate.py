@@ -9,14 +9,12 @@ the inverse root of its mean sensitivity. What remains is one number, the base s
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from tinc_codec import weights
+from tinc_codec.array_types import Float32Array
 from tinc_codec.stream import quantize
 from tinc_codec.stream.entropy import MAX_MAGNITUDE
 from tinc_codec.tree.network import Layout
-
-Float32Array = npt.NDArray[np.float32]
 
 _SEARCH_STEPS = 40
 

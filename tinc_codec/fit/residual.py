@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numba import njit
 
+from tinc_codec.array_types import Float32Array
 from tinc_codec.fit import cutting
 from tinc_codec.fit.steps import ZERO_BELOW, Magnitudes
 from tinc_codec.stream.residual.axes import AXES, Shape, three_axes
@@ -28,7 +29,7 @@ from tinc_codec.stream.residual.wavelets import prior, section, segments, wavele
 from tinc_codec.stream.residual.wavelets.section import Header
 from tinc_codec.stream.residual.wavelets.segments import Quantized
 from tinc_codec.stream.residual.wavelets.tiles import NO_CUTS, Cuts
-from tinc_codec.stream.residual.wavelets.wavelet import Bands, Float32Array, TransformPlan
+from tinc_codec.stream.residual.wavelets.wavelet import Bands, TransformPlan
 from tinc_codec.threads import each
 
 _Item = TypeVar("_Item")

@@ -13,11 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from numba import njit
 
-Float32Array = npt.NDArray[np.float32]
-Float64Array = npt.NDArray[np.float64]
+from tinc_codec.array_types import Float32Array, Float64Array
 
 # Magnitudes below so many steps are mostly coded as 0.
 ZERO_BELOW = 0.6

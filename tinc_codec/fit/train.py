@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tinc_codec.array_types import Float32Array
 from tinc_codec.fit.descent import descend
 from tinc_codec.fit.initial import initial_parameters, rate_factors
 from tinc_codec.fit.recipe import Recipe
 from tinc_codec.tree.network import Layout, Tree, layout
-
-Float32Array = npt.NDArray[np.float32]
 
 _RETRIES = 2
 

@@ -15,9 +15,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from tinc_codec import weights
+from tinc_codec.array_types import Float32Array
 from tinc_codec.engines import current_engine
 from tinc_codec.forms.candidate import Form, Sections, Volume
 from tinc_codec.opened import long_axes, most_parameters, open_chunk
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from tinc_codec.stream.residual.axes import Window
     from tinc_codec.stream.residual.wavelets.wavelet import TransformPlan
 
-Float32Array = npt.NDArray[np.float32]
 
 # A band has so many times fewer places than there are voxels, or more.
 _LEAST_FEWER = 4

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinc_codec import metrics
+from tinc_codec.array_types import Float32Array, Int64Array
 from tinc_codec.decode import box_values, unit_values
 from tinc_codec.decode_together import decode_resident
 from tinc_codec.engines import current_engine
@@ -26,12 +27,10 @@ from tinc_codec.stream import container, exceptions, normalize
 from tinc_codec.stream.container import SectionKind
 from tinc_codec.stream.normalize import ArrayInfo
 from tinc_codec.threads import each
-from tinc_codec.tree.geometry import IntArray
 
 if TYPE_CHECKING:
     import torch
 
-Float32Array = npt.NDArray[np.float32]
 Sections = dict[SectionKind, bytes]
 
 # What FORMAT.md promises of the engines, in normalised units: quantised and raw weights.
@@ -304,7 +303,7 @@ def is_portable(payload: bytes, seed: int, *, raw: bool = False) -> bool:
     drawn, pointwise = _drawn(chunk, np.random.default_rng(seed))
     tolerance = _RAW_TOLERANCE if raw else _TOLERANCE
 
-    def agree(axes: list[IntArray]) -> bool:
+    def agree(axes: list[Int64Array]) -> bool:
         here, there = (
             unit_values(chunk, axes, pointwise=pointwise, engine=engine)
             for engine in (current_engine(), reference)
@@ -314,7 +313,7 @@ def is_portable(payload: bytes, seed: int, *, raw: bool = False) -> bool:
     return all(map(agree, drawn))
 
 
-def _drawn(chunk: Chunk, rng: np.random.Generator) -> tuple[list[list[IntArray]], bool]:
+def _drawn(chunk: Chunk, rng: np.random.Generator) -> tuple[list[list[Int64Array]], bool]:
     """Return voxels from all of the box, and whether they are lists of single ones.
 
     For a tree of a low-pass band, of which any voxel takes a neighbourhood, they are small boxes.

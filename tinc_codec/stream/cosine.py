@@ -14,11 +14,11 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from tinc_codec.array_types import Int64Array
 from tinc_codec.errors import CorruptPayload
 from tinc_codec.stream.wire import Reader, Writer
 
 FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 MAX_TERMS = 4096
 # Frequencies per axis that are ever used, by number of axes.
@@ -28,7 +28,7 @@ MAX_FREQUENCY = (0, 4096, 512, 64, 24)
 _PIECE, _FILLED = 1 << 20, 16
 
 
-def orders(shape: Sequence[int], terms: int) -> IntArray:
+def orders(shape: Sequence[int], terms: int) -> Int64Array:
     """Return the frequencies (terms, axes) in canonical order, fewer if the chunk has fewer."""
     # A term comes after every other whose frequencies are all at most its own, so that only those
     # with prod(k + 1) <= terms can be among the first ones: far fewer than the whole grid.
@@ -46,7 +46,7 @@ def orders(shape: Sequence[int], terms: int) -> IntArray:
     return flat[np.argsort(keys, kind="stable")[:terms]]
 
 
-def _cosine(k: IntArray | int, index: IntArray, n: int) -> FloatArray:
+def _cosine(k: Int64Array | int, index: Int64Array, n: int) -> FloatArray:
     """Return the basis function k of an axis of n voxels, at voxel indices."""
     return np.asarray(np.cos(np.pi * k * (2 * index + 1) / (2 * n)))
 
@@ -119,7 +119,7 @@ def read(data: bytes, shape: Sequence[int]) -> FloatArray:
 
 
 def _evaluate(
-    coefficients: FloatArray, shape: Sequence[int], axes: Sequence[IntArray], pointwise: bool
+    coefficients: FloatArray, shape: Sequence[int], axes: Sequence[Int64Array], pointwise: bool
 ) -> npt.NDArray[np.float32]:
     """Sum the terms axis by axis, the same operations for every voxel however it is asked for."""
     values = coefficients
@@ -134,7 +134,7 @@ def _evaluate(
 
 
 def evaluate_points(
-    coefficients: FloatArray, shape: Sequence[int], points: Sequence[IntArray]
+    coefficients: FloatArray, shape: Sequence[int], points: Sequence[Int64Array]
 ) -> npt.NDArray[np.float32]:
     """Return the values (n,) of coefficients at voxels given by one index array per axis.
 
@@ -154,7 +154,7 @@ def evaluate_points(
 
 
 def evaluate_grid(
-    coefficients: FloatArray, shape: Sequence[int], axes: Sequence[IntArray]
+    coefficients: FloatArray, shape: Sequence[int], axes: Sequence[Int64Array]
 ) -> npt.NDArray[np.float32]:
     """Return the values of coefficients on the outer product of voxel indices."""
     return _evaluate(coefficients, shape, axes, pointwise=False)

@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tinc_codec.array_types import Int32Array
 from tinc_codec.errors import CorruptPayload
 
-IntArray = npt.NDArray[np.int32]
 LongArray = npt.NDArray[np.int64]
 
 PRECISION = 24
@@ -116,7 +116,7 @@ def _bits_of(models: tuple[int, ...]) -> npt.NDArray[np.float64]:
     )
 
 
-def _histogram(values: IntArray) -> tuple[LongArray, npt.NDArray[np.float64], int]:
+def _histogram(values: Int32Array) -> tuple[LongArray, npt.NDArray[np.float64], int]:
     """Return the distinct integers, how often each occurs, and the largest magnitude."""
     top = int(np.abs(values).max(initial=0))
     counts = np.bincount(values.astype(np.int64) + top, minlength=2 * top + 1)
@@ -130,7 +130,7 @@ def _length(symbols: LongArray, counts: npt.NDArray[np.float64], largest: int, m
     return math.inf if largest > top else float(counts @ _bits(model)[symbols + top])
 
 
-def choose_model(values: IntArray) -> tuple[int, float]:
+def choose_model(values: Int32Array) -> tuple[int, float]:
     """Return the model with the shortest code for integers up to 32767, and the bits that it takes.
 
     The bits are infinite where no model holds the values.
@@ -168,7 +168,7 @@ def _categorical(model: int) -> Any:
     return constriction.stream.model.Categorical(rest, perfect=False)
 
 
-def encode(groups: Sequence[IntArray], models: Sequence[int]) -> bytes:
+def encode(groups: Sequence[Int32Array], models: Sequence[int]) -> bytes:
     """Range code groups of integers, each under its model; trailing zero bytes are dropped."""
     import constriction
 
@@ -181,7 +181,7 @@ def encode(groups: Sequence[IntArray], models: Sequence[int]) -> bytes:
     return words.rstrip(b"\0")
 
 
-def decode(data: bytes, sizes: Sequence[int], models: Sequence[int]) -> list[IntArray]:
+def decode(data: bytes, sizes: Sequence[int], models: Sequence[int]) -> list[Int32Array]:
     """Undo :func:`encode`, given the number of integers in each group.
 
     Raises
@@ -193,7 +193,7 @@ def decode(data: bytes, sizes: Sequence[int], models: Sequence[int]) -> list[Int
 
     words = np.frombuffer(data + bytes(-len(data) % 4), "<u4").astype(np.uint32)
     coder = constriction.stream.queue.RangeDecoder(words)
-    out: list[IntArray] = []
+    out: list[Int32Array] = []
     for size, model in zip(sizes, models, strict=True):
         if model == ALL_ZERO or size == 0:
             out.append(np.zeros(size, np.int32))

@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-Float32Array = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int32]
+from tinc_codec.array_types import Float32Array, Int32Array
 
 CODE_CENTRE = 128
 _PER_OCTAVE = 8
@@ -45,11 +43,11 @@ def step_codes(relative: Sequence[float]) -> tuple[int, ...]:
     return tuple(int(c) for c in np.clip(eighths + CODE_CENTRE, 0, 255))
 
 
-def quantize(values: Float32Array, step: np.float32) -> IntArray:
+def quantize(values: Float32Array, step: np.float32) -> Int32Array:
     """Return the integers nearest to values / step."""
     return np.rint(values.astype(np.float64) / float(step)).astype(np.int32)
 
 
-def dequantize(integers: IntArray, step: np.float32) -> Float32Array:
+def dequantize(integers: Int32Array, step: np.float32) -> Float32Array:
     """Return integers * step, rounded once to float32."""
     return integers.astype(np.float32) * step

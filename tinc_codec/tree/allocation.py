@@ -16,18 +16,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from tinc_codec.tree.geometry import (
-    FloatArray,
-    Geometry,
-    IntArray,
-    boxes,
-    choose_splits,
-)
+from tinc_codec.array_types import Float32Array, Int64Array
+from tinc_codec.tree.geometry import FloatArray, Geometry, boxes, choose_splits
 from tinc_codec.tree.network import OUTPUT_WIDTH, Tree, count_parameters
-
-Float32Array = npt.NDArray[np.float32]
 
 # Share of a level spread evenly whatever the importance, so that no node starves.
 _EVEN_SHARE = 0.25
@@ -150,7 +142,7 @@ def rule_level_ratio(unit: Float32Array, even: float) -> float:
     return 1.2 * even if alike < DISSIMILAR else even
 
 
-def _widest(budget: FloatArray, n_in: IntArray, depth: int, leaf: bool) -> IntArray:
+def _widest(budget: FloatArray, n_in: Int64Array, depth: int, leaf: bool) -> Int64Array:
     """Return the largest width w of each node with all its layers within its budget.
 
     A node has ``n_in w + (depth - 1) w^2 + depth w`` parameters, a leaf ``w + 1`` more.
@@ -159,7 +151,7 @@ def _widest(budget: FloatArray, n_in: IntArray, depth: int, leaf: bool) -> IntAr
     b = n_in + depth + (OUTPUT_WIDTH if leaf else 0.0)
     c = np.maximum(budget - (OUTPUT_WIDTH if leaf else 0), 0.0)
     width = c / b if depth == 1 else (np.sqrt(b * b + 4 * a * c) - b) / (2 * a)
-    whole: IntArray = np.maximum(np.floor(width + 1e-9), 1).astype(np.int64)
+    whole: Int64Array = np.maximum(np.floor(width + 1e-9), 1).astype(np.int64)
     return whole
 
 
@@ -229,7 +221,7 @@ def _spend_rest(tree: Tree, parameters: int) -> Tree:
 
 
 def _cost_of_widening(
-    geometry: Geometry, widths: Sequence[IntArray], level: int, node: int, layer: int
+    geometry: Geometry, widths: Sequence[Int64Array], level: int, node: int, layer: int
 ) -> int:
     """Return the parameters that one more output of a layer takes, its readers' included."""
     own = widths[level][node]

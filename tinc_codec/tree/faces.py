@@ -15,11 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from tinc_codec.tree.geometry import Geometry, IntArray
-
-Float32Array = npt.NDArray[np.float32]
+from tinc_codec.array_types import Float32Array, Int64Array
+from tinc_codec.tree.geometry import Geometry
 
 MAX_REACH = 255
 MAX_STRENGTH = 16
@@ -62,15 +60,15 @@ class AxisPlan:
         Places in ``index`` of the voxels asked for.
     """
 
-    index: IntArray
-    firsts: IntArray
-    rows: IntArray
-    faces: IntArray
+    index: Int64Array
+    firsts: Int64Array
+    rows: Int64Array
+    faces: Int64Array
     factors: Float32Array
-    asked: IntArray
+    asked: Int64Array
 
 
-def edges(geometry: Geometry, axis: int) -> IntArray:
+def edges(geometry: Geometry, axis: int) -> Int64Array:
     """Return where the leaves' boxes start and end along an axis, increasing."""
     found = np.array([0, geometry.shape[axis]], np.int64)
     for axes in geometry.splits:
@@ -81,8 +79,8 @@ def edges(geometry: Geometry, axis: int) -> IntArray:
 
 
 def corrections(
-    geometry: Geometry, smoothing: Smoothing, axis: int, index: IntArray
-) -> tuple[IntArray, Float32Array]:
+    geometry: Geometry, smoothing: Smoothing, axis: int, index: Int64Array
+) -> tuple[Int64Array, Float32Array]:
     """Return by which faces voxels along an axis are corrected, and by what part of the excess.
 
     Parameters
@@ -121,7 +119,7 @@ def corrections(
     return face, np.where(near, np.where(is_lower, -part, part), np.float32(0))
 
 
-def plan(geometry: Geometry, smoothing: Smoothing | None, axis: int, asked: IntArray) -> AxisPlan:
+def plan(geometry: Geometry, smoothing: Smoothing | None, axis: int, asked: Int64Array) -> AxisPlan:
     """Return what to evaluate and to correct for voxels along an axis, any order, repeats allowed.
 
     Where no voxel asked for is near a face, that is they themselves and nothing.
@@ -146,22 +144,22 @@ def plan(geometry: Geometry, smoothing: Smoothing | None, axis: int, asked: IntA
     )
 
 
-def _beside(at: IntArray, reach: int, index: IntArray) -> IntArray:
+def _beside(at: Int64Array, reach: int, index: Int64Array) -> Int64Array:
     """Return those of some voxels, increasing, that are within reach of a face."""
     starts, stops = (np.searchsorted(index, at + shift).tolist() for shift in (-reach, reach))
     close = [np.arange(a, b) for a, b in zip(starts, stops, strict=True)]
-    found: IntArray = index[np.unique(np.concatenate([np.zeros(0, np.int64), *close]))]
+    found: Int64Array = index[np.unique(np.concatenate([np.zeros(0, np.int64), *close]))]
     return found
 
 
-def _merged(index: IntArray, more: IntArray) -> IntArray:
+def _merged(index: Int64Array, more: Int64Array) -> Int64Array:
     """Return the voxels of either list, both increasing."""
     at = np.searchsorted(index, more)
     missing = index[np.minimum(at, len(index) - 1)] != more
     return np.insert(index, at[missing], more[missing])
 
 
-def _untouched(asked: IntArray) -> AxisPlan:
+def _untouched(asked: Int64Array) -> AxisPlan:
     none = np.zeros(0, np.int64)
     return AxisPlan(
         index=asked, firsts=none, rows=none, faces=none, factors=np.zeros(0, np.float32),
@@ -170,7 +168,7 @@ def _untouched(asked: IntArray) -> AxisPlan:
 
 
 def plans(
-    geometry: Geometry, smoothing: Smoothing | None, axes: Sequence[IntArray]
+    geometry: Geometry, smoothing: Smoothing | None, axes: Sequence[Int64Array]
 ) -> list[AxisPlan]:
     """Return the plan of every axis of an outer product of voxel indices."""
     return [plan(geometry, smoothing, axis, np.asarray(a, np.int64)) for axis, a in enumerate(axes)]

@@ -15,7 +15,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-IntArray = npt.NDArray[np.int64]
+from tinc_codec.array_types import Int64Array
+
 FloatArray = npt.NDArray[np.float64]
 
 MAX_AXES = 4
@@ -86,7 +87,7 @@ def choose_splits(shape: Sequence[int], levels: int) -> tuple[tuple[int, ...], .
 
 
 @lru_cache(maxsize=16)  # a tree is asked for them a dozen times when it is decoded
-def boxes(geometry: Geometry) -> tuple[tuple[IntArray, IntArray], ...]:
+def boxes(geometry: Geometry) -> tuple[tuple[Int64Array, Int64Array], ...]:
     """Return (start, stop) voxel indices of every node's box, a pair of (nodes, axes) per level.
 
     The lower half of an axis of length n has ``(n + 1) // 2`` voxels. Not to be written to.
@@ -119,7 +120,7 @@ def leaf_affine(geometry: Geometry) -> tuple[FloatArray, FloatArray]:
     return scale, offset
 
 
-def coordinate_leaders(geometry: Geometry) -> IntArray:
+def coordinate_leaders(geometry: Geometry) -> Int64Array:
     """Return, for each leaf, the first leaf whose voxels have the same coordinates, (leaves,).
 
     With block coordinates that is the first leaf with the same sides, else the leaf itself. A
@@ -129,11 +130,11 @@ def coordinate_leaders(geometry: Geometry) -> IntArray:
     if geometry.coordinates == "global":
         return np.arange(len(start))
     _, first, group = np.unique(stop - start, axis=0, return_index=True, return_inverse=True)
-    leaders: IntArray = first[group.reshape(-1)]
+    leaders: Int64Array = first[group.reshape(-1)]
     return leaders
 
 
-def leaf_of(geometry: Geometry, index: IntArray) -> IntArray:
+def leaf_of(geometry: Geometry, index: Int64Array) -> Int64Array:
     """Return the leaf that holds each voxel, (axes, n) indices to (n,)."""
     start = np.zeros_like(index)
     stop = np.zeros_like(index) + np.array(geometry.shape)[:, None]

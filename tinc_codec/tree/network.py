@@ -15,8 +15,9 @@ from itertools import pairwise
 
 import numpy as np
 
+from tinc_codec.array_types import Int64Array
 from tinc_codec.tree.faces import Smoothing
-from tinc_codec.tree.geometry import Geometry, IntArray
+from tinc_codec.tree.geometry import Geometry
 
 OUTPUT_WIDTH = 1
 
@@ -38,7 +39,7 @@ class Tree:
     """
 
     geometry: Geometry
-    widths: tuple[IntArray, ...]
+    widths: tuple[Int64Array, ...]
     smoothing: Smoothing | None = None
     halvings: int = 0
 
@@ -80,16 +81,16 @@ class Layout:
         Number of parameters.
     """
 
-    n_in: IntArray
-    n_out: IntArray
-    weight_at: IntArray
-    bias_at: IntArray
-    paths: IntArray
+    n_in: Int64Array
+    n_out: Int64Array
+    weight_at: Int64Array
+    bias_at: Int64Array
+    paths: Int64Array
     groups: tuple[Group, ...]
     size: int
 
 
-def input_widths(tree: Tree) -> list[IntArray]:
+def input_widths(tree: Tree) -> list[Int64Array]:
     """Return, per level, the width that each node's hyper layer receives."""
     out = [np.array([len(tree.geometry.shape)], np.int64)]
     for level, axes in enumerate(tree.geometry.splits):
@@ -97,7 +98,7 @@ def input_widths(tree: Tree) -> list[IntArray]:
     return out
 
 
-def level_layers(tree: Tree, level: int) -> list[tuple[IntArray, IntArray]]:
+def level_layers(tree: Tree, level: int) -> list[tuple[Int64Array, Int64Array]]:
     """Return (n_in, n_out), each (nodes,), of every layer of a level, output layer included."""
     widths = tree.widths[level]
     columns = [input_widths(tree)[level], *widths.T]
@@ -118,12 +119,12 @@ def count_parameters(tree: Tree) -> int:
 @lru_cache(maxsize=64)
 def layout(tree: Tree) -> Layout:
     """Return the flat tables of a tree; those of the last trees are kept."""
-    n_in: list[IntArray] = []
-    n_out: list[IntArray] = []
-    weight_at: list[IntArray] = []
-    bias_at: list[IntArray] = []
+    n_in: list[Int64Array] = []
+    n_out: list[Int64Array] = []
+    weight_at: list[Int64Array] = []
+    bias_at: list[Int64Array] = []
     groups: list[Group] = []
-    columns: list[IntArray] = []
+    columns: list[Int64Array] = []
     at = layers = 0
     counts = tree.geometry.node_counts
     for level, nodes in enumerate(counts):

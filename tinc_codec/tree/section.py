@@ -15,10 +15,11 @@ from typing import Literal
 
 import numpy as np
 
+from tinc_codec.array_types import Int64Array
 from tinc_codec.errors import CorruptPayload
 from tinc_codec.stream.wire import Reader, Writer
 from tinc_codec.tree.faces import MAX_REACH, MAX_STRENGTH, Smoothing
-from tinc_codec.tree.geometry import MAX_AXES, MAX_LEVELS, Geometry, IntArray
+from tinc_codec.tree.geometry import MAX_AXES, MAX_LEVELS, Geometry
 from tinc_codec.tree.network import Tree, count_parameters
 
 MAX_DEPTH = 16
@@ -48,7 +49,7 @@ def to_bytes(tree: Tree) -> bytes:
     return out.getvalue()
 
 
-def _write_widths(out: Writer, column: IntArray) -> None:
+def _write_widths(out: Writer, column: Int64Array) -> None:
     lowest = int(column.min())
     bits = int(column.max() - lowest).bit_length()
     out.varint(lowest << 1 | (bits > 0))
@@ -147,7 +148,7 @@ def _read_smoothing(reader: Reader, geometry: Geometry) -> Smoothing:
     return Smoothing(reach=reach, strength=strength)
 
 
-def _read_widths(reader: Reader, nodes: int) -> IntArray:
+def _read_widths(reader: Reader, nodes: int) -> Int64Array:
     code = reader.varint()
     column = np.full(nodes, code >> 1, np.int64)
     if code & 1:

@@ -16,8 +16,8 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from tinc_codec.array_types import Float32Array, Int64Array
 from tinc_codec.engines.cpu import passes
 from tinc_codec.engines.cpu.vector import LANES, STRIDE
 from tinc_codec.llvm import WIDTH
@@ -27,15 +27,12 @@ from tinc_codec.threads import shared
 from tinc_codec.tree.geometry import (
     FloatArray,
     Geometry,
-    IntArray,
     boxes,
     coordinate_leaders,
     leaf_affine,
     leaf_of,
 )
 from tinc_codec.tree.network import Layout, Tree, layout
-
-Float32Array = npt.NDArray[np.float32]
 
 PARTS = 8
 _TILES_A_TASK = 64
@@ -81,7 +78,7 @@ def run_parts(function: Callable[[int], None], parts: int, threads: int) -> None
     shared(every, threads)
 
 
-def _tables(table: Layout) -> tuple[IntArray, IntArray, IntArray, IntArray, IntArray]:
+def _tables(table: Layout) -> tuple[Int64Array, Int64Array, Int64Array, Int64Array, Int64Array]:
     return table.n_in, table.n_out, table.weight_at, table.bias_at, table.paths
 
 
@@ -97,7 +94,7 @@ def _rows(table: Layout) -> int:
     return int(table.n_in[table.paths].sum(axis=1).max()) + 1
 
 
-def _coordinates(geometry: Geometry) -> tuple[IntArray, FloatArray, FloatArray]:
+def _coordinates(geometry: Geometry) -> tuple[Int64Array, FloatArray, FloatArray]:
     """Return (origin, scale, offset), each (leaves, axes).
 
     A voxel's coordinate is scale * (index - origin) + offset: what ``leaf_affine`` says, rounded
@@ -112,7 +109,7 @@ def _coordinates(geometry: Geometry) -> tuple[IntArray, FloatArray, FloatArray]:
 def evaluate_points(
     tree: Tree,
     parameters: Float32Array,
-    points: Sequence[IntArray],
+    points: Sequence[Int64Array],
     steps: Float32Array | None = None,
 ) -> Float32Array:
     """Evaluate the tree at single voxels; as :func:`tinc_codec.engines.reference`'s."""
@@ -153,7 +150,7 @@ class _Span:
     kind: int
 
 
-def _spans(geometry: Geometry, axis: int, index: IntArray) -> dict[int, _Span]:
+def _spans(geometry: Geometry, axis: int, index: Int64Array) -> dict[int, _Span]:
     """Return the spans of an axis by the first voxel of the side; ``index`` increases."""
     start, stop = (bound[:, axis] for bound in boxes(geometry)[-1])
     origin, scale, offset = (factor[:, axis] for factor in _coordinates(geometry))
@@ -186,18 +183,18 @@ class _LeafGrid:
         Where those of an axis start, and how many they are.
     """
 
-    leaves: IntArray
-    bases: IntArray
+    leaves: Int64Array
+    bases: Int64Array
     coordinates: Float32Array
-    first_at: IntArray
-    counts: IntArray
+    first_at: Int64Array
+    counts: Int64Array
 
     @property
     def tiles(self) -> int:
         return -(-int(self.counts.prod()) // LANES)
 
 
-def _leaf_grids(tree: Tree, axes: Sequence[IntArray], strides: IntArray) -> list[_LeafGrid]:
+def _leaf_grids(tree: Tree, axes: Sequence[Int64Array], strides: Int64Array) -> list[_LeafGrid]:
     """Return the outer product of increasing indices, cut up by leaf and put together again."""
     start = boxes(tree.geometry)[-1][0]
     spans = [_spans(tree.geometry, axis, index) for axis, index in enumerate(axes)]
@@ -223,14 +220,14 @@ def _leaf_grids(tree: Tree, axes: Sequence[IntArray], strides: IntArray) -> list
     return grids
 
 
-def _increasing(index: IntArray) -> bool:
+def _increasing(index: Int64Array) -> bool:
     return bool((np.diff(index) > 0).all())
 
 
 def evaluate_grid(
     tree: Tree,
     parameters: Float32Array,
-    axes: Sequence[IntArray],
+    axes: Sequence[Int64Array],
     steps: Float32Array | None = None,
 ) -> Float32Array:
     """Evaluate the tree on an outer product; as :func:`tinc_codec.engines.reference`'s."""
@@ -243,7 +240,7 @@ def evaluate_grid(
 
 
 def _evaluate_increasing(
-    tree: Tree, parameters: Float32Array, axes: Sequence[IntArray]
+    tree: Tree, parameters: Float32Array, axes: Sequence[Int64Array]
 ) -> Float32Array:
     table = layout(tree)
     out = np.empty([len(a) for a in axes], np.float32)
@@ -271,7 +268,7 @@ def _evaluate_increasing(
     return out
 
 
-def _drawing_tasks(leaders: IntArray, tiles: int) -> tuple[IntArray, IntArray]:
+def _drawing_tasks(leaders: Int64Array, tiles: int) -> tuple[Int64Array, Int64Array]:
     """Return the leaves so that those that share drawings follow one another, and the tasks.
 
     Returns
@@ -401,6 +398,6 @@ class Problem:
         return self._losses.sum(keepdims=True), self._gradients
 
 
-def _one_leaf_each(tasks: IntArray) -> IntArray:
+def _one_leaf_each(tasks: Int64Array) -> Int64Array:
     """Return tasks with the same drawings, one leaf in each."""
     return np.array([(j, j + 1, n) for a, b, n in tasks.tolist() for j in range(a, b)], np.int64)

@@ -10,12 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from numba import njit
 
+from tinc_codec.array_types import Float32Array
 from tinc_codec.tree.faces import AxisPlan
-
-Float32Array = npt.NDArray[np.float32]
 
 _HALF = np.float32(0.5)
 

@@ -21,14 +21,14 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
+from tinc_codec.array_types import Float32Array, Int64Array
 from tinc_codec.engines.gpu import fused, trust
 from tinc_codec.engines.gpu.device import current_device, exact_products
 from tinc_codec.engines.gpu.memory import LANES
 from tinc_codec.engines.gpu.problem import Problem
 from tinc_codec.engines.gpu.stacks import Stacked
-from tinc_codec.tree.geometry import Geometry, IntArray, boxes, leaf_affine, leaf_of
+from tinc_codec.tree.geometry import Geometry, boxes, leaf_affine, leaf_of
 from tinc_codec.tree.network import Tree, layout
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Problem", "evaluate_grid", "evaluate_points"]
 
-Float32Array = npt.NDArray[np.float32]
 # Given (tiles, 1) leaves and (tiles, LANES) numbers of voxels in them: the coordinates
 # (tiles, axes, LANES) and the places in the flat output (tiles, LANES).
 Locate: TypeAlias = "Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]"
@@ -51,7 +50,7 @@ _PROBED_STEP = 0.01
 def evaluate_points(
     tree: Tree,
     parameters: Float32Array,
-    points: Sequence[IntArray],
+    points: Sequence[Int64Array],
     steps: Float32Array | None = None,
 ) -> Float32Array:
     """Evaluate the tree at single voxels; as :func:`tinc_codec.engines.reference`'s.
@@ -67,7 +66,7 @@ def evaluate_points(
 def evaluate_grid(
     tree: Tree,
     parameters: Float32Array,
-    axes: Sequence[IntArray],
+    axes: Sequence[Int64Array],
     steps: Float32Array | None = None,
 ) -> Float32Array:
     """Evaluate the tree on an outer product; as :func:`tinc_codec.engines.reference`'s.
@@ -88,7 +87,7 @@ def _on_host(values: torch.Tensor) -> Float32Array:
 def evaluate_alone(
     tree: Tree,
     parameters: Float32Array,
-    axes: Sequence[IntArray],
+    axes: Sequence[Int64Array],
     steps: Float32Array | None,
     *,
     pointwise: bool,
@@ -101,7 +100,7 @@ def evaluate_alone(
 def evaluate(
     tree: Tree,
     parameters: Float32Array,
-    axes: Sequence[IntArray],
+    axes: Sequence[Int64Array],
     steps: Float32Array | None = None,
     *,
     pointwise: bool,
@@ -197,12 +196,12 @@ def _kernels_agree(
 class Voxels:
     """The voxels asked for: how many in each leaf, and where they are found, in two ways."""
 
-    counts: IntArray
+    counts: Int64Array
     locate: Locate
     tables: fused.DecodeTables
 
 
-def _points(geometry: Geometry, points: Sequence[IntArray], device: torch.device) -> Voxels:
+def _points(geometry: Geometry, points: Sequence[Int64Array], device: torch.device) -> Voxels:
     """Return how many of the voxels lie in each leaf, and where they are found."""
     import torch
 
@@ -279,8 +278,8 @@ def _grid(geometry: Geometry, indices: tuple[bytes, ...], device: torch.device) 
 
 
 def _axis_table(
-    geometry: Geometry, axis: int, index: IntArray
-) -> tuple[IntArray, IntArray, IntArray, Float32Array]:
+    geometry: Geometry, axis: int, index: Int64Array
+) -> tuple[Int64Array, Int64Array, Int64Array, Float32Array]:
     """Return one axis of the outer product, cut up by leaf.
 
     Returns
@@ -306,7 +305,7 @@ def _axis_table(
 
 
 def _evaluate(
-    layers: Stacked, counts: IntArray, locate: Locate, chunks: int, device: torch.device
+    layers: Stacked, counts: Int64Array, locate: Locate, chunks: int, device: torch.device
 ) -> torch.Tensor:
     """Evaluate ``counts`` voxels in each leaf of every chunk, (chunks, voxels).
 

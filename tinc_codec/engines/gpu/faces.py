@@ -9,18 +9,16 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from tinc_codec import metrics
+from tinc_codec.array_types import Float32Array, Int64Array
 from tinc_codec.engines.gpu import fused, trust
 from tinc_codec.engines.gpu.device import current_device
 from tinc_codec.tree.faces import STENCIL, Smoothing, plans
-from tinc_codec.tree.geometry import Geometry, IntArray
+from tinc_codec.tree.geometry import Geometry
 
 if TYPE_CHECKING:
     import torch
-
-Float32Array = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +39,7 @@ class Axis:
         Places of the voxels asked for; None where they are all in order.
     """
 
-    index: IntArray
+    index: Int64Array
     firsts: torch.Tensor
     rows: torch.Tensor
     faces: torch.Tensor

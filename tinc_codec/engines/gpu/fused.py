@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from tinc_codec.array_types import Int64Array
 from tinc_codec.engines.gpu import trust
 from tinc_codec.engines.gpu.stacks import Stacks
-from tinc_codec.tree.geometry import IntArray
 from tinc_codec.tree.network import Layout, Tree, layout
 
 if TYPE_CHECKING:
@@ -234,7 +234,7 @@ def _registers(widths: Sequence[int], few: int) -> dict[str, int]:
     return {"maxnreg": _REGISTERS} if max(widths) <= few else {}
 
 
-def _jobs(start: int, size: int, column: int, nodes: int, rows: int) -> IntArray:
+def _jobs(start: int, size: int, column: int, nodes: int, rows: int) -> Int64Array:
     """Return the jobs (programs, 5) of a layer's weights, or biases: ``size`` of each node."""
     pieces = -(-size // _ITEMS)
     node, piece = np.divmod(np.arange(nodes * pieces), pieces)
@@ -251,7 +251,7 @@ def decode(
     parameters: torch.Tensor,
     steps: torch.Tensor | None,
     tables: DecodeTables,
-    counts: IntArray,
+    counts: Int64Array,
 ) -> torch.Tensor:
     """Evaluate the voxels of the tables in every chunk.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from tinc_codec.array_types import Float32Array
 from tinc_codec.engines.gpu import fused, products
 from tinc_codec.engines.gpu.device import current_device, exact_products
 from tinc_codec.engines.gpu.loop import Loop, Update
@@ -16,8 +17,6 @@ from tinc_codec.tree.network import Tree
 
 if TYPE_CHECKING:
     import torch
-
-Float32Array = npt.NDArray[np.float32]
 
 
 def step_keys(seed: int, first: int, steps: int) -> npt.NDArray[np.int64]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
+from tinc_codec.array_types import Float32Array
 from tinc_codec.engines.gpu import values
 from tinc_codec.engines.gpu.device import current_device
 from tinc_codec.engines.gpu.memory import available
@@ -15,7 +13,6 @@ from tinc_codec.stream.normalize import ArrayInfo
 if TYPE_CHECKING:
     import torch
 
-Float32Array = npt.NDArray[np.float32]
 
 # Per voxel of all chunks their bits, up to 8 bytes; of the one that is scored, some in float64.
 _KEPT, _SCORED = 8, 64

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from tinc_codec.tree.geometry import IntArray
+from tinc_codec.array_types import Int64Array
 from tinc_codec.tree.network import Layout
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class LayerStack:
         return self.bias_start + self.nodes * self.n_out
 
 
-def layer_stacks(table: Layout, multiple: int = 1) -> tuple[tuple[LayerStack, ...], IntArray]:
+def layer_stacks(table: Layout, multiple: int = 1) -> tuple[tuple[LayerStack, ...], Int64Array]:
     """Return the layers in order, and the parameter that each stacked item takes.
 
     Parameters
@@ -69,7 +69,7 @@ def layer_stacks(table: Layout, multiple: int = 1) -> tuple[tuple[LayerStack, ..
         Index of the flat parameter; ``table.size`` for padding.
     """
     layers: list[LayerStack] = []
-    source: list[IntArray] = []
+    source: list[Int64Array] = []
     at = 0
     for column in table.paths.T:
         numbers = np.unique(column)
@@ -92,7 +92,7 @@ def layer_stacks(table: Layout, multiple: int = 1) -> tuple[tuple[LayerStack, ..
     return tuple(layers), np.concatenate(source)
 
 
-def _padded(widths: IntArray, multiple: int) -> int:
+def _padded(widths: Int64Array, multiple: int) -> int:
     return -(-int(widths.max()) // multiple) * multiple
 
 

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tinc_codec.array_types import Int64Array
 from tinc_codec.errors import CorruptPayload, InvalidSetting
 from tinc_codec.parallel import Run
 from tinc_codec.stream.residual.axes import Window, three_axes
 from tinc_codec.stream.residual.corrections import predictive
 from tinc_codec.stream.wire import Reader, Writer
 
-Int64Array = npt.NDArray[np.int64]
 Number = int | float
 
 

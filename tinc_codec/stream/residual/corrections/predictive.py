@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tinc_codec.array_types import Float64Array, Int64Array
 from tinc_codec.errors import CorruptPayload
 from tinc_codec.parallel import Run, even_parts
 from tinc_codec.stream.residual.coder import binary, mixing
@@ -21,8 +22,6 @@ from tinc_codec.stream.residual.corrections import differences
 from tinc_codec.stream.residual.corrections.differences import COUNTED, WEIGHT_BITS
 from tinc_codec.stream.wire import Reader, Writer
 
-Int64Array = npt.NDArray[np.int64]
-Float64Array = npt.NDArray[np.float64]
 Shape = tuple[int, int, int]
 Window = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 Offsets = tuple[tuple[int, int, int], ...]

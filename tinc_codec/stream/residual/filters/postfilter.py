@@ -22,13 +22,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from tinc_codec.array_types import Float32Array
 from tinc_codec.errors import CorruptPayload
 from tinc_codec.llvm import WIDTH
 from tinc_codec.stream.residual.coder.binary import kernel
 from tinc_codec.stream.residual.filters.filtering import LOOKED_UP, REACH, SIDES, filter_run
 from tinc_codec.stream.wire import BitReader, BitWriter, Reader
-
-Float32Array = npt.NDArray[np.float32]
 
 # numba keeps compiled code until this file changes, whatever becomes of the code it builds on:
 # tests/test_kernels.py holds this to the checksum of that.

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tinc_codec.array_types import Float32Array
 from tinc_codec.errors import CorruptPayload
 from tinc_codec.parallel import Run
 from tinc_codec.stream.residual.axes import AXES, Window, three_axes
 from tinc_codec.stream.residual.wavelets import prior, tiles, wavelet
 from tinc_codec.stream.residual.wavelets.segments import Coarse, decode_coarse, decode_tile
 from tinc_codec.stream.residual.wavelets.tiles import Cuts
-from tinc_codec.stream.residual.wavelets.wavelet import Bands, Below, Float32Array, TransformPlan
+from tinc_codec.stream.residual.wavelets.wavelet import Bands, Below, TransformPlan
 from tinc_codec.stream.wire import BitReader, BitWriter, Reader, Writer
 
 # Bit of the byte of cuts: the compact header, and statistics that start from the prior.

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import as_strided
 
+from tinc_codec.array_types import Float32Array
 from tinc_codec.errors import CorruptPayload
 from tinc_codec.parallel import Run
 from tinc_codec.stream.residual.coder import binary
@@ -23,7 +24,7 @@ from tinc_codec.stream.residual.wavelets import coefficients, prior
 from tinc_codec.stream.residual.wavelets.band_table import BandTable, coarse_table, tile_table
 from tinc_codec.stream.residual.wavelets.prior import Model
 from tinc_codec.stream.residual.wavelets.tiles import Cuts, Tile
-from tinc_codec.stream.residual.wavelets.wavelet import Bands, Float32Array, TransformPlan
+from tinc_codec.stream.residual.wavelets.wavelet import Bands, TransformPlan
 
 Segment = npt.NDArray[np.uint8]
 # Magnitudes, contexts and flags of blocks of all bands of a segment.

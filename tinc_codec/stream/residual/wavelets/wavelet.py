@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tinc_codec.array_types import Float32Array
 from tinc_codec.parallel import Run, even_parts
 from tinc_codec.stream.residual.axes import AXES, Shape, Window
 from tinc_codec.stream.residual.wavelets import cdf97, lifting
 
-Float32Array = npt.NDArray[np.float32]
 # The low-pass band after so many levels, and what gives a window of what is to be added to it.
 Below = tuple[int, Callable[[Window], Float32Array]]
 # Step and bias of integers, in binary32.
