@@ -192,7 +192,14 @@ def test_does_not_overwrite_unasked(here, capsys):
         (("convert", "source.npy", "a.zarr", *FAST, "--tree-levels", "deep"), "--tree-levels deep"),
         (("convert", "source.npy", "a.zarr", *FAST, "--tree-levels", "9"), "--tree-levels 9 must"),
         (("convert", "source.npy", "a.zarr", *FAST, "--partition", "3"), "--partition 3: give I/N"),
-        (("convert", "source.npy", "a.zarr", *FAST, "--partition", "3/2"), "partition 3/2 must be"),
+        (
+            ("convert", "source.npy", "a.zarr", *FAST, "--partition", "3/2"),
+            "--partition 3/2 must be",
+        ),
+        (
+            ("convert", "source.npy", "a.zarr", *FAST, "--partition", "0/2"),
+            "--partition 0/2 must be",
+        ),
         (("convert", "source.npy", "text.txt", *FAST, "--overwrite"), "not a zarr folder"),
         (("convert", "source.npy", "text.txt/a.zarr", *FAST), "text.txt"),
         (("info", "."), "neither a zarr array nor a zarr group"),

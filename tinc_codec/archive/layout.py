@@ -34,8 +34,9 @@ def chunk_shape(shape: tuple[int, ...], asked: Sequence[int] | None) -> tuple[in
     asked : sequence of int, optional
         Chunk edges of the last axes; axes before them get 1. By default at most 128 along each
         of the last three, and where one is shorter more along the others, up to 512 and 128**3
-        voxels in all. In equal parts: 200 voxels give two chunks of 100, since zarr pads the last
-        chunk of an axis to full size, and the padding would count in the ratio.
+        voxels in all; of lines as many as planes have. In equal parts: 200 voxels give two chunks
+        of 100, since zarr pads the last chunk of an axis to full size, and the padding would count
+        in the ratio.
 
     Raises
     ------
@@ -43,7 +44,10 @@ def chunk_shape(shape: tuple[int, ...], asked: Sequence[int] | None) -> tuple[in
         If more edges are given than the array has axes, or an edge is below 1.
     """
     if asked is None:
-        longest = _longest_edge(shape[-3:], DEFAULT_EDGE**3, _LONGEST_EDGE)
+        is_line = sum(n > 1 for n in shape[-3:]) < 2
+        longest = _longest_edge(
+            shape[-3:], DEFAULT_EDGE**3, _LONGEST_EDGE**2 if is_line else _LONGEST_EDGE
+        )
         edges = [equal_part(n, longest) for n in shape[-3:]]
         return (1,) * (len(shape) - len(edges)) + tuple(edges)
     if not asked or len(asked) > len(shape) or min(asked) < 1:

@@ -174,6 +174,7 @@ def convert(
         if not labels:
             raise typer.BadParameter("give one of --ratio, --psnr, --rmse, --ssim and --max-error")
         max_error = 0
+    part = _partition(partition)
     settings = Settings(
         ratio=ratio,
         psnr=psnr,
@@ -210,7 +211,7 @@ def convert(
             print_rows(plan_rows(plan, workers))
         else:
             client = archive.cluster_client(workers, scheduler=scheduler, cluster=cluster)
-            _carry_out(plan, client, overwrite, _partition(partition), log_json)
+            _carry_out(plan, client, overwrite, part, log_json)
 
 
 def _carry_out(
@@ -249,7 +250,10 @@ def _partition(text: str) -> tuple[int, int]:
     part, slash, parts = text.partition("/")
     if not slash:
         raise InvalidSetting(f"--partition {text}: give I/N, such as 2/8")
-    return number("--partition", part, int) - 1, number("--partition", parts, int)
+    found = number("--partition", part, int), number("--partition", parts, int)
+    if not 1 <= found[0] <= found[1]:
+        raise InvalidSetting(f"--partition {text} must be I/N with I from 1 to N")
+    return found[0] - 1, found[1]
 
 
 def _print_outcome(plan: archive.Plan, outcome: archive.Outcome) -> None:
