@@ -47,7 +47,9 @@ def _of_base64(text: str) -> float:
     return float(struct.unpack("<d", base64.b64decode(text, validate=True))[0])
 
 
-def as_stored(attributes: Mapping[str, Any], dtype: np.dtype[Any], zarr_format: int) -> Any:
+def as_stored(
+    attributes: Mapping[str, Any], dtype: np.dtype[Any], zarr_format: int
+) -> dict[str, Any]:
     """Return attributes as xarray wants them in zarr metadata of a format."""
     found = dict(attributes)
     value = found.get("_FillValue")
