@@ -75,6 +75,13 @@ def test_steps_out_of_range_are_the_least_and_the_largest() -> None:
     assert section.stored_step(math.nextafter(1, 0)) == 1.0
 
 
+def refused(data: bytes, at: int, value: bytes, match: str) -> None:
+    """Assert that a sound section is refused once a field has another value."""
+    section.from_bytes(data, SHAPE)
+    with pytest.raises(CorruptPayload, match=match):
+        section.from_bytes(data[:at] + value + data[at + len(value) :], SHAPE)
+
+
 # Fields that are refused. Offsets: cuts 0, levels 1, splits 2, step 3, offset 5, bias 7.
 
 
@@ -89,10 +96,7 @@ def test_steps_out_of_range_are_the_least_and_the_largest() -> None:
     ],
 )
 def test_fields_out_of_range_are_refused(at: int, value: bytes, match: str) -> None:
-    data = bytearray(coded())
-    data[at : at + len(value)] = value
-    with pytest.raises(CorruptPayload, match=match):
-        section.from_bytes(bytes(data), SHAPE)
+    refused(coded(), at, value, match)
 
 
 # Of a header that is not compact: cuts 0, levels 1, splits 2 and 3, step 4, offset 8, bias 10.
@@ -116,11 +120,7 @@ def test_fields_out_of_range_are_refused(at: int, value: bytes, match: str) -> N
 def test_fields_out_of_range_of_a_long_header_are_refused(
     at: int, value: bytes, match: str
 ) -> None:
-    data = bytearray(struct.pack("<BB2BfHB", 0, 2, 7, 7, 0.1, 0, 0) + 999 * b"\0")
-    section.from_bytes(bytes(data), SHAPE)
-    data[at : at + len(value)] = value
-    with pytest.raises(CorruptPayload, match=match):
-        section.from_bytes(bytes(data), SHAPE)
+    refused(struct.pack("<BB2BfHB", 0, 2, 7, 7, 0.1, 0, 0) + 999 * b"\0", at, value, match)
 
 
 # Of shape (40, 20, 40), halved twice: low-pass bands of 20 x 10 x 20, then 10 x 5 x 10.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import weakref
@@ -16,6 +17,7 @@ import pytest
 from volumes import QUICK, volume
 
 from tinc_codec import TINC, decode, runtime
+from tinc_codec.forks import Lock
 from tinc_codec.runtime import current_runtime
 from tinc_codec.threads import each
 
@@ -159,3 +161,18 @@ ThreadPoolExecutor(1).submit(late)
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert ended.stdout == "[2, 3, 4]\n"
     assert not ended.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_lock_that_a_thread_of_the_parent_holds_is_open_in_a_forked_child() -> None:
+    lock = Lock()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(lock.__enter__).result()
+        child = os.fork()
+        if child == 0:
+            signal.alarm(5)
+            with lock:
+                os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        pool.submit(lock.__exit__, None, None, None).result()

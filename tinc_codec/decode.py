@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from tinc_codec.engines import Engine
     from tinc_codec.stream.residual.wavelets.wavelet import Below
 
-
 _Item = TypeVar("_Item", bound=np.generic)
 
 # Voxels evaluated at once: working memory does not grow with the array.

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from tinc_codec.stream.residual.filters.postfilter import PostFilter
     from tinc_codec.stream.residual.wavelets.section import Coefficients
 
-
 # A payload of n coded bytes may claim this many parameters (the coder never spends less than
 # 1/64 byte on one) and this many raw bytes per payload byte (ten times the largest ratio).
 PARAMETERS_PER_BYTE = 64

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from tinc_codec.stream.residual.wavelets.wavelet import TransformPlan
 
-
 _MOST = 1 << 16
 # Axes of a transform.
 _AXES = 3

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from tinc_codec.stream.residual.wavelets.section import Coefficients
     from tinc_codec.stream.residual.wavelets.wavelet import Below
 
-
 # Voxels that a thread is worth.
 _PART = 1 << 17
 

@@ -17,7 +17,14 @@ from tinc_codec.archive.info import ArchiveInfo, ChunkSummary, info
 from tinc_codec.archive.plan import Plan, plan
 from tinc_codec.archive.reading import open_archive
 from tinc_codec.archive.report import check_figure_can_be_written, write_report
-from tinc_codec.archive.run import Outcome, ShardsFailed, check_target, is_complete, run
+from tinc_codec.archive.run import (
+    Outcome,
+    ShardsFailed,
+    check_partition,
+    check_target,
+    is_complete,
+    run,
+)
 from tinc_codec.archive.scores import Bounds, ChunkScore, Progress, Scores, score_chunk
 from tinc_codec.archive.sources import Source, open_source
 from tinc_codec.archive.table import check_table_can_be_written, write_table
@@ -43,6 +50,7 @@ __all__ = [
     "check_figure_can_be_written",
     "check_plot_can_be_written",
     "check_table_can_be_written",
+    "check_partition",
     "check_target",
     "cluster_client",
     "convert",

@@ -163,9 +163,8 @@ def run(
     OSError
         If the target cannot be written, or the scheduler is gone.
     """
+    check_partition(partition)
     part, parts = partition
-    if not 0 <= part < parts:
-        raise InvalidSetting(f"partition {part + 1}/{parts} must be I/N with I from 1 to N")
     started = time.perf_counter()
     target = target_of(plan.dst)
     if is_complete(plan, overwrite):
@@ -203,6 +202,19 @@ def check_target(plan: Plan, overwrite: bool) -> None:
     """
     source = plan.levels[0].source
     target_of(plan.dst).check([source, *([source.mask] if source.mask else [])], overwrite)
+
+
+def check_partition(partition: Partition, name: str = "partition") -> None:
+    """Refuse what is no part of so many; ``name`` is what the message calls it.
+
+    Raises
+    ------
+    InvalidSetting
+        If it is none.
+    """
+    part, parts = partition
+    if not 0 <= part < parts:
+        raise InvalidSetting(f"{name} {part + 1}/{parts} must be I/N with I from 1 to N")
 
 
 def is_complete(plan: Plan, overwrite: bool) -> bool:

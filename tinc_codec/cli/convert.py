@@ -250,10 +250,9 @@ def _partition(text: str) -> tuple[int, int]:
     part, slash, parts = text.partition("/")
     if not slash:
         raise InvalidSetting(f"--partition {text}: give I/N, such as 2/8")
-    found = number("--partition", part, int), number("--partition", parts, int)
-    if not 1 <= found[0] <= found[1]:
-        raise InvalidSetting(f"--partition {text} must be I/N with I from 1 to N")
-    return found[0] - 1, found[1]
+    found = number("--partition", part, int) - 1, number("--partition", parts, int)
+    archive.check_partition(found, "--partition")
+    return found
 
 
 def _print_outcome(plan: archive.Plan, outcome: archive.Outcome) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from tinc_codec.fit.gradual import quantize_gradually
 from tinc_codec.fit.rate import quantize_to_size
 from tinc_codec.fit.recipe import recipe_for
 from tinc_codec.fit.train import fit, moments
-from tinc_codec.forks import in_children
+from tinc_codec.forks import Lock
 from tinc_codec.runtime import current_runtime
 from tinc_codec.settings import Settings
 from tinc_codec.stream.container import section_overhead
@@ -53,13 +52,7 @@ _LEAST_LEAF = 4
 _SMALL_TREE, _SMALL_RATIO, _LARGE_RATIO = 6000, 0.15, 0.4
 
 
-_gpu = threading.Lock()
-
-
-@in_children
-def _forget_turns() -> None:
-    global _gpu
-    _gpu = threading.Lock()
+_gpu = Lock()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -13,7 +12,7 @@ from tinc_codec.array_types import Float32Array
 from tinc_codec.engines.cpu.faces import smooth
 from tinc_codec.engines.gpu.faces import measure as on_torch
 from tinc_codec.engines.gpu.memory import out_of_memory
-from tinc_codec.forks import in_children
+from tinc_codec.forks import Lock
 from tinc_codec.runtime import current_runtime
 from tinc_codec.tree.faces import Smoothing, edges, plans
 from tinc_codec.tree.geometry import Geometry
@@ -21,20 +20,12 @@ from tinc_codec.tree.geometry import Geometry
 if TYPE_CHECKING:
     import torch
 
-
 # Gives, of a smoothing, the error that is left, and by how much more values jump at faces than they
 # should, at most.
 Measure: TypeAlias = Callable[[Smoothing | None], tuple[float, float]]
 
 # On a device one chunk is tried at a time: its values take much of the memory.
-_device = threading.Lock()
-
-
-@in_children
-def _forget_turns() -> None:
-    global _device
-    _device = threading.Lock()
-
+_device = Lock()
 
 _REACHES = (1, 2, 4, 8)
 _STRENGTHS = (4, 6, 8, 10, 12, 14, 16)

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from tinc_codec.stream.residual.axes import Window
     from tinc_codec.stream.residual.wavelets.wavelet import TransformPlan
 
-
 # A band has so many times fewer places than there are voxels, or more.
 _LEAST_FEWER = 4
 

@@ -7,11 +7,10 @@ lives: a second run, on other parameters, replays the first one's graph.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from tinc_codec.forks import in_children
+from tinc_codec.forks import Lock
 
 if TYPE_CHECKING:
     import torch
@@ -26,13 +25,7 @@ WINDOW = 1024
 _WARM_UP = 3
 
 # Torch captures one graph at a time in a process.
-_capturing = threading.Lock()
-
-
-@in_children
-def _forget_captures() -> None:
-    global _capturing
-    _capturing = threading.Lock()
+_capturing = Lock()
 
 
 class Loop:

@@ -13,7 +13,6 @@ from tinc_codec.stream.normalize import ArrayInfo
 if TYPE_CHECKING:
     import torch
 
-
 # Per voxel of all chunks their bits, up to 8 bytes; of the one that is scored, some in float64.
 _KEPT, _SCORED = 8, 64
 
