@@ -10,10 +10,15 @@ import pytest
 from test_sources import WRITERS
 
 from tinc_codec import TincError
-from tinc_codec.archive import open_source
+from tinc_codec.archive import open_source, target
 from tinc_codec.cli import main
 
 FILES = ["npy", "tiff zlib", "hdf5", "imaris", "nifti", "nifti.gz"]
+
+
+@pytest.fixture(autouse=True)
+def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(target, "PAUSES", (0.01, 0.01))
 
 
 def refused(path: Path | str, folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
