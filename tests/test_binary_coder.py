@@ -10,25 +10,29 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from tinc_codec.stream.residual.coder import binary, mixing
 
 
+def coder(data: NDArray[np.uint8], *, decoding: bool) -> binary.Coder:
+    return binary.started(
+        data, np.zeros(0, np.uint32), np.zeros((0, mixing.INPUTS), np.int32), decoding=decoding
+    )
+
+
 def encoded(bits: list[int], probabilities: list[int], room: int = 1 << 16) -> bytes:
-    state, data = np.zeros(binary.STATE_SIZE, np.int64), np.zeros(room, np.uint8)
-    binary.start(state, data, False)
+    encoder = coder(np.zeros(room, np.uint8), decoding=False)
     for bit, p in zip(bits, probabilities, strict=True):
-        assert binary.code(state, data, np.int64(p), bit) == bit
-    return data[: binary.finish(state, data)].tobytes()
+        assert binary.code(encoder, np.int64(p), bit) == bit
+    return encoder.data[: binary.finish(encoder)].tobytes()
 
 
 def decoded(coded: bytes, probabilities: list[int]) -> tuple[list[int], int]:
     """Return the bits, and the bytes that were looked at."""
-    data = np.frombuffer(coded, np.uint8).copy()
-    state = np.zeros(binary.STATE_SIZE, np.int64)
-    binary.start(state, data, True)
-    bits = [int(binary.code(state, data, np.int64(p), 0)) for p in probabilities]
-    return bits, int(state[binary.AT])
+    decoder = coder(np.frombuffer(coded, np.uint8).copy(), decoding=True)
+    bits = [int(binary.code(decoder, np.int64(p), 0)) for p in probabilities]
+    return bits, int(decoder.state[binary.AT])
 
 
 # What the models give: SQUASH for mixed bits, 16 to 65519 for signs, 32768 for tails.
@@ -77,11 +81,10 @@ def test_a_cut_off_end_is_noticed_or_harmless() -> None:
 
 def test_a_full_buffer_is_told_by_its_size() -> None:
     bits = np.random.default_rng(0).integers(0, 2, 4000).tolist()
-    state, data = np.zeros(binary.STATE_SIZE, np.int64), np.zeros(10, np.uint8)
-    binary.start(state, data, False)
+    encoder = coder(np.zeros(10, np.uint8), decoding=False)
     for bit in bits:
-        binary.code(state, data, np.int64(32768), bit)
-    assert binary.finish(state, data) == len(encoded(bits, [32768] * 4000)) > len(data)
+        binary.code(encoder, np.int64(32768), bit)
+    assert binary.finish(encoder) == len(encoded(bits, [32768] * 4000)) > len(encoder.data)
 
 
 @pytest.mark.parametrize(
@@ -94,11 +97,15 @@ def test_tables_are_those_of_the_format(table: Any, length: int, checksum: int) 
     assert google_crc32c.value(little) == checksum
 
 
+def of_model(words: NDArray[np.uint32], weights: NDArray[np.int32]) -> binary.Coder:
+    return binary.started(np.zeros(0, np.uint8), words, weights, decoding=False)
+
+
 @binary.kernel()
-def decide(words: Any, slots: Any, weights: Any, row: int, bit: int, limit: int, rate: int) -> Any:
+def decide(coder: Any, slots: Any, row: int, bit: int, limit: int, rate: int) -> Any:
     """Return the probability that a decision is given, and learn from what came."""
-    p, inputs, taken = binary.mix(words, slots, weights, row)
-    binary.learn(words, slots, weights, row, inputs, taken, p, bit, limit, rate)
+    p, inputs, taken = binary.mix(coder, slots, row)
+    binary.learn(coder, slots, row, inputs, taken, p, bit, limit, rate)
     return p
 
 
@@ -138,7 +145,7 @@ def test_decisions_are_those_of_the_format(inputs: int, limit: int, rate: int) -
     for k in range(3000):
         slots = tuple(rng.permutation(size)[:inputs].tolist())
         row, bit = int(rng.integers(3)), int(k // 700 % 2 if k % 3 else rng.integers(2))
-        found = decide(words, slots, weights, row, bit, limit, rate)
+        found = decide(of_model(words, weights), slots, row, bit, limit, rate)
         assert found == decided(known, slots, known_weights[row], bit, limit, rate)
     assert (words & mixing.PROBABILITY).tolist() == [p for p, _ in known]
     assert (words >> mixing.COUNT_SHIFT).tolist() == [n for _, n in known]
@@ -151,7 +158,7 @@ def test_every_rate_is_that_of_the_format() -> None:
         for bit, start in ((1, 16), (0, 65519), (1, 40000), (0, 40000)):
             words = np.array([start | count << mixing.COUNT_SHIFT], np.uint32)
             weights = np.zeros((1, mixing.INPUTS), np.int32)
-            decide(words, (0,), weights, 0, bit, 250, 6)
+            decide(of_model(words, weights), (0,), 0, bit, 250, 6)
             known = [[start, count]]
             decided(known, (0,), [0], bit, 250, 6)
             assert words[0] & mixing.PROBABILITY == known[0][0]
@@ -163,9 +170,9 @@ def test_learning_stays_within_its_types() -> None:
     weights = np.full((1, mixing.INPUTS), 26214, np.int32)
     slots = (0, 1, 2, 3)
     for bit in [1] * 5000 + [0] * 5000:
-        assert 24 <= decide(words, slots, weights, 0, bit, 200, 6) <= 65512
+        assert 24 <= decide(of_model(words, weights), slots, 0, bit, 200, 6) <= 65512
         probability = words & mixing.PROBABILITY
         assert 16 <= probability.min() <= probability.max() <= 65519
     assert (words >> mixing.COUNT_SHIFT).max() == 200
-    assert decide(words, slots, weights, 0, 0, 200, 6) < 2000
+    assert decide(of_model(words, weights), slots, 0, 0, 200, 6) < 2000
     assert np.abs(weights).max() < 1 << 24

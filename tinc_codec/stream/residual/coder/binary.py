@@ -7,10 +7,11 @@ ones are mixed to (mixing.py).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
-from numba import njit
+import numpy.typing as npt
+from numba import njit, types
 
 from tinc_codec.stream.residual.coder import mixing
 from tinc_codec.stream.residual.coder.mixing import STRETCH, UNIT
@@ -36,12 +37,36 @@ BITS = -np.log2((np.arange(4096) + 0.5) / 4096).astype(np.float32)
 _WEIGHT_SHIFT = 16
 
 
+class Coder(NamedTuple):
+    """A coder with its model, as kernels hand it on.
+
+    Attributes
+    ----------
+    state : (STATE_SIZE,) int64
+        Changed with every bit.
+    data : uint8
+        What is decoded; or room for what is encoded.
+    words : uint32
+        Adaptive probabilities and how often they have learnt; see mixing.py. Changed.
+    weights : (rows, mixing.INPUTS) int32
+        Of each kind of decision, for mixing. Changed.
+    """
+
+    state: npt.NDArray[np.int64]
+    data: npt.NDArray[np.uint8]
+    words: npt.NDArray[np.uint32]
+    weights: npt.NDArray[np.int32]
+
+
+# What signatures of kernels call it.
+CODER = types.NamedTuple(  # type: ignore[no-untyped-call]
+    [types.int64[::1], types.uint8[::1], types.uint32[::1], types.int32[:, ::1]], Coder
+)
+
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def kernel(
-    signature: str | None = None, *, inlined: bool = False
-) -> Callable[[_Function], _Function]:
+def kernel(signature: Any = None, *, inlined: bool = False) -> Callable[[_Function], _Function]:
     """Compile without counting references to arrays, for functions that make no arrays.
 
     In innermost loops counting takes longer than the work itself.
@@ -52,29 +77,30 @@ def kernel(
 
 
 @kernel(inlined=True)
-def mix(words: Any, slots: Any, weights: Any, row: Any) -> Any:
+def mix(coder: Any, slots: Any, row: Any) -> Any:
     """Return the probability of a 1 in 1/65536, from the adaptive ones in the given slots.
 
     And what :func:`learn` takes of them.
     """
-    total, inputs, taken = mixing.take(words, slots, STRETCH, weights, row)
+    total, inputs, taken = mixing.take(coder.words, slots, STRETCH, coder.weights, row)
     x = min(max(total >> _WEIGHT_SHIFT, np.int64(-_CLIP)), np.int64(_CLIP))
     return np.int64(SQUASH[np.uint32(x + _CLIP)]), inputs, taken
 
 
 @kernel(inlined=True)
 def learn(
-    words: Any, slots: Any, weights: Any, row: Any, inputs: Any, taken: Any, p: int, bit: int,
-    limit: int, rate: int,
+    coder: Any, slots: Any, row: Any, inputs: Any, taken: Any, p: int, bit: int, limit: int,
+    rate: int,
 ) -> None:  # fmt: skip
     """Move the adaptive probabilities and the weights towards the bit that came."""
     error = ((bit << 16) - p) * rate
-    mixing.give(words, slots, weights, row, inputs, taken, error, bit, limit)
+    mixing.give(coder.words, slots, coder.weights, row, inputs, taken, error, bit, limit)
 
 
 @kernel(inlined=True)
-def code(state: Any, data: Any, p: Any, bit: int) -> Any:
+def code(coder: Any, p: Any, bit: int) -> Any:
     """Code a bit, of which a 1 has probability p / 65536; return it."""
+    state, data = coder.state, coder.data
     low, high = state[LOW], state[HIGH]
     middle = low + ((high - low) >> 16) * p + ((((high - low) & 0xFFFF) * p) >> 16)
     if state[DECODING]:
@@ -97,9 +123,27 @@ def code(state: Any, data: Any, p: Any, bit: int) -> Any:
     return bit
 
 
+@kernel(inlined=True)
+def ran_out(coder: Any) -> bool:
+    """Tell whether a decoder looks further beyond its data than the last bits make it."""
+    return bool(coder.state[AT] > len(coder.data) + SLACK)
+
+
+def started(
+    data: npt.NDArray[np.uint8],
+    words: npt.NDArray[np.uint32],
+    weights: npt.NDArray[np.int32],
+    *,
+    decoding: bool,
+) -> Coder:
+    """Return a coder at its first bit; arguments as of :class:`Coder`."""
+    coder = Coder(state=np.zeros(STATE_SIZE, np.int64), data=data, words=words, weights=weights)
+    _start(coder.state, data, decoding)
+    return coder
+
+
 @kernel()
-def start(state: Any, data: Any, decoding: bool) -> None:
-    """Set the state of a coder at its first bit."""
+def _start(state: Any, data: Any, decoding: bool) -> None:
     state[LOW], state[HIGH], state[AT], state[CODE] = 0, _TOP, 0, 0
     state[DECODING] = decoding
     if decoding:
@@ -110,9 +154,13 @@ def start(state: Any, data: Any, decoding: bool) -> None:
             state[AT] = at + 1
 
 
-@kernel()
-def finish(state: Any, data: Any) -> Any:
+def finish(coder: Coder) -> int:
     """Write what the decoder needs, zero bytes beyond the end; return the bytes in all."""
+    return int(_finish(coder.state, coder.data))
+
+
+@kernel()
+def _finish(state: Any, data: Any) -> Any:
     at = state[AT]
     low, high = state[LOW], state[HIGH]
     kept = 1

@@ -7,17 +7,27 @@ of the differences there and of how much the neighbours vary. FORMAT.md has the 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
+from numba import types
 
-from tinc_codec.stream.residual.coder.binary import AT, DECODING, SLACK, code, kernel, learn, mix
+from tinc_codec.stream.residual.coder.binary import (
+    CODER,
+    DECODING,
+    code,
+    kernel,
+    learn,
+    mix,
+    ran_out,
+)
 
 # Blocks of 4 x 4 x 4 that a sparse field skips.
 BLOCK_SHIFT = 2
 # numba keeps compiled code until this file changes, whatever becomes of the code it builds on:
 # tests/test_kernels.py holds this to the checksum of that.
-BUILT_ON = "e1053753"
+BUILT_ON = "4cef21f7"
 
 # Neighbours whose differences count: the first four twice, eight more once.
 TWICE, COUNTED = 4, 12
@@ -74,33 +84,32 @@ def _level(n: Any) -> Any:
 
 
 @kernel(inlined=True)
-def _code_plain(state: Any, data: Any, words: Any, slot: Any, bit: Any) -> Any:
+def _code_plain(coder: Any, slot: Any, bit: Any) -> Any:
     """Code a bit under the one adaptive probability of its slot."""
-    p: Any = np.int64(words[slot])
-    bit = code(state, data, p, bit)
+    p: Any = np.int64(coder.words[slot])
+    bit = code(coder, p, bit)
     p += (((bit << 16) - bit) - p) >> 5
-    words[slot] = min(max(p, 64), 65472)
+    coder.words[slot] = min(max(p, 64), 65472)
     return bit
 
 
 @kernel()
-def _code_large(state: Any, data: Any, words: Any, rest: Any) -> Any:
+def _code_large(coder: Any, rest: Any) -> Any:
     """Code what is beyond the unary code, 0 or more: Exp-Golomb."""
     at = _START[6]
     rest += 1
     bits = 0
-    while bits < 36 and _code_plain(state, data, words, at + bits, 1 if rest >> (bits + 1) else 0):
+    while bits < 36 and _code_plain(coder, at + bits, 1 if rest >> (bits + 1) else 0):
         bits += 1
     value = np.int64(1)
     for b in range(bits - 1, -1, -1):
-        value = 2 * value + code(state, data, _EVEN, (rest >> b) & 1)
+        value = 2 * value + code(coder, _EVEN, (rest >> b) & 1)
     return value - 1
 
 
 @kernel(inlined=True)
 def _code_size(
-    state: Any, data: Any, words: Any, mixing: Any, size: Any,
-    shift: Any, around: Any, near: Any, next_near: Any, vary: Any,
+    coder: Any, size: Any, shift: Any, around: Any, near: Any, next_near: Any, vary: Any
 ) -> Any:  # fmt: skip
     """Code a magnitude: its upper digits in unary, then the lower ones."""
     few: Any = min(shift, _SHIFTS - 1)
@@ -115,35 +124,33 @@ def _code_size(
             _START[2] + row * _NEAR * _NEAR + next_near, _START[3] + row * _LEVELS + vary,
             _START[4] + k * (_LEVELS // 2) * (_LEVELS // 2) + both,
         )  # fmt: skip
-        p, inputs, taken = mix(words, slots, mixing, row)
-        bit = code(state, data, p, 1 if wanted > value else 0)
-        learn(words, slots, mixing, row, inputs, taken, p, bit, _LIMIT, _RATE)
+        p, inputs, taken = mix(coder, slots, row)
+        bit = code(coder, p, 1 if wanted > value else 0)
+        learn(coder, slots, row, inputs, taken, p, bit, _LIMIT, _RATE)
         if bit == 0:
             break
         value += 1
     if value == _UNARY:
-        value += _code_large(state, data, words, wanted - _UNARY)
+        value += _code_large(coder, wanted - _UNARY)
     first: Any = min(value, 3)
     for b in range(shift - 1, -1, -1):
         bit = (size >> b) & 1
         if b >= shift - 2:
             slot = _START[7] + (shift * 2 + shift - 1 - b) * 4 + first
-            bit = _code_plain(state, data, words, slot, bit)
+            bit = _code_plain(coder, slot, bit)
         else:
-            bit = code(state, data, _EVEN, bit)
+            bit = code(coder, _EVEN, bit)
         value = 2 * value + bit
     return value
 
 
 @kernel(inlined=True)
-def _gather(
-    place: Any, shape: Any, neighbours: Any, known: Any, own: Any, lowest: Any, values: Any,
-    sizes: Any,
-) -> None:  # fmt: skip
+def _gather(place: Any, field: Any, neighbours: Any, lowest: Any, values: Any, sizes: Any) -> None:
     """Set values and sizes to the neighbours of a place near a side of the field.
 
     One outside counts as the first one inside.
     """
+    shape = field.shape
     first, size = lowest, np.int64(0)
     for backwards in range(len(neighbours)):
         i = len(neighbours) - 1 - backwards
@@ -155,7 +162,7 @@ def _gather(
         )
         if 0 <= z < shape[0] and 0 <= y < shape[1] and 0 <= x < shape[2]:
             there = (z * shape[1] + y) * shape[2] + x
-            first, size = known[there], np.int64(own[there])
+            first, size = field.known[there], np.int64(field.own[there])
             values[i], sizes[i] = first, size
     for i in range(len(neighbours)):
         if values[i] == MISSING:
@@ -179,10 +186,7 @@ def _offsets(z: Any, y: Any, shape: Any, neighbours: Any, flat: Any) -> None:
 
 
 @kernel(inlined=True)
-def _code_difference(
-    state: Any, data: Any, words: Any, mixing: Any, sizes: Any,
-    vary: Any, part: Any, r: Any, most: Any,
-) -> Any:  # fmt: skip
+def _code_difference(coder: Any, sizes: Any, vary: Any, part: Any, r: Any, most: Any) -> Any:
     """Code one difference, in steps, in the context of those of the neighbours; return it."""
     activity = np.int64(0)
     for i in range(TWICE):
@@ -196,129 +200,169 @@ def _code_difference(
     last = _NEAR - 1
     near = min(abs(sizes[0]) >> shift, last) * _NEAR + min(abs(sizes[1]) >> shift, last)
     next_near = min(abs(sizes[2]) >> shift, last) * _NEAR + min(abs(sizes[3]) >> shift, last)
-    size = _code_size(state, data, words, mixing, abs(r), shift, around, near, next_near, vary)
+    size = _code_size(coder, abs(r), shift, around, near, next_near, vary)
     if size == 0:
         return np.int64(0)
     size = min(size, most)
     signs = 9 * np.sign(sizes[0]) + 3 * np.sign(sizes[1]) + np.sign(sizes[2]) + 13
-    negative = _code_plain(state, data, words, _START[5] + signs * 8 + part, 1 if r < 0 else 0)
+    negative = _code_plain(coder, _START[5] + signs * 8 + part, 1 if r < 0 else 0)
     return -size if negative else size
 
 
-_CODER = "int64[::1], uint8[::1], uint32[::1], int32[:, ::1], int64[:, ::1]"
-_CODE_LATTICE = (
-    f"boolean({_CODER}, int64[::1], UniTuple(int64, 3), int64[::1], int64[::1], int16[::1], "
-    "int64[::1], int64[::1], int64[:, ::1], int64[::1], int64, int64, int64)"
-)
+class Field(NamedTuple):
+    """A field that is coded, as kernels hand it on; arrays are given as one axis.
 
-
-@kernel(_CODE_LATTICE)
-def code_lattice(
-    state: Any, data: Any, words: Any, mixing: Any, scratch: Any, biases: Any,
-    shape: Any, wanted: Any, known: Any, own: Any, first: Any, stride: Any, neighbours: Any,
-    weights: Any, bound: Any, lowest: Any, highest: Any,
-) -> Any:  # fmt: skip
-    """Encode the points of a lattice, or decode them; False: the data were too short.
-
-    Fields are given as one axis.
-
-    Parameters
+    Attributes
     ----------
-    state, data : arrays
-        Of the binary coder.
-    words, mixing : arrays
-        Its model, as for :func:`binary.mix`; changed.
-    scratch : (SCRATCH, MOST_NEIGHBOURS) int64
-        Overwritten.
-    biases : (BIASES,) int64
-        Zeros; overwritten.
     shape : (z, y, x)
         Of the field.
     wanted : int64
         What to encode; not read when decoding.
     known : int64
-        Set to what the decoder gets, at the lattice; holds the lattices coded before.
+        Set to what the decoder gets, where coded; holds what was coded before.
     own : int16
         Set to the differences, clipped; zeros where nothing is coded yet.
+    bound, lowest, highest : int
+        Largest error; least and largest of the field.
+    """
+
+    shape: tuple[int, int, int]
+    wanted: npt.NDArray[np.int64]
+    known: npt.NDArray[np.int64]
+    own: npt.NDArray[np.int16]
+    bound: int
+    lowest: int
+    highest: int
+
+
+class Lattice(NamedTuple):
+    """Points of a field, and what they are predicted from.
+
+    Attributes
+    ----------
     first, stride : (3,) int64
-        The lattice.
+        Where the points are.
     neighbours : (n, 3) int64
         Where the neighbours are, COUNTED to MOST_NEIGHBOURS; the first is the reference.
     weights : (n,) int64
         Of their differences from the reference, in 1 / 2**WEIGHT_BITS.
-    bound, lowest, highest : int
-        Largest error; least and largest of the field.
     """
-    n = len(neighbours)
-    decoding = state[DECODING] != 0
+
+    first: npt.NDArray[np.int64]
+    stride: npt.NDArray[np.int64]
+    neighbours: npt.NDArray[np.int64]
+    weights: npt.NDArray[np.int64]
+
+
+_ROW, _TABLE = types.int64[::1], types.int64[:, ::1]
+_SHAPE = types.UniTuple(types.int64, 3)  # type: ignore[no-untyped-call]
+_FIELD = types.NamedTuple(  # type: ignore[no-untyped-call]
+    [_SHAPE, _ROW, _ROW, types.int16[::1], *3 * [types.int64]], Field
+)
+_LATTICE = types.NamedTuple([_ROW, _ROW, _TABLE, _ROW], Lattice)  # type: ignore[no-untyped-call]
+
+
+@kernel(inlined=True)
+def _most_steps(field: Any) -> Any:
+    """Return how many steps a difference has at most."""
+    return (field.highest - field.lowest + 2 * field.bound) // (2 * field.bound + 1) + 1
+
+
+@kernel(inlined=True)
+def _predict(values: Any, weights: Any, step: Any) -> Any:
+    """Return what neighbours predict, in 1 / 2**WEIGHT_BITS.
+
+    And the context of its bias, and how much they vary.
+    """
+    fine = values[0] << WEIGHT_BITS
+    spread, pattern = np.int64(0), np.int64(0)
+    for i in range(1, len(weights)):
+        fine += weights[i] * (values[i] - values[0])
+    for i in range(1, _SPREAD):
+        spread += abs(values[i] - values[0])
+    for i in range(_PATTERN):
+        pattern = 2 * pattern + (1 if values[i] > fine >> WEIGHT_BITS else 0)
+    vary = _level(spread // step)
+    return fine, pattern * 16 + (vary >> 2), vary
+
+
+@kernel(inlined=True)
+def _code_point(
+    coder: Any, field: Any, at: Any, weights: Any, values: Any, sizes: Any, biases: Any, most: Any
+) -> None:
+    """Code a point, given the values and differences of its neighbours, ``most`` steps at most."""
+    step = 2 * field.bound + 1
+    fine, context, vary = _predict(values, weights, step)
+    fine += biases[context] >> _BIAS_BITS
+    rounded = fine + (1 << (WEIGHT_BITS - 1))
+    p = min(max(rounded >> WEIGHT_BITS, field.lowest), field.highest)
+    part = (rounded >> (WEIGHT_BITS - 3)) & 7
+    r = np.int64(0)
+    if not coder.state[DECODING]:
+        r = (field.wanted[at] - p + field.bound) // step
+    r = _code_difference(coder, sizes, vary, part, r, most)
+    value = min(max(p + r * step, field.lowest - field.bound), field.highest + field.bound)
+    field.known[at] = value
+    field.own[at] = min(max(r, -CLIP), CLIP)
+    biases[context] += (value << WEIGHT_BITS) - fine - (biases[context] >> _BIAS_BITS)
+
+
+@kernel(types.boolean(CODER, _FIELD, _LATTICE, _TABLE, _ROW))
+def code_lattice(coder: Any, field: Any, lattice: Any, scratch: Any, biases: Any) -> Any:
+    """Encode the points of a lattice, or decode them; False: the data were too short.
+
+    Parameters
+    ----------
+    coder : Coder
+        Of SLOTS words and ROWS rows of weights.
+    field : Field
+        With the lattices coded before.
+    lattice : Lattice
+        The points.
+    scratch : (SCRATCH, MOST_NEIGHBOURS) int64
+        Overwritten.
+    biases : (BIASES,) int64
+        Zeros; overwritten.
+    """
+    shape, neighbours = field.shape, lattice.neighbours
     values, sizes, flat = scratch[0], scratch[1], scratch[2]
+    most = _most_steps(field)
     left, right = np.int64(0), np.int64(0)
-    for i in range(n):
+    for i in range(len(neighbours)):
         left, right = max(left, -neighbours[i, 2]), max(right, neighbours[i, 2])
-    step = 2 * bound + 1
-    most = (highest - lowest + 2 * bound) // step + 1
-    for z in range(first[0], shape[0], stride[0]):
-        for y in range(first[1], shape[1], stride[1]):
-            if state[AT] > len(data) + SLACK:
+    for z in range(lattice.first[0], shape[0], lattice.stride[0]):
+        for y in range(lattice.first[1], shape[1], lattice.stride[1]):
+            if ran_out(coder):
                 return False
             _offsets(z, y, shape, neighbours, flat)
             row = (z * shape[1] + y) * shape[2]
-            for x in range(first[2], shape[2], stride[2]):
+            for x in range(lattice.first[2], shape[2], lattice.stride[2]):
                 at = row + x
                 if left <= x < shape[2] - right:
-                    for i in range(n):
-                        values[i] = known[at + flat[i]]
+                    for i in range(len(neighbours)):
+                        values[i] = field.known[at + flat[i]]
                     for i in range(COUNTED):
-                        sizes[i] = own[at + flat[i]]
+                        sizes[i] = field.own[at + flat[i]]
                 else:
-                    _gather((z, y, x), shape, neighbours, known, own, lowest, values, sizes)
-                fine = values[0] << WEIGHT_BITS
-                spread, pattern = np.int64(0), np.int64(0)
-                for i in range(1, n):
-                    fine += weights[i] * (values[i] - values[0])
-                for i in range(1, _SPREAD):
-                    spread += abs(values[i] - values[0])
-                for i in range(_PATTERN):
-                    pattern = 2 * pattern + (1 if values[i] > fine >> WEIGHT_BITS else 0)
-                vary = _level(spread // step)
-                context = pattern * 16 + (vary >> 2)
-                fine += biases[context] >> _BIAS_BITS
-                rounded = fine + (1 << (WEIGHT_BITS - 1))
-                p = min(max(rounded >> WEIGHT_BITS, lowest), highest)
-                part = (rounded >> (WEIGHT_BITS - 3)) & 7
-                r = np.int64(0) if decoding else (wanted[at] - p + bound) // step
-                r = _code_difference(state, data, words, mixing, sizes, vary, part, r, most)
-                value = min(max(p + r * step, lowest - bound), highest + bound)
-                known[at] = value
-                own[at] = min(max(r, -CLIP), CLIP)
-                biases[context] += (value << WEIGHT_BITS) - fine - (biases[context] >> _BIAS_BITS)
-    return state[AT] <= len(data) + SLACK
+                    _gather((z, y, x), field, neighbours, field.lowest, values, sizes)
+                _code_point(coder, field, at, lattice.weights, values, sizes, biases, most)
+    return not ran_out(coder)
 
 
-_CODE_SPARSE = (
-    f"boolean({_CODER}, UniTuple(int64, 3), int64[::1], int64[::1], int16[::1], "
-    "uint8[:, :, ::1], int64[:, ::1], int64, int64, int64)"
-)
-
-
-@kernel(_CODE_SPARSE)
-def code_sparse(
-    state: Any, data: Any, words: Any, mixing: Any, scratch: Any, shape: Any,
-    wanted: Any, known: Any, own: Any, blocks: Any, neighbours: Any, bound: Any, lowest: Any,
-    highest: Any,
-) -> Any:  # fmt: skip
+@kernel(types.boolean(CODER, _FIELD, types.uint8[:, :, ::1], _TABLE, _TABLE))
+def code_sparse(coder: Any, field: Any, blocks: Any, neighbours: Any, scratch: Any) -> Any:
     """Encode a field that is nearly all within the bound, or decode it: nothing is predicted.
 
     Parameters are those of :func:`code_lattice`, and ``blocks``, uint8: 0 for each block of
     4 x 4 x 4 that is to be all 0; else how many of its neighbours are not, plus 1.
     """
-    decoding = state[DECODING] != 0
+    decoding = coder.state[DECODING] != 0
+    shape, bound = field.shape, field.bound
     values, sizes = scratch[0], scratch[1]
-    step = 2 * bound + 1
-    most = (highest - lowest + 2 * bound) // step + 1
+    step, most = 2 * bound + 1, _most_steps(field)
     for z in range(shape[0]):
         for y in range(shape[1]):
-            if state[AT] > len(data) + SLACK:
+            if ran_out(coder):
                 return False
             row = (z * shape[1] + y) * shape[2]
             for x in range(shape[2]):
@@ -326,22 +370,21 @@ def code_sparse(
                 if flag == 0:
                     continue
                 at = row + x
-                place = (z, y, x)
-                _gather(place, shape, neighbours, known, own, 0, values, sizes)
-                r = np.int64(0) if decoding else (wanted[at] + bound) // step
-                r = _code_difference(state, data, words, mixing, sizes, flag, 0, r, most)
-                known[at] = r * step
-                own[at] = min(max(r, -CLIP), CLIP)
-    return state[AT] <= len(data) + SLACK
+                _gather((z, y, x), field, neighbours, 0, values, sizes)
+                r = np.int64(0) if decoding else (field.wanted[at] + bound) // step
+                r = _code_difference(coder, sizes, flag, 0, r, most)
+                field.known[at] = r * step
+                field.own[at] = min(max(r, -CLIP), CLIP)
+    return not ran_out(coder)
 
 
-@kernel("boolean(int64[::1], uint8[::1], uint32[::1], uint8[:, :, ::1])")
-def code_blocks(state: Any, data: Any, words: Any, blocks: Any) -> Any:
+@kernel(types.boolean(CODER, types.uint8[:, :, ::1]))
+def code_blocks(coder: Any, blocks: Any) -> Any:
     """Code which blocks have a difference but 0, each in the context of six that came before."""
     depth, height, width = blocks.shape
     for z in range(depth):
         for y in range(height):
-            if state[AT] > len(data) + SLACK:
+            if ran_out(coder):
                 return False
             for x in range(width):
                 near = np.int64(0)
@@ -357,7 +400,5 @@ def code_blocks(state: Any, data: Any, words: Any, blocks: Any) -> Any:
                     near += 16 * blocks[z - 1, y, x + 1]
                 if z > 0 and y + 1 < height:
                     near += 32 * blocks[z - 1, y + 1, x]
-                blocks[z, y, x] = _code_plain(
-                    state, data, words, _START[8] + near, np.int64(blocks[z, y, x])
-                )
-    return state[AT] <= len(data) + SLACK
+                blocks[z, y, x] = _code_plain(coder, _START[8] + near, np.int64(blocks[z, y, x]))
+    return not ran_out(coder)

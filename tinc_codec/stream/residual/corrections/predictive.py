@@ -253,20 +253,21 @@ def _code(
     decoding: bool,
 ) -> int:
     """Code a slab; return its bytes, -1 if the data were too short."""
-    state, model = np.zeros(binary.STATE_SIZE, np.int64), _new_model()
-    binary.start(state, data, decoding)
+    coder = binary.started(data, *_new_model(), decoding=decoding)
     scratch = np.zeros((differences.SCRATCH, differences.MOST_NEIGHBOURS), np.int64)
-    coder = (state, data, *model, scratch)
-    fields = (out.shape, field.reshape(-1), out.reshape(-1), np.zeros(out.size, np.int16))
-    limits = header.bound, header.lowest, header.highest
+    depth, height, width = out.shape
+    coded = differences.Field(
+        shape=(depth, height, width), wanted=field.reshape(-1), known=out.reshape(-1),
+        own=np.zeros(out.size, np.int16), bound=header.bound, lowest=header.lowest,
+        highest=header.highest,
+    )  # fmt: skip
     if header.mode == SPARSE:
         blocks = np.zeros([(n + 3) >> differences.BLOCK_SHIFT for n in out.shape], np.uint8)
         if not decoding:
             blocks = _blocks_of(field, header.bound)
-        whole = differences.code_blocks(state, data, model[0], blocks)
         near = np.array(_BEFORE[:COUNTED], np.int64)
-        whole = whole and differences.code_sparse(
-            *coder, *fields, _with_neighbours(blocks), near, *limits
+        whole = differences.code_blocks(coder, blocks) and differences.code_sparse(
+            coder, coded, _with_neighbours(blocks), near, scratch
         )
     else:
         whole = True
@@ -274,13 +275,15 @@ def _code(
             weights = np.zeros(len(lattice.neighbours), np.int64)
             if lattice.fitted >= 0:
                 weights[1:] = header.weights[lattice.fitted]
-            whole = whole and differences.code_lattice(
-                *coder, np.zeros(differences.BIASES, np.int64), *fields, lattice.first,
-                lattice.stride, lattice.neighbours, weights, *limits,
+            points = differences.Lattice(
+                first=lattice.first, stride=lattice.stride, neighbours=lattice.neighbours,
+                weights=weights,
             )  # fmt: skip
+            biases = np.zeros(differences.BIASES, np.int64)
+            whole = whole and differences.code_lattice(coder, coded, points, scratch, biases)
     if not whole:
         return -1
-    return int(state[binary.AT]) if decoding else int(binary.finish(state, data))
+    return int(coder.state[binary.AT]) if decoding else binary.finish(coder)
 
 
 def _encode_slab(header: _Header, field: Int64Array) -> bytes:

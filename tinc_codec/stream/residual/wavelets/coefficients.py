@@ -9,26 +9,26 @@ came before. FORMAT.md has the arithmetic.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
+from numba import njit, types
 
 from tinc_codec.stream.residual.coder.binary import (
-    AT,
     BITS,
+    CODER,
     DECODING,
-    SLACK,
     code,
     kernel,
     learn,
     mix,
+    ran_out,
 )
 from tinc_codec.stream.residual.coder.mixing import PROBABILITY
 
 # numba keeps compiled code until this file changes, whatever becomes of the code it builds on:
 # tests/test_kernels.py holds this to the checksum of that.
-BUILT_ON = "e1053753"
+BUILT_ON = "4cef21f7"
 
 # Zeros around each array of magnitudes, so that neighbours need no checks. Where the volume is a
 # plane or a line there are none along the axes that it lacks, and planes, or rows too, are 0 apart.
@@ -195,11 +195,71 @@ def _add(v: Any, blocks: Any, sums: Any, sum_blocks: Any) -> None:
         others[i] |= flags[i]
 
 
+class _Quantizer(NamedTuple):
+    """What an encoder chooses integers by, as kernels hand it on; see :func:`code_bands`."""
+
+    real: Any
+    worth: Any
+    scale: Any
+    price: Any
+
+
+class _Band(NamedTuple):
+    """The band that is coded, as kernels hand it on; arrays but q and blocks are padded.
+
+    Attributes
+    ----------
+    q : int32
+        Integers of all bands; in_room: where this one's are, and how far rows and planes are apart.
+    shape : (z, y, x)
+        Of the band.
+    own : int8
+        Its integers, clipped; places: of the first, and how far rows and planes are apart.
+    active, nearest : int16, uint8
+        What :func:`_tell` adds up.
+    blocks : (z, y, x) uint8
+        1 for blocks that have any but 0, with a margin of 1.
+    kind, direction : int
+        See :func:`code_bands`.
+    """
+
+    q: Any
+    in_room: Any
+    shape: Any
+    own: Any
+    places: Any
+    active: Any
+    nearest: Any
+    blocks: Any
+    kind: Any
+    direction: Any
+
+
+class _Above(NamedTuple):
+    """The band one level up: its integers, what :func:`_look_around` makes of them, its blocks.
+
+    ``places`` of the coded band's first coefficient there, and how far rows and planes are apart;
+    ``origin`` and ``shift`` as in :func:`code_bands`.
+    """
+
+    own: Any
+    around: Any
+    blocks: Any
+    places: Any
+    origin: Any
+    shift: Any
+
+
+class _Beside(NamedTuple):
+    """Sums of magnitudes over the bands of this level before, what is made of them, and blocks."""
+
+    sums: Any
+    around: Any
+    blocks: Any
+
+
 @kernel(inlined=True)
-def _code_size(
-    state: Any, data: Any, words: Any, weights: Any, size: int,
-    every: Any, same: Any, near: int, direction: int,
-) -> int:  # fmt: skip
+def _code_size(coder: Any, size: int, every: Any, same: Any, near: int, direction: int) -> int:
     """Code a magnitude of 1 or more: in unary, a long one with an Exp-Golomb tail."""
     for k in range(1, _MOST_UNARY):
         slots = (
@@ -207,18 +267,18 @@ def _code_size(
             _AT[8] + k * _MOST_UNARY + near,
         )  # fmt: skip
         row = _SIZE_ROW + k
-        p, inputs, taken = mix(words, slots, weights, row)
-        bit = code(state, data, p, 1 if size > k else 0)
-        learn(words, slots, weights, row, inputs, taken, p, bit, _LIMIT, _RATE)
+        p, inputs, taken = mix(coder, slots, row)
+        bit = code(coder, p, 1 if size > k else 0)
+        learn(coder, slots, row, inputs, taken, p, bit, _LIMIT, _RATE)
         if bit == 0:
             return k
     rest = size - _MOST_UNARY + 1
     bits = 0
-    while bits < _LONGEST_TAIL and code(state, data, _EVEN, 1 if rest >> (bits + 1) else 0):
+    while bits < _LONGEST_TAIL and code(coder, _EVEN, 1 if rest >> (bits + 1) else 0):
         bits += 1
     value = 1
     for b in range(bits - 1, -1, -1):
-        value = 2 * value + code(state, data, _EVEN, (rest >> b) & 1)
+        value = 2 * value + code(coder, _EVEN, (rest >> b) & 1)
     return value + _MOST_UNARY - 1
 
 
@@ -249,27 +309,26 @@ def _choose(words: Any, real: Any, worth: Any, p: Any, every: Any, price: Any) -
 
 
 @kernel(inlined=True)
-def _code_sign(
-    state: Any, data: Any, words: Any, v: Any, i: Any, row: int, plane: int, direction: int,
-    negative: int,
-) -> int:  # fmt: skip
+def _code_sign(coder: Any, band: Any, i: Any, negative: int) -> int:
     """Code a sign in the context of the three nearest signs."""
-    west, north, up = v[np.uint32(i - 1)], v[np.uint32(i - row)], v[np.uint32(i - plane)]
+    _, row, plane = band.places
+    west, north = band.own[np.uint32(i - 1)], band.own[np.uint32(i - row)]
+    up = band.own[np.uint32(i - plane)]
     signs = 9 * np.sign(west) + 3 * np.sign(north) + np.sign(up)
-    slot = _AT[12] + direction * 27 + signs + 13
-    p = np.int64(words[slot])  # its count stays 0
-    negative = code(state, data, p, negative)
-    words[slot] = p + ((((negative << 16) - negative) - p) >> 7)
+    slot = _AT[12] + band.direction * 27 + signs + 13
+    p = np.int64(coder.words[slot])  # its count stays 0
+    negative = code(coder, p, negative)
+    coder.words[slot] = p + ((((negative << 16) - negative) - p) >> 7)
     return negative
 
 
 @kernel(inlined=True)
 def _code_coefficient(
-    state: Any, data: Any, words: Any, weights: Any, real: Any,
-    worth: Any, v: Any, i: Any, row: int, plane: int, same: Any, nearest: Any, above: Any,
-    beside: Any, kind: int, direction: int, price: Any,
-) -> Any:  # fmt: skip
-    """Code one coefficient; return it."""
+    coder: Any, real: Any, worth: Any, price: Any, band: Any, i: Any, above: Any, beside: Any
+) -> Any:
+    """Code the coefficient at a place, given what is above and beside it; return it."""
+    same, nearest = np.int64(band.active[i]), np.int64(band.nearest[i])
+    kind, direction = band.kind, band.direction
     higher, side = above & _ACTIVITY, beside & _ACTIVITY
     every = _level(2 * same + 3 * higher + 4 * side)
     ls, lu, lb = _level(same), _level(higher), _level(side)
@@ -278,45 +337,43 @@ def _code_coefficient(
         _AT[0] + kind * LEVELS + ls, _AT[1] + ls * LEVELS + lu, _AT[2] + lu * LEVELS + lb,
         _AT[3] + near, _AT[4] + direction * LEVELS + every, _AT[5] + kind * LEVELS + every,
     )  # fmt: skip
-    p, inputs, taken = mix(words, slots, weights, every)
-    size = 0 if state[DECODING] else _choose(words, abs(real), worth, p, every, price)
-    bit = code(state, data, p, 1 if size else 0)
-    learn(words, slots, weights, every, inputs, taken, p, bit, _LIMIT, _RATE)
+    p, inputs, taken = mix(coder, slots, every)
+    size = 0
+    if not coder.state[DECODING]:
+        size = _choose(coder.words, abs(real), worth, p, every, price)
+    bit = code(coder, p, 1 if size else 0)
+    learn(coder, slots, every, inputs, taken, p, bit, _LIMIT, _RATE)
     if bit == 0:
         return 0
-    w: Any = abs(np.int64(v[np.uint32(i - 1)]))
-    n: Any = abs(np.int64(v[np.uint32(i - row)]))
-    u: Any = abs(np.int64(v[np.uint32(i - plane)]))
+    _, row, plane = band.places
+    w: Any = abs(np.int64(band.own[np.uint32(i - 1)]))
+    n: Any = abs(np.int64(band.own[np.uint32(i - row)]))
+    u: Any = abs(np.int64(band.own[np.uint32(i - plane)]))
     largest = min(max(w, n, u), _MOST_UNARY - 1)
-    size = _code_size(
-        state, data, words, weights, size, every, ls, largest, direction
-    )  # fmt: skip
-    negative = _code_sign(
-        state, data, words, v, i, row, plane, direction, 1 if real < 0 else 0
-    )  # fmt: skip
+    size = _code_size(coder, size, every, ls, largest, direction)
+    negative = _code_sign(coder, band, i, 1 if real < 0 else 0)
     return -size if negative else size
 
 
 @kernel()
-def _gain(
-    real: Any, scale: float, worth: Any, at: Any, first: Any, last: Any, price: float
-) -> Any:  # fmt: skip
+def _gain(by: Any, in_room: Any, first: Any, last: Any) -> Any:
     """Return what the large coefficients of a block gain, in squared steps times worth."""
     gain = np.float32(0.0)
     for z in range(first[0], last[0]):
         for y in range(first[1], last[1]):
-            line = at[0] + z * at[2] + y * at[1]
+            line = in_room[0] + z * in_room[2] + y * in_room[1]
             for x in range(first[2], last[2]):
                 i = np.uint32(line + x)
-                r = abs(real[i]) * scale
+                r = abs(by.real[i]) * by.scale
                 if r > 0.5:
-                    gain += max(worth[i] * (2 * r - 1) - _BLOCK_BITS * price, np.float32(0.0))
+                    gain += max(by.worth[i] * (2 * r - 1) - _BLOCK_BITS * by.price, np.float32(0.0))
     return gain
 
 
 @kernel()
-def _sum(v: Any, at: int, row: int, plane: int, first: Any, last: Any, shift: Any) -> Any:
-    """Return the sum of magnitudes of a block, whose corner (0, 0, 0) is at ``at``."""
+def _sum(v: Any, places: Any, first: Any, last: Any, shift: Any) -> Any:
+    """Return the sum of magnitudes of a block."""
+    at, row, plane = places
     start = first[2] >> shift[2]
     width = ((last[2] - 1) >> shift[2]) + 1 - start
     total = np.int32(0)
@@ -336,33 +393,30 @@ def _sum(v: Any, at: int, row: int, plane: int, first: Any, last: Any, shift: An
 
 @kernel()
 def _code_block_flag(
-    state: Any, data: Any, words: Any, weights: Any, gain: Any,
-    around: int, higher: int, side: int, kind: int, price: Any,
-) -> Any:  # fmt: skip
+    coder: Any, kind: int, gain: Any, price: Any, around: int, higher: int, side: int
+) -> Any:
     """Code whether a block has any coefficient but 0, given what they gain."""
     lu, lb = _level(2 * higher), _level(side)
     slots = (
         _AT[9] + kind * 8 + around, _AT[10] + lu * LEVELS + lb, _AT[11] + around * LEVELS + lu
     )  # fmt: skip
     row = _BLOCK_ROW + lu
-    p, inputs, taken = mix(words, slots, weights, row)
+    p, inputs, taken = mix(coder, slots, row)
     needed = price * (BITS[p >> 4] - BITS[4095 - (p >> 4)] + _BLOCK_BITS)
-    bit = code(state, data, p, 1 if gain > 0 and gain > needed else 0)
-    learn(words, slots, weights, row, inputs, taken, p, bit, _BLOCK_LIMIT, _RATE)
+    bit = code(coder, p, 1 if gain > 0 and gain > needed else 0)
+    learn(coder, slots, row, inputs, taken, p, bit, _BLOCK_LIMIT, _RATE)
     return bit
 
 
 @kernel()
 def _code_block(
-    state: Any, data: Any, words: Any, weights: Any, real: Any,
-    scale: Any, worth: Any, own: Any, own_active: Any, nearest: Any, q: Any, in_room: Any,
-    above: Any, shift: Any, beside: Any, first: Any, last: Any, places: Any, above_places: Any,
-    kind: int, direction: int, price: Any,
-) -> None:  # fmt: skip
+    coder: Any, by: Any, band: Any, above: Any, beside: Any, first: Any, last: Any
+) -> None:
     """Code the coefficients of a block that has one but 0."""
-    here, row, plane = places
-    there, up_row, up_plane = above_places
-    encoding = not state[DECODING]
+    here, row, plane = band.places
+    there, up_row, up_plane = above.places
+    in_room, shift = band.in_room, above.shift
+    encoding = not coder.state[DECODING]
     for z in range(first[0], last[0]):
         for y in range(first[1], last[1]):
             i = here + z * plane + y * row
@@ -370,93 +424,76 @@ def _code_block(
             up = there + (z >> shift[0]) * up_plane + (y >> shift[1]) * up_row
             for x in range(first[2], last[2]):
                 k = np.uint32(line + x)
-                wanted = real[k] * scale if encoding else np.float32(0)
-                weight = worth[k] if encoding else np.float32(0)
+                wanted = by.real[k] * by.scale if encoding else np.float32(0)
+                weight = by.worth[k] if encoding else np.float32(0)
                 at, over = np.uint32(i + x), np.uint32(up + (x >> shift[2]))
                 value = _code_coefficient(
-                    state, data, words, weights, wanted, weight, own, at, row, plane,
-                    np.int64(own_active[at]), np.int64(nearest[at]), np.int64(above[over]),
-                    np.int64(beside[at]), kind, direction, price,
+                    coder, wanted, weight, by.price, band, at, np.int64(above.around[over]),
+                    np.int64(beside.around[at]),
                 )  # fmt: skip
                 if value:
-                    q[k] = value
-                    own[at] = min(max(value, -CLIP), CLIP)
-                    _tell(own_active, nearest, at, row, plane, abs(own[at]))
+                    band.q[k] = value
+                    band.own[at] = min(max(value, -CLIP), CLIP)
+                    _tell(band.active, band.nearest, at, row, plane, abs(band.own[at]))
 
 
 @kernel()
-def _code_blocks(
-    state: Any, data: Any, words: Any, weights: Any, real: Any,
-    scale: Any, worth: Any, q: Any, in_room: Any, shape: Any, own: Any, own_active: Any,
-    nearest: Any, blocks: Any, places: Any, parents: Any, above: Any, parent_blocks: Any,
-    origin: Any, shift: Any, parent_places: Any, sums: Any, beside: Any, sum_blocks: Any, kind: int,
-    direction: int, price: Any,
-) -> bool:  # fmt: skip
+def _activity(band: Any, above: Any, beside: Any, block: Any, first: Any, last: Any) -> Any:
+    """Return the contexts of a block: flags of those before, magnitudes above it and beside it."""
+    z, y, x = block
+    near = band.blocks[z + 1, y + 1, x] + 2 * band.blocks[z + 1, y, x + 1]
+    near += 4 * band.blocks[z, y + 1, x + 1]
+    higher: Any = np.int64(0)
+    side: Any = np.int64(0)
+    origin, shift = above.origin, above.shift
+    pz = ((origin[0] + (first[0] >> shift[0])) >> 2) + 1
+    py = ((origin[1] + (first[1] >> shift[1])) >> 2) + 1
+    px = ((origin[2] + (first[2] >> shift[2])) >> 2) + 1
+    if above.blocks[pz, py, px]:
+        higher = _sum(above.own, above.places, first, last, shift)
+    if beside.blocks[z + 1, y + 1, x + 1]:
+        side = _sum(beside.sums, band.places, first, last, (0, 0, 0))
+    return near, higher, side
+
+
+@kernel()
+def _code_blocks(coder: Any, by: Any, band: Any, above: Any, beside: Any) -> bool:
     """Code all blocks of a band; False: the data were too short."""
-    encoding = not state[DECODING]
-    depth, height, width = shape
-    here, row, plane = places
-    above_places = (parent_places[0], parent_places[1], parent_places[2])
-    for bz in range((depth + 3) >> 2):
-        for by in range((height + 3) >> 2):
-            if state[AT] > len(data) + SLACK:
+    encoding = not coder.state[DECODING]
+    depth, height, width = band.shape
+    for z in range((depth + 3) >> 2):
+        for y in range((height + 3) >> 2):
+            if ran_out(coder):
                 return False
-            for bx in range((width + 3) >> 2):
-                first = (bz * BLOCK, by * BLOCK, bx * BLOCK)
+            for x in range((width + 3) >> 2):
+                first = (z * BLOCK, y * BLOCK, x * BLOCK)
                 last = (
                     min(first[0] + BLOCK, depth), min(first[1] + BLOCK, height),
                     min(first[2] + BLOCK, width),
                 )  # fmt: skip
-                near = blocks[bz + 1, by + 1, bx] + 2 * blocks[bz + 1, by, bx + 1]
-                near += 4 * blocks[bz, by + 1, bx + 1]
-                higher: Any = np.int64(0)
-                side: Any = np.int64(0)
-                pz = ((origin[0] + (first[0] >> shift[0])) >> 2) + 1
-                py = ((origin[1] + (first[1] >> shift[1])) >> 2) + 1
-                px = ((origin[2] + (first[2] >> shift[2])) >> 2) + 1
-                if parent_blocks[pz, py, px]:
-                    higher = _sum(parents, *above_places, first, last, shift)
-                if sum_blocks[bz + 1, by + 1, bx + 1]:
-                    side = _sum(sums, here, row, plane, first, last, (0, 0, 0))
+                near, higher, side = _activity(band, above, beside, (z, y, x), first, last)
                 gain = np.float32(0)
                 if encoding:
-                    gain = _gain(real, scale, worth, in_room, first, last, price)
-                bit = _code_block_flag(
-                    state, data, words, weights, gain, near, higher, side,
-                    kind, price,
-                )  # fmt: skip
-                blocks[bz + 1, by + 1, bx + 1] = bit
+                    gain = _gain(by, band.in_room, first, last)
+                bit = _code_block_flag(coder, band.kind, gain, by.price, near, higher, side)
+                band.blocks[z + 1, y + 1, x + 1] = bit
                 if bit:
-                    _code_block(
-                        state, data, words, weights, real, scale, worth, own, own_active, nearest,
-                        q, in_room, above, shift, beside, first, last, (here, row, plane),
-                        above_places, kind, direction, price,
-                    )  # fmt: skip
-    return bool(state[AT] <= len(data) + SLACK)
+                    _code_block(coder, by, band, above, beside, first, last)
+    return not ran_out(coder)
 
 
 @kernel()
-def _code_band(
-    state: Any, data: Any, words: Any, weights: Any, real: Any, scale: Any, worth: Any, q: Any,
-    in_room: Any, shape: Any, own: Any, own_active: Any, nearest: Any, own_around: Any,
-    blocks: Any, places: Any, parents: Any, above: Any, parent_blocks: Any, origin: Any, shift: Any,
-    parent_places: Any, sums: Any, beside: Any, sum_blocks: Any, kind: int, direction: int,
-    price: Any,
-) -> bool:  # fmt: skip
+def _code_band(coder: Any, by: Any, band: Any, own_around: Any, above: Any, beside: Any) -> bool:
     """Code a band; False: the data were too short. See :func:`code_bands`."""
-    row, plane = places[1], places[2]
-    if _any(sum_blocks):
-        _look_around(sums, row, plane, beside)
-        _cut_off(sums, row, plane, shape, beside)
-    whole = _code_blocks(
-        state, data, words, weights, real, scale, worth, q, in_room, shape, own, own_active,
-        nearest, blocks, places, parents, above, parent_blocks, origin, shift, parent_places, sums,
-        beside, sum_blocks, kind, direction, price,
-    )  # fmt: skip
-    if whole and _any(blocks):
-        _add(own, blocks, sums, sum_blocks)
+    _, row, plane = band.places
+    if _any(beside.blocks):
+        _look_around(beside.sums, row, plane, beside.around)
+        _cut_off(beside.sums, row, plane, band.shape, beside.around)
+    whole = _code_blocks(coder, by, band, above, beside)
+    if whole and _any(band.blocks):
+        _add(band.own, band.blocks, beside.sums, beside.blocks)
         if len(own_around):
-            _look_around(own, row, plane, own_around)
+            _look_around(band.own, row, plane, own_around)
     return bool(whole)
 
 
@@ -483,37 +520,48 @@ def _flags(of_all: Any, band: Any) -> Any:
 
 
 @njit(nogil=True, cache=True)
-def _parent(band: Any, table: Any, contexts: Any, far_table: Any, far_contexts: Any) -> Any:
-    """Return magnitudes, contexts and flags of the band one level up, and places of this one."""
+def _above(band: Any, table: Any, contexts: Any, far_table: Any, far_contexts: Any) -> Any:
+    """Return the band one level up, as the coding of this one looks at it."""
     own, around, flags = contexts
+    origin, shift = _triple(band, ORIGIN), _triple(band, SHIFT)
     if band[PARENT] < 0:
-        return own[:1], around[:1], flags[:NO_FLAGS].reshape((3, 3, 3)), (0, 0, 0)
+        none = flags[:NO_FLAGS].reshape((3, 3, 3))
+        return _Above(own[:1], around[:1], none, (0, 0, 0), origin, shift)
     parent = table[band[PARENT]]
     if band[IS_FAR]:
         own, around, flags = far_contexts
         parent = far_table[band[PARENT]]
     here, row, plane = _triple(parent, PLACES)
-    z, y, x = _triple(band, ORIGIN)
+    z, y, x = origin
+    places = (here + z * plane + y * row + x, row, plane)
     first, second, size = parent[OWN], parent[AROUND], parent[SIZE]
-    return (
-        own[first : first + size], around[second : second + size], _flags(flags, parent),
-        (here + z * plane + y * row + x, row, plane),
+    return _Above(
+        own[first : first + size], around[second : second + size], _flags(flags, parent), places,
+        origin, shift,
     )  # fmt: skip
 
 
 # One compiled form for all; worth may be one number for all places.
-_CONTEXTS = "Tuple((int8[::1], int16[::1], uint8[::1]))"
-_CODE_BANDS = (
-    "boolean(int64[::1], uint8[::1], uint32[::1], int32[:, ::1], float32[::1], float32, float32[:],"
-    f"int32[::1], int64[:, ::1], {_CONTEXTS}, int64[:, ::1], {_CONTEXTS},"
-    "Tuple((int16[::1], uint8[::1], uint8[::1], int16[::1], uint8[::1])), float32)"
+_CONTEXTS = types.Tuple(  # type: ignore[no-untyped-call]
+    (types.int8[::1], types.int16[::1], types.uint8[::1])
 )
+_WORK = types.Tuple(  # type: ignore[no-untyped-call]
+    (types.int16[::1], types.uint8[::1], types.uint8[::1], types.int16[::1], types.uint8[::1])
+)
+_TABLE = types.int64[:, ::1]
+
+
+_FLOAT = types.float32
+_CODE_BANDS = types.boolean(
+    CODER, _FLOAT[::1], _FLOAT[:], _FLOAT, _FLOAT, types.int32[::1], _TABLE, _CONTEXTS, _TABLE,
+    _CONTEXTS, _WORK,
+)  # fmt: skip
 
 
 @njit(_CODE_BANDS, nogil=True, cache=True)
 def code_bands(
-    state: Any, data: Any, words: Any, weights: Any, real: Any, scale: Any, worth: Any, q: Any,
-    table: Any, contexts: Any, far_table: Any, far_contexts: Any, work: Any, price: Any,
+    coder: Any, real: Any, worth: Any, scale: Any, price: Any, q: Any, table: Any, contexts: Any,
+    far_table: Any, far_contexts: Any, work: Any,
 ) -> bool:  # fmt: skip
     """Encode bands, choosing their integers, or decode them; False: the data were too short.
 
@@ -524,16 +572,14 @@ def code_bands(
 
     Parameters
     ----------
-    state, data : arrays
-        Of the binary coder.
-    words, weights : arrays
-        Its model; changed.
+    coder : Coder
+        Of SLOTS words and ROWS rows of weights.
     real : float32
         Coefficients of all bands, as one axis; not read when decoding.
-    scale : float32
-        One over the step.
     worth : float32
         Weight of each coefficient's squared error; not read when decoding.
+    scale, price : float32
+        One over the step; squared steps that a bit is worth.
     q : int32
         Zeros; then the integers, of all bands as one axis.
     table : (bands, COLUMNS) int64
@@ -558,32 +604,28 @@ def code_bands(
         For the largest band: activity of the neighbours that came before; 9, 3 and 1 times the
         magnitudes, up to 2, of those along x, y and z; sums of the magnitudes in the bands of the
         level coded before, what contexts take of them, and their flags.
-    price : float32
-        Squared steps that a bit is worth.
     """
+    by = _Quantizer(real, worth, scale, price)
     own, around, flags = contexts
-    active, nearest, sums, beside, sum_flags = work
+    active, nearest, sums, sums_around, sum_flags = work
     for k in range(len(table)):
-        band = table[k]
-        size, blocks = band[SIZE], band[BLOCKS] * band[BLOCKS + 1] * band[BLOCKS + 2]
-        if band[BEGINS]:
+        row = table[k]
+        first, size, shape = row[OWN], row[SIZE], _triple(row, BLOCKS)
+        blocks = shape[0] * shape[1] * shape[2]
+        if row[BEGINS]:
             sums[:size] = 0
-            beside[:size] = 0
+            sums_around[:size] = 0
             sum_flags[:blocks] = 0
         active[:size] = 0
         nearest[:size] = 0
-        parents, above, parent_flags, parent_places = _parent(
-            band, table, contexts, far_table, far_contexts
-        )
-        own_around = around[band[AROUND] : band[AROUND] + (size if band[AROUND] else 0)]
-        whole = _code_band(
-            state, data, words, weights, real, scale, worth, q, _triple(band, IN_ROOM),
-            _triple(band, SHAPE), own[band[OWN] : band[OWN] + size], active[:size], nearest[:size],
-            own_around, _flags(flags, band), _triple(band, PLACES), parents, above, parent_flags,
-            _triple(band, ORIGIN), _triple(band, SHIFT), parent_places, sums[:size], beside[:size],
-            sum_flags[:blocks].reshape((band[BLOCKS], band[BLOCKS + 1], band[BLOCKS + 2])),
-            band[KIND], band[DIRECTION], price,
+        band = _Band(
+            q, _triple(row, IN_ROOM), _triple(row, SHAPE), own[first : first + size],
+            _triple(row, PLACES), active[:size], nearest[:size], _flags(flags, row), row[KIND],
+            row[DIRECTION],
         )  # fmt: skip
-        if not whole:
+        above = _above(row, table, contexts, far_table, far_contexts)
+        beside = _Beside(sums[:size], sums_around[:size], sum_flags[:blocks].reshape(shape))
+        own_around = around[row[AROUND] : row[AROUND] + (size if row[AROUND] else 0)]
+        if not _code_band(coder, by, band, own_around, above, beside):
             return False
     return True

@@ -20,6 +20,7 @@ from tinc_codec.array_types import Float32Array
 from tinc_codec.errors import CorruptPayload
 from tinc_codec.parallel import Run
 from tinc_codec.stream.residual.coder import binary
+from tinc_codec.stream.residual.coder.binary import Coder
 from tinc_codec.stream.residual.wavelets import coefficients, prior
 from tinc_codec.stream.residual.wavelets.band_table import BandTable, coarse_table, tile_table
 from tinc_codec.stream.residual.wavelets.prior import Model
@@ -71,10 +72,10 @@ _DECODED = _Quantizer(real=_NO_REAL, worth=_NO_REAL, scale=1.0, price=0.0)
 def _code(
     table: BandTable, data: Segment, model: Model, q: npt.NDArray[np.int32], by: _Quantizer,
     far: _Coded | None = None,
-) -> tuple[_Coded, npt.NDArray[np.int64], bool]:  # fmt: skip
+) -> tuple[_Coded, Coder, bool]:  # fmt: skip
     """Code a segment out of its data, or into it.
 
-    Return contexts, the state of the coder, and whether the data were long enough.
+    Return contexts, the coder, and whether the data were long enough.
 
     Parameters
     ----------
@@ -91,15 +92,14 @@ def _code(
     far : _Coded, optional
         The first segment, of one of a tile.
     """
-    state = np.zeros(binary.STATE_SIZE, np.int64)
-    binary.start(state, data, by is _DECODED)
+    coder = binary.started(data, *model, decoding=by is _DECODED)
     contexts = table.contexts()
     above = far or _Coded(table=table, contexts=contexts)
     whole = coefficients.code_bands(
-        state, data, *model, by.real, np.float32(by.scale), by.worth, q, table.rows, contexts,
-        above.table.rows, above.contexts, table.work(), np.float32(by.price),
+        coder, by.real, by.worth, np.float32(by.scale), np.float32(by.price), q, table.rows,
+        contexts, above.table.rows, above.contexts, table.work(),
     )  # fmt: skip
-    return _Coded(table=table, contexts=contexts), state, whole
+    return _Coded(table=table, contexts=contexts), coder, whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,8 +147,8 @@ def encode(
 
     def code(table: BandTable, model: Model, far: _Coded | None = None) -> tuple[Any, bytes | None]:
         data = np.zeros(most, np.uint8)
-        coded, state, whole = _code(table, data, model, q, by, far)
-        size = binary.finish(state, data)
+        coded, coder, whole = _code(table, data, model, q, by, far)
+        size = binary.finish(coder)
         return coded, data[:size].tobytes() if whole and size <= most else None
 
     first, segment = code(coarse_table(plan, cuts.levels), model)
