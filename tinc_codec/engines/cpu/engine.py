@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
@@ -37,7 +36,6 @@ from tinc_codec.tree.network import Layout, Tree, layout
 PARTS = 8
 _TILES_A_TASK = 64
 _NO_WEIGHTS = np.zeros(0, np.float32)
-_accumulate: Any = passes.accumulate  # numba's types know no star arguments
 
 _lock = threading.Lock()
 _active = 0
@@ -78,8 +76,11 @@ def run_parts(function: Callable[[int], None], parts: int, threads: int) -> None
     shared(every, threads)
 
 
-def _tables(table: Layout) -> tuple[Int64Array, Int64Array, Int64Array, Int64Array, Int64Array]:
-    return table.n_in, table.n_out, table.weight_at, table.bias_at, table.paths
+def _network(table: Layout, parameters: Float32Array) -> passes.Network:
+    return passes.Network(
+        parameters=parameters, n_in=table.n_in, n_out=table.n_out, weight_at=table.weight_at,
+        bias_at=table.bias_at, paths=table.paths,
+    )  # fmt: skip
 
 
 def _aligned(size: int) -> Float32Array:
@@ -124,10 +125,11 @@ def evaluate_points(
     origin, scale, offset = (factor[leaf].T for factor in _coordinates(tree.geometry))
     coordinates = (scale * (index - origin) + offset).astype(np.float32)
     x, row = _aligned(_rows(table) * STRIDE), np.zeros(table.paths.shape[1] + 1, np.int64)
+    net = _network(table, parameters)
     for number, where in zip(leaves, np.split(order, firsts[1:]), strict=True):
         path = table.paths[number]
         at = np.ascontiguousarray(coordinates[:, where])
-        passes.evaluate_points(parameters, *_tables(table)[:4], path, at, where, out, x, row)
+        passes.evaluate_points(net, path, at, where, out, x, row)
     return out
 
 
@@ -177,21 +179,17 @@ class _LeafGrid:
         Numbers of the leaves, increasing.
     bases : (n,) int64
         Place of each one's first voxel in the flat output.
-    coordinates : (total,) float32
-        Of all axes, one after another.
-    first_at, counts : (axes,) int64
-        Where those of an axis start, and how many they are.
+    points : passes.Grid
+        The coordinates.
     """
 
     leaves: Int64Array
     bases: Int64Array
-    coordinates: Float32Array
-    first_at: Int64Array
-    counts: Int64Array
+    points: passes.Grid
 
     @property
     def tiles(self) -> int:
-        return -(-int(self.counts.prod()) // LANES)
+        return -(-int(self.points.counts.prod()) // LANES)
 
 
 def _leaf_grids(tree: Tree, axes: Sequence[Int64Array], strides: Int64Array) -> list[_LeafGrid]:
@@ -208,15 +206,12 @@ def _leaf_grids(tree: Tree, axes: Sequence[Int64Array], strides: Int64Array) -> 
         one = [span.coordinates for span in group[0][1]]
         counts = np.array([len(c) for c in one])
         firsts = np.array([[span.first for span in own] for _, own in group])
-        grids.append(
-            _LeafGrid(
-                leaves=np.array([leaf for leaf, _ in group]),
-                bases=firsts @ strides,
-                coordinates=np.concatenate(one),
-                first_at=np.cumsum(counts) - counts,
-                counts=counts,
-            )
-        )
+        points = passes.Grid(
+            coordinates=np.concatenate(one), first_at=np.cumsum(counts) - counts, counts=counts,
+            strides=strides,
+        )  # fmt: skip
+        leaves = np.array([leaf for leaf, _ in group])
+        grids.append(_LeafGrid(leaves=leaves, bases=firsts @ strides, points=points))
     return grids
 
 
@@ -250,18 +245,18 @@ def _evaluate_increasing(
     for grid in _leaf_grids(tree, axes, strides):
         pieces = min(-(-grid.tiles * len(grid.leaves) // _TILES_A_TASK), grid.tiles)
         tasks += [(grid, *ends) for ends in even_parts(grid.tiles, pieces)]
-    left = iter(tasks)
+    left, net = iter(tasks), _network(table, parameters)
 
     def run(_: int) -> None:
         x, row = _aligned(_rows(table) * STRIDE), np.zeros(table.paths.shape[1] + 1, np.int64)
-        index = np.empty(len(axes), np.int64)
-        run_at, run_place = np.empty(LANES + 1, np.int64), np.empty(LANES, np.int64)
+        runs = passes.Runs(
+            reached=np.empty(len(axes), np.int64), at=np.empty(LANES + 1, np.int64),
+            place=np.empty(LANES, np.int64),
+        )  # fmt: skip
         for grid, first, last in left:  # whichever thread is free takes the next one
             passes.evaluate_grid(
-                parameters, *_tables(table), grid.leaves, grid.bases, grid.coordinates,
-                grid.first_at, grid.counts, strides, first, last, flat, x, row, index, run_at,
-                run_place,
-            )  # fmt: skip
+                net, grid.leaves, grid.bases, grid.points, first, last, flat, x, row, runs
+            )
 
     with _share_of_threads(current_runtime().thread_count()) as threads:
         shared(run, max(1, min(threads, len(tasks))))
@@ -331,28 +326,27 @@ class Problem:
         share = (voxels / (voxels.sum() * tiles * LANES)).astype(np.float32)
         strides = np.array(target.strides, np.int64) // target.itemsize
         weight = _NO_WEIGHTS if weights is None else weights.reshape(-1)
-        self._volume: tuple[Any, ...] = (
-            *_tables(self._table), start, stop - start, start - origin, scale, offset, share,
-            strides, target.reshape(-1), weight,
+        self._boxes = passes.Boxes(
+            start=start, side=stop - start, first=start - origin, scale=scale, offset=offset,
+            share=share, strides=strides,
         )  # fmt: skip
+        self._target, self._weight = target.reshape(-1), weight
         self._seed = seed
         self._order, self._tasks = _drawing_tasks(coordinate_leaders(tree.geometry), tiles)
         self._one_by_one = _one_leaf_each(self._tasks)
         self._gradients = np.zeros((PARTS, 1, self._table.size), np.float32)
         self._losses = np.zeros(PARTS)
         self._threads = min(current_runtime().thread_count(), PARTS)
-        self._scratch = [self._new_scratch() for _ in range(self._threads)]
+        self._work = [self._new_work() for _ in range(self._threads)]
 
-    def _new_scratch(self) -> tuple[Any, ...]:
-        """Return what one thread works in: x, c, d and sums; row, place, pending."""
+    def _new_work(self) -> passes.Work:
+        """Return what one thread works in."""
         size, depth = _rows(self._table) * STRIDE, self._table.paths.shape[1]
-        floats = (_aligned(size), _aligned(size), _aligned(size), _aligned(WIDTH))
-        return (
-            floats,
-            np.zeros(depth + 1, np.int64),
-            np.empty(LANES, np.int64),
-            np.zeros(depth + 1, np.bool_),
-        )
+        return passes.Work(
+            x=_aligned(size), c=_aligned(size), d=_aligned(size), sums=_aligned(WIDTH),
+            row=np.zeros(depth + 1, np.int64), place=np.empty(LANES, np.int64),
+            where=np.empty(LANES, np.int64), pending=np.zeros(depth + 1, np.bool_),
+        )  # fmt: skip
 
     def start(self, parameters: Float32Array) -> Float32Array:
         """Return a copy of a parameter-like array where this engine works on it."""
@@ -385,12 +379,12 @@ class Problem:
         (values,) = parameters
         key = passes.step_key(self._seed, step)
         tasks = self._one_by_one if squared else self._tasks
-        gradients = self._gradients[:, 0]
+        net, gradients = _network(self._table, values), self._gradients[:, 0]
 
         def run(thread: int) -> None:
-            _accumulate(
-                values, *self._volume, key, self._order, tasks, thread, threads, squared,
-                self._losses, gradients, *self._scratch[thread],
+            passes.accumulate(
+                net, self._boxes, self._target, self._weight, key, self._order, tasks, thread,
+                threads, squared, self._losses, gradients, self._work[thread],
             )  # fmt: skip
 
         with _share_of_threads(self._threads) as threads:
