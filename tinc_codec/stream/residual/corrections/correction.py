@@ -1,7 +1,7 @@
 """The CORRECTION section: what is added to the values so that every voxel is within a bound.
 
-For integers the field of predictive.py itself. For floats its multiples of a unit, whose half is
-the bound: the section then starts with the unit.
+For integers the field of predictive.py itself. For floats its multiples of a unit, a fraction of the
+bound: the section then starts with the unit.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tinc_codec.array_types import Int64Array
+from tinc_codec.array_types import Float64Array, Int64Array
 from tinc_codec.errors import CorruptPayload, InvalidSetting
 from tinc_codec.parallel import Run
 from tinc_codec.stream.residual.axes import Window, three_axes
@@ -21,6 +21,11 @@ from tinc_codec.stream.residual.corrections import predictive
 from tinc_codec.stream.wire import Reader, Writer
 
 Number = int | float
+
+# Units that a float's bound is made of, where the coder's integers allow it: predictions are as fine
+# as the field is.
+_UNITS_OF_BOUND = 20
+_LARGEST = float(np.finfo(np.float64).max)
 
 
 def encode(
@@ -49,33 +54,42 @@ def encode(
         field = wanted.astype(np.int64) - base.astype(np.int64)
         bound = min(math.floor(max_error), predictive.LIMIT - 1)
         return predictive.encode(field.reshape(shape), bound, run=run)
-    unit = _unit(wanted, max_error)
+    step = _step(wanted, max_error)
+    for bound in (_UNITS_OF_BOUND, 0):
+        unit = step / (2 * bound + 1)
+        steps = _apart(wanted, base, unit)
+        most = float(np.abs(steps).max())
+        # What a reader multiplies may be as much more; in steps of the whole it is clipped.
+        if most < predictive.LIMIT and (bound == 0 or (most + bound) * unit < _LARGEST):
+            data = predictive.encode(steps.astype(np.int64).reshape(shape), bound, run=run)
+            return Writer().raw(np.array(unit, "<f8").tobytes()).getvalue() + data
+    raise InvalidSetting(
+        f"max_error={max_error:g} is below 2**-33 of the range of these {wanted.dtype} values; "
+        "use a larger one, or a lossless codec"
+    )
+
+
+def _apart(wanted: npt.NDArray[Any], base: npt.NDArray[Any], unit: float) -> Float64Array:
+    """Return how many units floats are apart, rounded."""
     there, here = wanted.astype(np.float64), base.astype(np.float64)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         apart = (there - here) / unit
-    if not np.isfinite(apart).all():  # further apart than float64 tells
-        apart = there / unit - here / unit
-    steps = np.rint(apart)
-    if np.abs(steps).max() >= predictive.LIMIT:
-        raise InvalidSetting(
-            f"max_error={max_error:g} is below 2**-33 of the range of these {wanted.dtype} values; "
-            "use a larger one, or a lossless codec"
-        )
-    data = predictive.encode(steps.astype(np.int64).reshape(shape), 0, run=run)
-    return Writer().raw(np.array(unit, "<f8").tobytes()).getvalue() + data
+        if not np.isfinite(apart).all():  # further apart than float64 tells
+            apart = there / unit - here / unit
+    return np.rint(apart)
 
 
-def _unit(wanted: npt.NDArray[Any], max_error: float) -> float:
+def _step(wanted: npt.NDArray[Any], max_error: float) -> float:
     """Return the step of floats: twice the bound, less what rounding to the dtype may add."""
     largest = float(np.abs(wanted).max())
     rounding = 0.5 * _spacing(wanted.dtype.type(largest)) + 4 * _spacing(np.float64(largest))
-    unit = min(2 * (max_error - rounding), float(np.finfo(np.float64).max))
-    if not unit > 0:
+    step = min(2 * (max_error - rounding), _LARGEST)
+    if not step > 0:
         raise InvalidSetting(
             f"max_error={max_error:g} is finer than {wanted.dtype} values of {largest:g} are "
             f"spaced (more than {rounding:.3g} is needed); use a larger one, or a lossless codec"
         )
-    return unit
+    return step
 
 
 def _spacing(value: np.floating[Any]) -> float:
