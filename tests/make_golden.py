@@ -154,6 +154,7 @@ ENCODED: dict[str, tuple[Callable[[], Array], dict[str, Any]]] = {
     "correction_nan_and_infinities": (ct_with_holes, {"max_error": 4, "effort": 1}),
     "correction_padded_with_nan": (padded_with_nan, {"max_error": 2, "effort": 1}),
     "correction_float16": (lambda: volume((6, 9, 8), "f2"), {"max_error": 0.4, "effort": 1}),
+    "correction_float32": (lambda: volume((6, 9, 8), "f4"), {"max_error": 2.5, "effort": 1}),
     "correction_float64": (lambda: volume((6, 9, 8), ">f8") * 1e9, {"max_error": 1e5, "effort": 1}),
 }
 
@@ -382,8 +383,10 @@ NEW_IN_2 = (
     *(name for name in ENCODED if name.startswith(("wavelet", "filter"))),
     *(name for name in BUILT if not name.startswith(("by_hand", "smooth_faces", "correction"))),
     *("tree", "edge_chunk", "paper", "cosine", "constant", "nan_and_infinities"),
-    *("smooth_faces_and_wavelet", "correction_lossless"),
+    *("smooth_faces_and_wavelet", "correction_lossless", "correction_float32"),
 )
+# Of these there is none that an earlier writer made.
+ONLY_IN_2 = ("correction_float32",)
 WRITTEN = FOLDER / f"v{container.FORMAT_VERSION}"
 
 

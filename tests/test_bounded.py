@@ -69,6 +69,15 @@ def test_any_volume(seed: int, bound: int, axes: int) -> None:
     assert largest_error(array, payload) <= bound
 
 
+@pytest.mark.parametrize("bound", [30, 200, 1500])
+def test_floats_take_no_more_than_integers(bound: float) -> None:
+    array = phantom((40, 40, 40))
+    integers, floats = (
+        len(encode(values, max_error=bound, effort=1)) for values in (array, array.astype("f4"))
+    )
+    assert floats <= 1.04 * integers + 10
+
+
 @pytest.mark.parametrize("ratio_of_range", [0.002, 0.2])
 def test_every_engine_and_part_agrees(ratio_of_range: float) -> None:
     array = phantom((32, 32, 32), seed=1)

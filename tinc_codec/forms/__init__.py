@@ -5,19 +5,20 @@
 - tree and wavelet: a share for a tree, mostly of a low-pass band, the rest for what it leaves;
 - either of these two with a filter of the decoded values, where that is worth its bytes;
 - cosine: a few low-order terms, where the budget is very small;
-- wavelet and correction, or correction alone, where every voxel is to be within a bound.
+- wavelet and correction, or correction alone, where every voxel is to be within a bound, or where
+  that is much better than the others.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from tinc_codec.errors import InvalidSetting
 from tinc_codec.forms import candidate, trees, wavelets
 from tinc_codec.forms.band_trees import BandTree
-from tinc_codec.forms.bounded import within_bound
+from tinc_codec.forms.bounded import better_within_budget, smaller_as_good, within_bound
 from tinc_codec.forms.candidate import Form, Volume
 from tinc_codec.settings import Settings
 from tinc_codec.stream import container, cosine
@@ -44,7 +45,8 @@ def encode(volumes: Sequence[Volume], settings: Settings) -> list[bytes]:
     elif settings.max_error is None:
         found = _as_good(volumes, settings)
     else:
-        found = each(lambda volume: within_bound(volume, settings), volumes)
+        bound, search = settings.max_error, wavelets.search_of(settings)
+        found = each(lambda volume: within_bound(volume, bound, search), volumes)
     return [candidate.recorded(volume, form) for volume, form in zip(volumes, found, strict=True)]
 
 
@@ -69,13 +71,20 @@ def _within_budgets(volumes: Sequence[Volume], settings: Settings) -> list[Form]
     """Return the best of wavelet, tree with wavelet, and the low-order form."""
     search = wavelets.search_of(settings)
     found = each(lambda volume: wavelets.within_budget(volume, None, search), volumes)
-    if trees.are_tried(settings):
-        budgets = [volume.own_budget() for volume in volumes]
+
+    def bounded(pair: tuple[Volume, Form | None]) -> Form | None:
+        volume, form = pair
+        return form and better_within_budget(volume, form, search)
+
+    def with_trees(some: Sequence[Volume], forms: Sequence[Form | None]) -> list[Form | None]:
+        budgets = [volume.own_budget() for volume in some]
 
         def add(volume: Volume, tree: BandTree, like: Form | None) -> Form | None:
             return wavelets.within_budget(volume, tree, search.at_price_of(like))
 
-        found = trees.with_trees(volumes, found, settings, budgets, add, _higher)
+        return trees.with_trees(some, forms, settings, budgets, add, _higher)
+
+    found = _bounded_or_with_trees(volumes, found, settings, bounded, with_trees)
 
     def final(pair: tuple[Volume, Form | None]) -> Form:
         volume, form = pair
@@ -106,10 +115,39 @@ def _as_good(volumes: Sequence[Volume], settings: Settings) -> list[Form]:
                 f"{target} is more than the transform's precision gives for a chunk of "
                 f"{volume.info.dtype}; ask for less, or for a max_error"
             )
-    if trees.are_tried(settings):
-        sizes = [len(form.payload) for form in found if form is not None]
-        found = trees.with_trees(volumes, found, settings, sizes, reach, _smaller)
+
+    def bounded(pair: tuple[Volume, Form | None]) -> Form | None:
+        volume, form = pair
+        score = _psnr_db if settings.ssim is None else partial(_ssim_db, volume)
+        wanted = _wanted_db(volume, settings)
+        return form and smaller_as_good(volume, form, score, wanted, search)
+
+    def with_trees(some: Sequence[Volume], forms: Sequence[Form | None]) -> list[Form | None]:
+        sizes = [len(form.payload) for form in forms if form is not None]
+        return trees.with_trees(some, forms, settings, sizes, reach, _smaller)
+
+    found = _bounded_or_with_trees(volumes, found, settings, bounded, with_trees)
     return [form for form in found if form is not None]
+
+
+def _bounded_or_with_trees(
+    volumes: Sequence[Volume],
+    found: Sequence[Form | None],
+    settings: Settings,
+    bounded: Callable[[tuple[Volume, Form | None]], Form | None],
+    with_trees: Callable[[Sequence[Volume], Sequence[Form | None]], list[Form | None]],
+) -> list[Form | None]:
+    """Return bounded forms where they are much better than those found; else trees are tried."""
+    if settings.form != "auto":
+        return list(found)
+    best = each(bounded, list(zip(volumes, found, strict=True)))
+    rest = [k for k, form in enumerate(best) if form is None]
+    forms = [found[k] for k in rest]
+    if rest and trees.are_tried(settings):
+        forms = with_trees([volumes[k] for k in rest], forms)
+    for k, form in zip(rest, forms, strict=True):
+        best[k] = form
+    return best
 
 
 def _wanted_db(volume: Volume, settings: Settings) -> float:

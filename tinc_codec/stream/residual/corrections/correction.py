@@ -1,7 +1,7 @@
 """The CORRECTION section: what is added to the values so that every voxel is within a bound.
 
-For integers the field of predictive.py itself. For floats its multiples of a unit, a fraction of the
-bound: the section then starts with the unit.
+For integers the field of predictive.py itself. For floats its multiples of a unit, a fraction of
+the bound: the section then starts with the unit.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from tinc_codec.errors import CorruptPayload, InvalidSetting
 from tinc_codec.parallel import Run
 from tinc_codec.stream.residual.axes import Window, three_axes
 from tinc_codec.stream.residual.corrections import predictive
-from tinc_codec.stream.wire import Reader, Writer
+from tinc_codec.stream.wire import Reader
 
 Number = int | float
 
-# Units that a float's bound is made of, where the coder's integers allow it: predictions are as fine
-# as the field is.
+# Units that a float's bound is made of, where the coder's integers allow it.
 _UNITS_OF_BOUND = 20
+# Of how many parts of a volume, and planes of each, its bytes are foretold.
+_PARTS, _PLANES = 3, 3
 _LARGEST = float(np.finfo(np.float64).max)
 
 
@@ -49,11 +50,37 @@ def encode(
     InvalidSetting
         If the bound is finer than the dtype, or than the coder's integers, can hold.
     """
+    field, bound, unit = _field(wanted, base, max_error)
+    return unit + predictive.encode(field, bound, run=run)
+
+
+def some_planes(wanted: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return a few planes of three parts of a volume, or all of a small one, as (z, y, x)."""
+    wanted = wanted.reshape(three_axes(wanted.shape))
+    depth = len(wanted)
+    if depth <= _PARTS * _PLANES:
+        return wanted
+    starts = np.linspace(0, depth - _PLANES, _PARTS).astype(int)
+    return np.concatenate([wanted[start : start + _PLANES] for start in starts])
+
+
+def foretold(planes: npt.NDArray[Any], max_error: float) -> int:
+    """Return about how many bytes :func:`encode` takes for some planes, without a base.
+
+    Errors are those of :func:`encode`.
+    """
+    field, bound, unit = _field(planes, np.full_like(planes, planes.min()), max_error)
+    return len(unit) + predictive.foretold(field, bound)
+
+
+def _field(
+    wanted: npt.NDArray[Any], base: npt.NDArray[Any], max_error: float
+) -> tuple[Int64Array, int, bytes]:
+    """Return the field (z, y, x) to code, its bound, and the bytes of its unit."""
     shape = three_axes(wanted.shape)
     if wanted.dtype.kind != "f":
         field = wanted.astype(np.int64) - base.astype(np.int64)
-        bound = min(math.floor(max_error), predictive.LIMIT - 1)
-        return predictive.encode(field.reshape(shape), bound, run=run)
+        return field.reshape(shape), min(math.floor(max_error), predictive.LIMIT - 1), b""
     step = _step(wanted, max_error)
     for bound in (_UNITS_OF_BOUND, 0):
         unit = step / (2 * bound + 1)
@@ -61,8 +88,7 @@ def encode(
         most = float(np.abs(steps).max())
         # What a reader multiplies may be as much more; in steps of the whole it is clipped.
         if most < predictive.LIMIT and (bound == 0 or (most + bound) * unit < _LARGEST):
-            data = predictive.encode(steps.astype(np.int64).reshape(shape), bound, run=run)
-            return Writer().raw(np.array(unit, "<f8").tobytes()).getvalue() + data
+            return steps.astype(np.int64).reshape(shape), bound, np.array(unit, "<f8").tobytes()
     raise InvalidSetting(
         f"max_error={max_error:g} is below 2**-33 of the range of these {wanted.dtype} values; "
         "use a larger one, or a lossless codec"

@@ -39,7 +39,7 @@ _NAME = "CORRECTION section"
 _SLAB_BYTES, _SLAB_SIZE, _SLAB_DEPTH = 1 << 17, 1 << 20, 16
 # Where more of the field than this is within the bound of 0: sparse is tried; nothing else is.
 _MAYBE_SPARSE, _SURELY_SPARSE = 0.5, 0.98
-_SAMPLES = 1 << 14
+_SAMPLES, _FEW_SAMPLES = 1 << 14, 1 << 11
 # The mode is chosen on one in so many planes, in the middle, and on this many at least.
 _TRIAL, _TRIAL_DEPTH = 4, 16
 _RIDGE = 1e-6
@@ -141,7 +141,7 @@ def _sets(mode: int) -> list[int]:
 # Fitting the weights.
 
 
-def _samples(field: Int64Array, lattice: _Lattice) -> tuple[Float64Array, Float64Array]:
+def _samples(field: Int64Array, lattice: _Lattice, most: int) -> tuple[Float64Array, Float64Array]:
     """Return neighbours (n, samples) and elements (samples,), less the reference."""
     counts = [
         len(range(int(a), n, int(s)))
@@ -149,8 +149,8 @@ def _samples(field: Int64Array, lattice: _Lattice) -> tuple[Float64Array, Float6
     ]
     size = int(np.prod(counts))
     index = np.arange(size)
-    if size > _SAMPLES:  # spread without a period
-        index = np.arange(_SAMPLES) * 0x9E3779B1 % size
+    if size > most:  # spread without a period
+        index = np.arange(most) * 0x9E3779B1 % size
     place = np.stack(np.unravel_index(index, counts), axis=1) if size else np.zeros((0, AXES), int)
     place = place * lattice.stride + lattice.first
     shape = np.array(field.shape)
@@ -168,12 +168,12 @@ def _samples(field: Int64Array, lattice: _Lattice) -> tuple[Float64Array, Float6
     return np.array(near[1:], np.float64), wanted.astype(np.float64)
 
 
-def _fit(field: Int64Array, lattice: _Lattice, bound: int) -> Int64Array:
+def _fit(field: Int64Array, lattice: _Lattice, bound: int, samples: int) -> Int64Array:
     """Return the weights of the least squares, each element's by one over what is around it.
 
     Decoded neighbours have noise of the bound, independent of each other: it is in the equations.
     """
-    near, wanted = _samples(field, lattice)
+    near, wanted = _samples(field, lattice, samples)
     n = len(near)
     if near.shape[1] < 8 * n:
         return np.zeros(n, np.int64)
@@ -205,14 +205,16 @@ def _weighted_sums(
     return square, right
 
 
-def _fit_all(field: Int64Array, mode: int, bound: int) -> tuple[Int64Array, ...]:
+def _fit_all(
+    field: Int64Array, mode: int, bound: int, samples: int = _SAMPLES
+) -> tuple[Int64Array, ...]:
     """Return the sets of weights of a mode: those of the coarse levels from the last of them."""
     found = [np.zeros(n, np.int64) for n in _sets(mode)]
     if mode != SPARSE:
         last = {lattice.fitted: lattice for lattice in _lattices(mode, field.shape)}
         for fitted, lattice in last.items():
             if fitted >= 0:
-                found[fitted] = _fit(field, lattice, bound)
+                found[fitted] = _fit(field, lattice, bound, samples)
     return tuple(found)
 
 
@@ -360,6 +362,22 @@ def encode(field: npt.NDArray[np.int64], bound: int, *, run: Run = map) -> bytes
     header, count = _best(headers, field, run)
     slabs = [field[a:b] for a, b in even_parts(len(field), count)]
     return _to_bytes(header, list(run(lambda slab: _encode_slab(header, slab), slabs)))
+
+
+def foretold(field: npt.NDArray[np.int64], bound: int) -> int:
+    """Return about how many bytes a small field takes; arguments as of :func:`encode`.
+
+    In little time: fields are interpolated by none, and weights fitted to few samples.
+    """
+    sizes = []
+    for mode in set(_modes(field, bound)) - {INTERPOLATED}:
+        weights = _fit_all(field, mode, bound, _FEW_SAMPLES)
+        header = _Header(
+            mode=mode, bound=bound, lowest=int(field.min()), highest=int(field.max()),
+            weights=weights,
+        )  # fmt: skip
+        sizes.append(len(_encode_slab(header, np.ascontiguousarray(field))))
+    return min(sizes)
 
 
 def decode(
