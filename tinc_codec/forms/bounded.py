@@ -36,8 +36,9 @@ _STEPS_OF_BOUND: _Steps = (0.0, 2.5, 4.0, 6.0)
 # A bounded form takes ten times as long to decode as another: so much better it has to be, in dB or
 # in bytes. One without loss need only be smaller.
 _WORTH_DB, _WORTH_BYTES = 1.0, 0.89
-# It is coded if no more bytes are foretold, for the other form's error, than that has, times this.
-_HOPEFUL = 1.3
+# It is coded if no more bytes are foretold, for the other form's error, than that has, times this;
+# and that is done if there are no more steps beyond that error than it has bytes, times this.
+_HOPEFUL, _MAY_BE_HOPEFUL = 1.3, 3.0
 # How often it is coded to meet a target, and how much of a budget is enough.
 _TRIALS, _ENOUGH = 4, 0.97
 # Bounds looked at: so many, up to so many times finer and coarser than the other form's error.
@@ -190,6 +191,10 @@ def _outlook(volume: Volume, form: Form, size: int) -> _Outlook | None:
         bounds = np.unique(np.append(np.floor(bounds), (0, usual)))
     planes = correction.some_planes(_wanted(volume))
     part = planes.size / volume.unit.size
+    with np.errstate(over="ignore"):
+        steps = np.count_nonzero(np.abs(np.diff(planes.astype(np.float64))) > usual) / part
+    if steps > _MAY_BE_HOPEFUL * size:
+        return None
     found = _Outlook(planes=planes, part=part, bounds=bounds, usual=usual)
     return found if found.foretold(usual) <= _HOPEFUL * size else None
 
