@@ -169,7 +169,7 @@ def parsing_knows_no_engine(imports: Imports) -> Iterator[str]:
 
 
 def small_modules_know_nobody(imports: Imports) -> Iterator[str]:
-    own = {"tinc_codec.metrics": {"tinc_codec.metric_loops"}}
+    own = {"tinc_codec.metrics": {"tinc_codec.metric_loops", "tinc_codec.compiled"}}
     for name in ("tinc_codec.metrics", "tinc_codec.selection", "tinc_codec.errors"):
         known = {name, "tinc_codec.errors", *own.get(name, ())}
         for other in sorted(reached(imports, name) - known):

@@ -12,8 +12,10 @@ from zlib import crc32
 import numpy as np
 import pytest
 from llvmlite.binding import get_host_cpu_features
+from numba.core.dispatcher import Dispatcher
 from numpy.typing import NDArray
 
+from tinc_codec.compiled import _warn_of_no_cache, compiled
 from tinc_codec.engines.cpu import kernels
 from tinc_codec.engines.cpu.vector import LANES, ROWS, STRIDE
 from tinc_codec.llvm import WIDTH
@@ -119,11 +121,20 @@ def test_lanes_do_not_depend_on_their_place() -> None:
     np.testing.assert_array_equal(np.roll(lanes(one), 37, axis=1), lanes(other))
 
 
-@pytest.mark.parametrize("features", ["", "+avx,+avx2,+fma"])
-def test_plain_processors_decode_alike(features: str, tmp_path: Path) -> None:
+GENERIC = {"NUMBA_CPU_NAME": "generic"}
+WITH_AVX2 = GENERIC | {"NUMBA_CPU_FEATURES": "+avx,+avx2,+fma"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "width"),
+    [(GENERIC | {"NUMBA_CPU_FEATURES": ""}, 4), (WITH_AVX2, 8), ({"NUMBA_ENABLE_AVX": "0"}, 4)],
+)
+def test_plain_processors_decode_alike(
+    variables: dict[str, str], width: int, tmp_path: Path
+) -> None:
     """Without AVX-512, AVX2 or fused multiply-add trees decode within a level, wavelets exactly."""
     here = get_host_cpu_features()
-    if features and here.get("avx2") and not here.get("avx512f"):
+    if width == 8 and here.get("avx2") and not here.get("avx512f"):
         pytest.skip("this processor is such a one: all other tests are run on it")
     golden = Path(__file__).parent / "golden" / "v1"
     script = (
@@ -137,17 +148,49 @@ def test_plain_processors_decode_alike(features: str, tmp_path: Path) -> None:
         "    known = np.load(path.with_suffix('.npy'))\n"
         "    assert np.abs(found.astype(float) - known).max() <= most, name\n"
     )
-    environment = os.environ | {
-        "NUMBA_CPU_NAME": "generic",
-        "NUMBA_CPU_FEATURES": features,
-        "NUMBA_CACHE_DIR": str(tmp_path),
-    }
+    environment = os.environ | variables | {"NUMBA_CACHE_DIR": str(tmp_path)}
     run = subprocess.run(
         [sys.executable, "-W", "error", "-c", script, str(golden)],
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
-    assert int(run.stdout) == (8 if "avx2" in features else 4)
+    assert int(run.stdout) == width
+
+
+def test_without_compilation_the_remedy_is_named() -> None:
+    script = "import tinc_codec; tinc_codec.encode(__import__('numpy').eye(9), ratio=2)"
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"NUMBA_DISABLE_JIT": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "TincError: NUMBA_DISABLE_JIT is set" in run.stderr
+    assert "unset it" in run.stderr
+
+
+def test_where_no_folder_can_be_written_to_code_is_compiled_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(self: Dispatcher) -> None:
+        raise RuntimeError("cannot cache function 'twice': no locator available for file 'x.py'")
+
+    def twice(n: int) -> int:
+        return 2 * n
+
+    monkeypatch.setattr(Dispatcher, "enable_caching", refused)
+    _warn_of_no_cache.cache_clear()
+    with pytest.warns(RuntimeWarning, match="Set NUMBA_CACHE_DIR"):
+        doubled = compiled()(twice)
+    assert doubled(21) == 42
+    assert compiled("int64(int64)")(twice)(21) == 42  # said once
+
+
+def test_other_errors_of_numba_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(self: Dispatcher) -> None:
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(Dispatcher, "enable_caching", fails)
+    with pytest.raises(RuntimeError, match="something else"):
+        compiled()(lambda n: n)
 
 
 @pytest.mark.parametrize(

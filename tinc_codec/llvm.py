@@ -9,19 +9,28 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import config
 from numba.core import cgutils
+from numba.core.codegen import get_host_cpu_features
+
+from tinc_codec.errors import TincError
 
 FLOAT, INT32, INT64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 
 
 def _features() -> set[str]:
-    """Return what numba compiles for: this machine, or what NUMBA_CPU_FEATURES says."""
+    """Return what numba compiles for: of this machine what it uses, or NUMBA_CPU_FEATURES."""
     named = config.CPU_FEATURES  # type: ignore[attr-defined]
-    text = binding.get_host_cpu_features().flatten() if named is None else named
+    text = get_host_cpu_features() if named is None else named  # type: ignore[no-untyped-call]
     return {feature[1:] for feature in text.split(",") if feature.startswith("+")}
 
+
+if config.DISABLE_JIT:  # type: ignore[attr-defined]
+    raise TincError(
+        "NUMBA_DISABLE_JIT is set, and tinc_codec's kernels are code for LLVM that Python cannot "
+        "run; unset it"
+    )
 
 WIDTH = 16 if "avx512f" in _features() else 8 if "avx2" in _features() else 4
 VECTOR, BITS = ir.VectorType(FLOAT, WIDTH), ir.VectorType(INT32, WIDTH)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from tinc_codec.compiled import compiled
 
 # Of two volumes, their squares and their product.
 SUMS = 5
 _K1, _K2 = 0.01, 0.03  # stabilisers of SSIM (Wang et al. 2004)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def tally(a: Any, b: Any, threshold: float, kinds: Any) -> bool:
     """Add voxels, squares, largest error, lowest and highest, of dark and bright ones.
 
@@ -31,7 +32,7 @@ def tally(a: Any, b: Any, threshold: float, kinds: Any) -> bool:
     return True
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def add_plane(sums: Any, pair: Any, sign: float) -> None:
     """Add two planes, their squares and their product to sums."""
     for y in range(pair.shape[1]):
@@ -44,7 +45,7 @@ def add_plane(sums: Any, pair: Any, sign: float) -> None:
             sums[4, y, x] += sign * (u * v)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def plane_of_windows(
     sums: Any, high: int, wide: int, n: int, unbias: float, middle: float
 ) -> float:

@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from tinc_codec.compiled import compiled
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def fill_integers(unit: Any, low: float, high: float, out: Any) -> None:
     """Set out to low (1 - u) + high u, rounded half to even; u clipped to [0, 1], NaN is 0.
 
@@ -24,7 +25,7 @@ def fill_integers(unit: Any, low: float, high: float, out: Any) -> None:
         out[i] = min(max(x, low), high)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def fill_floats(unit: Any, low: float, high: float, out: Any) -> None:
     """As :func:`fill_integers`, not rounded."""
     for i in range(len(unit)):

@@ -14,11 +14,12 @@ import numpy as np
 try:
     from zarr.abc.codec import ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin
     from zarr.core.buffer import gpu
+    from zarr.core.dtype import ZDType  # noqa: F401  # of 3.1, whose data types are read below
     from zarr.registry import register_codec
 except ImportError as error:
     raise ImportError(
         "TINCSerializer needs zarr>=3.1 (pip install 'zarr>=3.1'); "
-        "with zarr 2 use tinc_codec.TINC as compressor"
+        "with an older zarr use tinc_codec.TINC as compressor, with zarr format 2"
     ) from error
 
 from tinc_codec.configured import Configured, warn_if_not_installed

@@ -38,7 +38,7 @@ _OTHERS_THREADS = (
     "BLOSC_NTHREADS",
 )
 _ONE_THREAD = dict.fromkeys(_OTHERS_THREADS, "1")
-_QUIET = 40  # logging.ERROR
+_QUIET = 50  # logging.CRITICAL: when it is interrupted, workers log errors with tracebacks
 _HERE = "127.0.0.1"
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from tinc_codec.compiled import compiled
 from tinc_codec.stream.residual.axes import AXES
 from tinc_codec.stream.residual.wavelets import coefficients, tiles
 from tinc_codec.stream.residual.wavelets.tiles import Cuts
@@ -52,7 +52,7 @@ def _along_axes(bands: list[npt.NDArray[Any]]) -> list[Work]:
     return works
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _count(band: Any, along_z: Any, along_y: Any, along_x: Any) -> None:
     """Add what of a band is not 0 at each place of each axis."""
     for z in range(band.shape[0]):

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from tinc_codec.array_types import Float32Array, Float64Array
+from tinc_codec.compiled import compiled
 from tinc_codec.parallel import even_parts
 from tinc_codec.stream.residual.filters.filtering import REACH
 from tinc_codec.stream.residual.filters.postfilter import activity_knots, value_knots
@@ -118,7 +118,7 @@ def normal_equations(
     return Normal(matrix=matrix, wanted=whole, squares=sum_of_squares(wanted), count=len(wanted))
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _between(x: Any, knots: Any) -> Any:
     """Return the knot below x, and how much the one above has to say there."""
     k = 0
@@ -127,7 +127,7 @@ def _between(x: Any, knots: Any) -> Any:
     return k, min(max((x - knots[k]) / (knots[k + 1] - knots[k]), 0.0), 1.0)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _add_up(
     stencil: Any, wanted: Any, activities: Any, values: Any, squares: Any, right: Any
 ) -> None:
@@ -167,7 +167,7 @@ def _add_up(
                 row[n] += share * said[n]
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _place(
     squares: Any, right: Any, activities: int, values: int, gates: Any, product: Any, matrix: Any,
     whole: Any,
@@ -201,7 +201,7 @@ def _place(
                         matrix[row, column] += both * squares[cell, product[p, q], pair]
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _projected(matrix: Any, directions: Any) -> Any:
     """Return directions.T @ matrix @ directions, of directions that are mostly 0.
 

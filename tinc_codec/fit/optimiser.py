@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from tinc_codec.compiled import compiled
 
 BETA_1 = 0.9
 BETA_2 = 0.999
@@ -33,7 +34,7 @@ def step_sizes(name: str, rates: Sequence[float]) -> npt.NDArray[np.float32]:
     return np.stack([first, second], axis=1).astype(np.float32)
 
 
-@njit(nogil=True, fastmath={"contract", "nsz", "nnan", "ninf"}, cache=True)
+@compiled(fastmath={"contract", "nsz", "nnan", "ninf"})
 def adam(p: Any, parts: Any, scale: Any, m: Any, v: Any, rate: Any, root: Any) -> None:
     """Do one Adam step in place.
 
@@ -60,7 +61,7 @@ def adam(p: Any, parts: Any, scale: Any, m: Any, v: Any, rate: Any, root: Any) -
         p[i] -= rate * scale[i] * m[i] / (np.sqrt(v[i]) * root + eps)
 
 
-@njit(nogil=True, fastmath={"contract", "nsz", "nnan", "ninf"}, cache=True)
+@compiled(fastmath={"contract", "nsz", "nnan", "ninf"})
 def adamax(p: Any, parts: Any, scale: Any, m: Any, v: Any, rate: Any, root: Any) -> None:
     """Do one Adamax step in place; parameters as in :func:`adam`, v the infinity norm."""
     b1, b2 = np.float32(BETA_1), np.float32(BETA_2)

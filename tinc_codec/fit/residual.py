@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-from numba import njit
 
 from tinc_codec.array_types import Float32Array
+from tinc_codec.compiled import compiled
 from tinc_codec.fit import cutting
 from tinc_codec.fit.steps import ZERO_BELOW, Magnitudes
 from tinc_codec.stream.residual.axes import AXES, Shape, three_axes
@@ -357,7 +357,7 @@ def _triples(transform: _Transform, coded: Quantized) -> list[tuple[Any, Any, An
     return list(zip(*parts, strict=True))
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _squares(real: Any, worth: Any, q: Any, scale: Any) -> Any:
     """Return the weighted squared error of a band in squared steps."""
     total = 0.0
@@ -371,7 +371,7 @@ def _squares(real: Any, worth: Any, q: Any, scale: Any) -> Any:
     return total
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _magnitudes(real: Any, worth: Any, q: Any) -> Any:
     """Return the weighted sums of magnitudes of a band where integers are not 0, of these, of 1."""
     size, wanted, count = 0.0, 0.0, 0.0

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from tinc_codec.array_types import Float32Array, Float64Array
+from tinc_codec.compiled import compiled
 
 # Magnitudes below so many steps are mostly coded as 0.
 ZERO_BELOW = 0.6
@@ -127,7 +127,7 @@ class Magnitudes:
         return Forecast(self.steps, -10 * np.log10(np.maximum(mean, _LEAST_ERROR)))
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _count(values: Any, bits: Any, counts: Any, squares: Any) -> None:
     """Add values, the same as integers too, to the cells of their magnitudes."""
     for z in range(values.shape[0]):

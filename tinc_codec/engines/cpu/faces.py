@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from tinc_codec.array_types import Float32Array
+from tinc_codec.compiled import compiled
 from tinc_codec.tree.faces import AxisPlan
 
 _HALF = np.float32(0.5)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _correct(x: Any, firsts: Any, rows: Any, faces: Any, factors: Any) -> None:
     """Correct rows of x (outer, n, inner) in place by the excess of their faces."""
     outer, _, inner = x.shape

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from tinc_codec.compiled import compiled
 from tinc_codec.engines.cpu.vector import (
     LANES,
     OUTER_COLUMNS,
@@ -22,7 +22,7 @@ from tinc_codec.engines.cpu.vector import (
 
 # numba keeps compiled code until this file changes, whatever becomes of the code it builds on:
 # tests/test_kernels.py holds this to the checksum of that.
-BUILT_ON = "c5b0458a"
+BUILT_ON = "1ad64b52"
 
 # Sums over lanes may be reordered: only gradients are made so.
 _REORDERED = {"contract", "nsz", "reassoc"}
@@ -35,7 +35,7 @@ _transposed_add = layer_kernel("add", transposed=True)
 _outer_block = outer_kernel()
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def affine(
     p: Any, w_at: int, b_at: int, n_in: int, n_out: int, x: Any, x_at: int, y: Any, y_at: int
 ) -> None:
@@ -43,7 +43,7 @@ def affine(
     _affine(p, w_at, b_at, n_in, n_out, x, x_at, y, y_at, y, y_at)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def affine_sine(
     p: Any, w_at: int, b_at: int, n_in: int, n_out: int, x: Any, x_at: int, y: Any, y_at: int
 ) -> None:
@@ -51,7 +51,7 @@ def affine_sine(
     _affine_sine(p, w_at, b_at, n_in, n_out, x, x_at, y, y_at, y, y_at)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def affine_sine_cosine(
     p: Any, w_at: int, b_at: int, n_in: int, n_out: int, x: Any, x_at: int, y: Any, y_at: int,
     c: Any,
@@ -60,7 +60,7 @@ def affine_sine_cosine(
     _affine_sine_cosine(p, w_at, b_at, n_in, n_out, x, x_at, y, y_at, c, y_at)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def backward_times(
     p: Any, w_at: int, n_in: int, n_out: int, dz: Any, dz_at: int, c: Any, at: int
 ) -> None:
@@ -68,13 +68,13 @@ def backward_times(
     _transposed_times(p, w_at, 0, n_out, n_in, dz, dz_at, dz, at, c, at)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def backward_add(p: Any, w_at: int, n_in: int, n_out: int, dz: Any, dz_at: int, at: int) -> None:
     """Add W^T dz to the n_in rows of dz at ``at``, from the n_out rows at dz_at."""
     _transposed_add(p, w_at, 0, n_out, n_in, dz, dz_at, dz, at, dz, at)
 
 
-@njit(nogil=True, fastmath=_REORDERED, cache=True)
+@compiled(fastmath=_REORDERED)
 def _add_row_sums(rows: int, dz: Any, dz_at: int, g: Any, at: int) -> None:
     for o in range(rows):
         row = dz[dz_at + o * STRIDE : dz_at + o * STRIDE + LANES]
@@ -84,7 +84,7 @@ def _add_row_sums(rows: int, dz: Any, dz_at: int, g: Any, at: int) -> None:
         g[at + o] += total
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def add_outer(
     n_in: int, n_out: int, dz: Any, dz_at: int, x: Any, x_at: int,
     g: Any, w_at: int, b_at: int, sums: Any,

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from tinc_codec.array_types import Float32Array, Float64Array, Int64Array
+from tinc_codec.compiled import compiled
 from tinc_codec.engines.cpu.kernels import (
     add_outer,
     affine,
@@ -29,7 +29,7 @@ from tinc_codec.engines.cpu.vector import LANES, STRIDE
 
 # numba keeps compiled code until this file changes, whatever becomes of the code it builds on:
 # tests/test_kernels.py holds this to the checksum of that.
-BUILT_ON = "90e5f826"
+BUILT_ON = "c8da0fbc"
 
 
 class Network(NamedTuple):
@@ -125,7 +125,7 @@ class Work(NamedTuple):
     pending: npt.NDArray[np.bool_]
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _evaluate_path(net: Any, path: Any, first: int, row: Any, x: Any) -> None:
     """Run one leaf's layers from path position ``first`` on; row[k] is where layer k reads in x."""
     p, n_in, n_out, w_at, b_at, _ = net
@@ -141,7 +141,7 @@ def _evaluate_path(net: Any, path: Any, first: int, row: Any, x: Any) -> None:
             affine(p, w_at[layer], b_at[layer], n_in[layer], n_out[layer], x, row[k], x, row[k + 1])
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _shared(paths: Any, leaf: int, other: int) -> Any:
     """Return how many layers, from the coordinates on, two leaves have in common."""
     k = 0
@@ -150,7 +150,7 @@ def _shared(paths: Any, leaf: int, other: int) -> Any:
     return k
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def evaluate_points(
     net: Any, path: Any, coordinates: Any, where: Any, out: Any, x: Any, row: Any
 ) -> None:
@@ -165,7 +165,7 @@ def evaluate_points(
             out[where[first + v]] = x[row[len(path)] + v]
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _fill_tile(number: int, grid: Any, x: Any, runs: Any) -> Any:
     """Fill a tile with the voxels of an outer product from a number on, in C order.
 
@@ -206,7 +206,7 @@ def _fill_tile(number: int, grid: Any, x: Any, runs: Any) -> Any:
     return count
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def evaluate_grid(
     net: Any, leaves: Any, bases: Any, grid: Any, tile_start: int, tile_stop: int, out: Any,
     x: Any, row: Any, runs: Any,
@@ -228,7 +228,7 @@ def evaluate_grid(
                     out[place + v] = x[result + v]
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def step_key(seed: int, step: int) -> Any:
     """Return the 32 pseudo-random bits that a step's draws start from (splitmix64 finaliser)."""
     z = np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(step + 1)
@@ -237,7 +237,7 @@ def step_key(seed: int, step: int) -> Any:
     return np.uint32((z ^ (z >> np.uint64(31))) >> np.uint64(32))
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _draw_tile(key: Any, number: int, boxes: Any, leaf: int, x: Any, place: Any) -> None:
     """Draw the voxels numbered from ``number`` on, with replacement, from the box of a leaf.
 
@@ -260,7 +260,7 @@ def _draw_tile(key: Any, number: int, boxes: Any, leaf: int, x: Any, place: Any)
             place[v] += i * strides[axis]
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _forward(net: Any, path: Any, first: int, work: Any) -> None:
     """As _evaluate_path, keeping cosines."""
     p, n_in, n_out, w_at, b_at, _ = net
@@ -278,7 +278,7 @@ def _forward(net: Any, path: Any, first: int, work: Any) -> None:
             affine(p, w_at[layer], b_at[layer], inputs, outputs, x, row[k], x, row[k + 1])
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _backward(net: Any, path: Any, kept: int, work: Any, g: Any) -> None:
     """Go back from the output layer to path position ``kept``; add to the gradient g.
 
@@ -305,13 +305,13 @@ def _backward(net: Any, path: Any, kept: int, work: Any, g: Any) -> None:
                 d[v] *= c[v]
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _square(first: int, stop: int, x: Any) -> None:
     for v in range(first, stop):
         x[v] *= x[v]
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _backward_squared(net: Any, path: Any, work: Any, g: Any) -> None:
     """As _backward with nothing kept, for the sums of the squares; x and d are used up."""
     p, n_in, n_out, w_at, b_at, _ = net
@@ -326,7 +326,7 @@ def _backward_squared(net: Any, path: Any, work: Any, g: Any) -> None:
         add_outer(inputs, outputs, d, row[k + 1], x, row[k], g, w_at[layer], b_at[layer], sums)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _differentiate(
     boxes: Any, leaf: int, target: Any, weight: Any, squared: bool, work: Any
 ) -> Any:
@@ -349,7 +349,7 @@ def _differentiate(
     return loss
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def accumulate(
     net: Any, boxes: Any, target: Any, weight: Any, key: Any, order: Any, tasks: Any, part: int,
     parts: int, squared: bool, losses: Any, gradients: Any, work: Any,

@@ -7,18 +7,19 @@ ones are mixed to (mixing.py).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit, types
+from numba import types
 
+from tinc_codec.compiled import compiled
 from tinc_codec.stream.residual.coder import mixing
 from tinc_codec.stream.residual.coder.mixing import STRETCH, UNIT
 
 # numba keeps compiled code until this file changes, whatever becomes of the code it builds on:
 # tests/test_kernels.py holds this to the checksum of that.
-BUILT_ON = "fa6781ff"
+BUILT_ON = "e41b74dd"
 
 # Fields of the coder's state.
 LOW, HIGH, AT, CODE, DECODING, STATE_SIZE = 0, 1, 2, 3, 4, 5
@@ -71,9 +72,7 @@ def kernel(signature: Any = None, *, inlined: bool = False) -> Callable[[_Functi
 
     In innermost loops counting takes longer than the work itself.
     """
-    options: dict[str, Any] = {"nogil": True, "cache": True, "_nrt": False}
-    found: Any = njit(signature, forceinline=inlined, **options)
-    return cast("Callable[[_Function], _Function]", found)
+    return compiled(signature, forceinline=inlined, _nrt=False)
 
 
 @kernel(inlined=True)

@@ -12,8 +12,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
+from tinc_codec.compiled import compiled
 from tinc_codec.stream.residual.coder.binary import (
     BITS,
     CODER,
@@ -28,7 +29,7 @@ from tinc_codec.stream.residual.coder.mixing import PROBABILITY
 
 # numba keeps compiled code until this file changes, whatever becomes of the code it builds on:
 # tests/test_kernels.py holds this to the checksum of that.
-BUILT_ON = "4cef21f7"
+BUILT_ON = "23bbe068"
 
 # Zeros around each array of magnitudes, so that neighbours need no checks. Where the volume is a
 # plane or a line there are none along the axes that it lacks, and planes, or rows too, are 0 apart.
@@ -507,19 +508,19 @@ NO_FLAGS = 27
 
 
 # What returns views counts references to arrays: once a band.
-@njit(nogil=True, cache=True)
+@compiled()
 def _triple(band: Any, first: int) -> Any:
     return band[first], band[first + 1], band[first + 2]
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _flags(of_all: Any, band: Any) -> Any:
     """Return the flags of a band's blocks."""
     z, y, x = _triple(band, BLOCKS)
     return of_all[band[FLAGS] : band[FLAGS] + z * y * x].reshape((z, y, x))
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _above(band: Any, table: Any, contexts: Any, far_table: Any, far_contexts: Any) -> Any:
     """Return the band one level up, as the coding of this one looks at it."""
     own, around, flags = contexts
@@ -558,7 +559,7 @@ _CODE_BANDS = types.boolean(
 )  # fmt: skip
 
 
-@njit(_CODE_BANDS, nogil=True, cache=True)
+@compiled(_CODE_BANDS)
 def code_bands(
     coder: Any, real: Any, worth: Any, scale: Any, price: Any, q: Any, table: Any, contexts: Any,
     far_table: Any, far_contexts: Any, work: Any,

@@ -14,8 +14,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from tinc_codec.compiled import compiled
 from tinc_codec.llvm import WIDTH
 from tinc_codec.stream.residual.wavelets.cdf97 import (
     CLOSED_END,
@@ -34,7 +34,7 @@ from tinc_codec.stream.residual.wavelets.sweeping import LEAST_ROWS, sweep
 
 # numba keeps compiled code until this file changes, whatever becomes of the code it builds on:
 # tests/test_kernels.py holds this to the checksum of that.
-BUILT_ON = "e571787b"
+BUILT_ON = "8d43430d"
 
 # Columns worked on together: the rows of a block stay in the cache.
 _COLUMNS = 256
@@ -42,7 +42,7 @@ _COLUMNS = 256
 _PLANE = "float32[:, ::1]"
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _step(x: Any, first: int, factor: Any, closed: bool, ends: Any, start: int, stop: int) -> None:
     """Add to every second row of x (n, inner) the sum of its neighbours times a factor."""
     n = x.shape[0]
@@ -62,7 +62,7 @@ def _step(x: Any, first: int, factor: Any, closed: bool, ends: Any, start: int, 
                 row[k] += factor * (one * before[k] + other * after[k])
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _exchange(x: Any, start: int, stop: int) -> None:
     """Let the last two rows change places."""
     last, other = x[x.shape[0] - 1, start:stop], x[x.shape[0] - 2, start:stop]
@@ -70,7 +70,7 @@ def _exchange(x: Any, start: int, stop: int) -> None:
         last[k], other[k] = other[k], last[k]
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _scale(x: Any, low: Any, high: Any, start: int, stop: int) -> None:
     for i in range(x.shape[0]):
         factor = high if i & 1 else low
@@ -79,7 +79,7 @@ def _scale(x: Any, low: Any, high: Any, start: int, stop: int) -> None:
             row[k] *= factor
 
 
-@njit(f"void({_PLANE}, boolean, int64, int64)", nogil=True, cache=True)
+@compiled(f"void({_PLANE}, boolean, int64, int64)")
 def analyse_columns(x: Any, closed: bool, first: int, last: int) -> None:
     """Transform columns first to last (exclusive) of x (n, inner) in place.
 
@@ -99,7 +99,7 @@ def analyse_columns(x: Any, closed: bool, first: int, last: int) -> None:
         _scale(x, LOW, HIGH, start, stop)
 
 
-@njit(f"void({_PLANE}, boolean, int64, int64)", nogil=True, cache=True)
+@compiled(f"void({_PLANE}, boolean, int64, int64)")
 def _synthesise_few_rows(x: Any, closed: bool, first: int, last: int) -> None:
     """Do the steps one by one, for columns that are too short for a way through all of them."""
     if x.shape[0] < 2:
@@ -115,7 +115,7 @@ def _synthesise_few_rows(x: Any, closed: bool, first: int, last: int) -> None:
             _exchange(x, start, stop)
 
 
-@njit(f"void({_PLANE}, boolean, int64, int64)", nogil=True, cache=True)
+@compiled(f"void({_PLANE}, boolean, int64, int64)")
 def synthesise_columns(x: Any, closed: bool, first: int, last: int) -> None:
     """Undo :func:`analyse_columns`."""
     n = x.shape[0]
@@ -135,21 +135,21 @@ def synthesise_columns(x: Any, closed: bool, first: int, last: int) -> None:
                 x[i, rest + k] = work[i, k]
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def analyse_planes(x: Any, closed: bool, first: int, last: int) -> None:
     """Transform columns of the planes first to last (exclusive) of x (z, n, inner) in place."""
     for plane in range(first, last):
         analyse_columns(x[plane], closed, 0, x.shape[2])
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def synthesise_planes(x: Any, closed: bool, first: int, last: int) -> None:
     """Undo :func:`analyse_planes`."""
     for plane in range(first, last):
         synthesise_columns(x[plane], closed, 0, x.shape[2])
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _sums_of_high(high: Any, ends: Any) -> Any:
     """Return the sums of neighbours of the last two even samples of a closed line."""
     n = len(high)
@@ -157,7 +157,7 @@ def _sums_of_high(high: Any, ends: Any) -> Any:
     return one, ends[2] * high[n - 2] + ends[3] * high[n - 1]
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _sums_of_low(low: Any, ends: Any) -> Any:
     """Return the sums of neighbours of the last two odd samples of a closed line."""
     n = len(low)
@@ -165,7 +165,7 @@ def _sums_of_low(low: Any, ends: Any) -> Any:
     return one, ends[2] * low[n - 1] + ends[3] * low[n - 2]
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _step_low(low: Any, high: Any, factor: Any, closed: bool, ends: Any) -> None:
     """Add to each even sample of a line the sum of its neighbours times a factor."""
     n = len(low)
@@ -181,7 +181,7 @@ def _step_low(low: Any, high: Any, factor: Any, closed: bool, ends: Any) -> None
         low[inner] += factor * (high[inner - 1] + high[inner - 1])
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _step_high(low: Any, high: Any, factor: Any, closed: bool, ends: Any) -> None:
     """Add to each odd sample of a line the sum of its neighbours times a factor."""
     n = len(high)
@@ -196,7 +196,7 @@ def _step_high(low: Any, high: Any, factor: Any, closed: bool, ends: Any) -> Non
         high[inner] += factor * (low[inner] + low[inner])
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def analyse_lines(
     low: Any, high: Any, x: Any, at: Any, closed: bool, first: int, last: int
 ) -> None:
@@ -235,7 +235,7 @@ def analyse_lines(
                 odd[k] *= HIGH
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _restore(line: Any, start: int, scale: Any, factor: Any, out: Any) -> Any:
     """Set out to integers q of a line as sign(q) (|q| - bias) step factor; True if any is not 0."""
     step, bias = scale
@@ -249,7 +249,7 @@ def _restore(line: Any, start: int, scale: Any, factor: Any, out: Any) -> Any:
     return some
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def restore_lines(q: Any, corner: Any, scale: Any, x: Any, at: Any, first: int, last: int) -> None:
     """Set lines of x to those of a band; as :func:`synthesise_lines`, which puts two together."""
     one = np.float32(1)
@@ -259,7 +259,7 @@ def restore_lines(q: Any, corner: Any, scale: Any, x: Any, at: Any, first: int, 
             _restore(q[corner[0] + i, corner[1] + j], corner[2], scale, one, plane[y])
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def synthesise_lines(
     low: Any, low_corner: Any, low_scale: Any, high: Any, high_corner: Any, high_scale: Any,
     x: Any, at: Any, closed: bool, first: int, last: int, work: Any,
@@ -302,13 +302,13 @@ def synthesise_lines(
                     row[k] = np.float32(0)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _add_sums(line: Any, before: Any, after: Any, factor: Any) -> None:
     for k in range(len(line)):
         line[k] += factor * (before[k] + after[k])
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _put_together(work: Any, row: Any, closed: bool) -> None:
     """Make a line of its low and high samples, scaled, in rows of work from place 1 on.
 
@@ -357,7 +357,7 @@ _SYNTHESISE_LEVEL = (
 )
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _band(room: Any, row: Any, first: int) -> Any:
     """Return a band of which a table of lines tells, and where in it the part begins."""
     at, z, y, x = row[first], row[first + 1], row[first + 2], row[first + 3]
@@ -365,7 +365,7 @@ def _band(room: Any, row: Any, first: int) -> Any:
     return room[at : at + z * y * x].reshape((z, y, x)), corner
 
 
-@njit(_SYNTHESISE_LEVEL, nogil=True, cache=True)
+@compiled(_SYNTHESISE_LEVEL)
 def synthesise_level(
     low: Any, room: Any, lines: Any, scale: Any, x: Any, split: int, closed: Any, piece: int,
     first: int, last: int,
