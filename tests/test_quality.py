@@ -18,13 +18,22 @@ from tinc_codec import (
     TINC,
     CorruptPayload,
     InvalidSetting,
+    Settings,
     TINCSerializer,
     decode,
     encode,
     inspect,
     runtime,
 )
-from tinc_codec.archive import Bounds, ChunkScore, info, score_chunk, verify, write_report
+from tinc_codec.archive import (
+    Bounds,
+    ChunkScore,
+    convert,
+    info,
+    score_chunk,
+    verify,
+    write_report,
+)
 from tinc_codec.archive.layout import chunk_regions
 from tinc_codec.archive.payloads import form, payloads
 from tinc_codec.archive.scores import otsu, quantiles
@@ -73,6 +82,20 @@ class TestScoreChunk:
         assert math.isnan(score.accuracy)
         assert score.errors.psnr() == math.inf
 
+    def test_the_ssim_of_what_has_gaps(self) -> None:
+        a = volume((12, 12, 12), "float32")
+        a[:3] = np.nan
+        b = a + np.random.default_rng(0).normal(0, 3, a.shape).astype(np.float32)
+        score = score_chunk(a, b, region=np.s_[:12], stored_bytes=1, own_structure=True)
+        filled = [np.where(np.isnan(a), np.float32(np.nanmean(a)), x) for x in (a, b)]
+        assert score.own_ssim == pytest.approx(ssim(*filled))
+        assert 0.3 < score.own_ssim < 0.999
+        assert not Bounds(own_ssim=0.999).hold(score, 1.0)
+        b[5, 5, 5] = np.nan  # there is a value
+        torn = score_chunk(a, b, region=np.s_[:12], stored_bytes=1, own_structure=True)
+        assert math.isnan(torn.own_ssim)
+        assert not Bounds(own_ssim=0.1).hold(torn, 1.0)
+
     def test_records_survive_json(self) -> None:
         a = volume((8, 8, 8), "float32")
         a[0, 0, 0] = np.nan
@@ -108,6 +131,20 @@ def test_integers_that_are_counted_have_the_same_threshold(dtype: Any) -> None:
 
 def test_quantiles_are_values() -> None:
     assert quantiles([math.inf, -math.inf, 3.0], 0, 0.5, 1) == [-math.inf, 3.0, math.inf]
+
+
+def test_the_ssim_asked_for_is_checked_beside_gaps(tmp_path: Path) -> None:
+    array = volume((24, 26, 28), "float32")
+    array[:5, :9] = np.nan
+    np.save(tmp_path / "s.npy", array)
+    npy = tmp_path / "s.npy"
+    convert(npy, tmp_path / "a.zarr", Settings(ssim=0.97, effort=1))
+    scores = verify(npy, tmp_path / "a.zarr")
+    assert scores.chunks[0].own_ssim >= 0.97
+    assert not scores.broken
+    data = zarr.open_group(tmp_path / "a.zarr", mode="r+")["data"]
+    data[:] = np.where(np.isnan(array), array, np.nanmean(array))
+    assert verify(npy, tmp_path / "a.zarr").broken
 
 
 class TestVerify:

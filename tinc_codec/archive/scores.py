@@ -37,8 +37,8 @@ class ChunkScore:
     accuracy : float
         Acc.τ, the share of voxels on the same side of the threshold as in the source.
     ssim : float
-        Structural similarity within the chunk; NaN where it was not computed, or a voxel is not
-        finite.
+        Structural similarity within the chunk, voxels that are not finite in the source counting
+        as exact; NaN where it was not computed, or none is finite.
     own_ssim : float
         The same with the range of the chunk's own values; NaN where that was not asked for.
     raw_bytes, stored_bytes : int
@@ -114,7 +114,7 @@ def score_chunk(
     """
     tau = otsu(original) if threshold is None else threshold
     bright, dark = errors_by_threshold(original, decoded, tau)
-    finite = bool(np.isfinite(original).all() and np.isfinite(decoded).all())
+    pair = _finite_pair(original, decoded) if structure or own_structure else None
     return ChunkScore(
         region=region,
         errors=bright + dark,
@@ -122,13 +122,29 @@ def score_chunk(
         background=dark,
         threshold=tau,
         accuracy=math.nan if math.isnan(tau) else accuracy(original, decoded, tau),
-        ssim=ssim(original, decoded, peak) if structure and finite else math.nan,
-        own_ssim=ssim(original, decoded) if own_structure and finite else math.nan,
+        ssim=ssim(*pair, peak) if structure and pair else math.nan,
+        own_ssim=ssim(*pair) if own_structure and pair else math.nan,
         raw_bytes=original.nbytes,
         stored_bytes=stored_bytes,
         form=form,
         seconds=seconds,
     )
+
+
+def _finite_pair(
+    original: NDArray[Any], decoded: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    """Return both with what is not finite set to one value, as an encoder sees it.
+
+    None where nothing is finite, or not the same in both.
+    """
+    finite = np.isfinite(original)
+    if finite.all() and np.isfinite(decoded).all():
+        return original, decoded
+    if not finite.any() or not np.array_equal(finite, np.isfinite(decoded)):
+        return None
+    mean = original.dtype.type(original[finite].mean(dtype=np.float64))
+    return np.where(finite, original, mean), np.where(finite, decoded, mean)
 
 
 def otsu(values: NDArray[Any]) -> float:
@@ -189,8 +205,13 @@ class Bounds:
             or (self.rmse is not None and chunk.errors.rmse > self.rmse)
             or (self.psnr_db is not None and chunk.errors.psnr(peak) < self.psnr_db)
             or (self.own_psnr_db is not None and chunk.errors.psnr() < self.own_psnr_db)
-            or (self.own_ssim is not None and chunk.own_ssim < self.own_ssim - _SSIM_ROUNDING)
+            or (self.own_ssim is not None and not self._is_similar(chunk, self.own_ssim))
         )
+
+    @staticmethod
+    def _is_similar(chunk: ChunkScore, least: float) -> bool:
+        differs = math.isinf(chunk.errors.max_error)  # what is NaN in one and not in the other
+        return not (differs or chunk.own_ssim < least - _SSIM_ROUNDING)
 
 
 _UNBOUNDED = Bounds()
