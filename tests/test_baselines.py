@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tinc_codec.metrics import psnr
 from tinc_codec.opened import open_chunk
 from tinc_codec.phantom import phantom
 
-torch = pytest.importorskip("torch", reason="the per-node loop needs torch")
+needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="the per-node loop needs torch")
 pytest.importorskip("av", reason="the rivals need the bench extra")
 
 VOLUME = phantom((16, 16, 16))
@@ -26,9 +27,12 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parents[1])
 
 
+@needs_torch
 @pytest.mark.parametrize("levels", [1, 3])
 def test_the_loop_follows_the_paper_preset_step_by_step(levels: int) -> None:
     """From the same weights, with the same voxels, both trainers get to the same weights."""
+    import torch
+
     from benchmarks.baselines.per_node_loop import PerNodeLoop, structure_of
     from tinc_codec.engines.gpu.engine import Problem
     from tinc_codec.fit.initial import initial_parameters
@@ -66,6 +70,7 @@ def test_the_loop_follows_the_paper_preset_step_by_step(levels: int) -> None:
     assert np.quantile(apart, 0.98) < 1e-3
 
 
+@needs_torch
 def test_the_loop_draws_the_same_places_in_every_leaf() -> None:
     from benchmarks.baselines.per_node_loop import PerNodeLoop, structure_of
 
@@ -79,6 +84,7 @@ def test_the_loop_draws_the_same_places_in_every_leaf() -> None:
     assert index.reshape(-1, 3).max(axis=0).tolist() == [15, 15, 15]
 
 
+@needs_torch
 def test_pace_is_of_a_step() -> None:
     from benchmarks.baselines.per_node_loop import PerNodeLoop, structure_of
 

@@ -529,6 +529,12 @@ def test_a_floor_for_floats_is_refused_before_any_work(npy: Path, dst: Path) -> 
         plan(npy, dst, SETTINGS, min_psnr=15)
 
 
+def test_floats_without_loss_are_refused_before_any_work(npy: Path, dst: Path) -> None:
+    np.save(npy, np.load(npy).astype(np.float32))
+    with pytest.raises(InvalidSetting, match=r"max_error=0 .* integers; of float32 give a larger"):
+        plan(npy, dst, Settings(max_error=0))
+
+
 def test_chunks_whose_fit_fails_are_stored_losslessly(
     npy: Path, dst: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

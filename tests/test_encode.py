@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from strategies import DTYPES, LAYOUTS, arrays, lay_out
 from volumes import volume
 
+import tinc_codec
 from tinc_codec import InvalidSetting, UnsupportedData, decode, encode, inspect
 from tinc_codec.encode import SMALLEST_BUDGET
 from tinc_codec.opened import open_chunk
@@ -242,7 +243,7 @@ def used(array: np.ndarray, ratio: float, **options: Any) -> float:
     budget = array.nbytes / ratio
     assert len(payload) <= budget
     record = inspect(payload)
-    assert record.form in ("tree", "wavelet", "tree+wavelet", "cosine")
+    assert record.form in ("tree", "wavelet", "tree+wavelet", "cosine", "correction")
     assert record.payload_bytes == len(payload)
     assert record.ratio >= ratio
     decoded = decode(payload)
@@ -452,5 +453,18 @@ def test_parts_evaluated_at_once_do_not_show(
 
 
 def test_settings_that_are_none_are_named_with_those_that_are() -> None:
-    with pytest.raises(InvalidSetting, match=r"unknown setting 'efort'; known are .*effort"):
+    with pytest.raises(InvalidSetting, match=r"'efort', did you mean 'effort'\? known are .*ratio"):
         encode(volume((8, 8, 8)), efort=3)
+    with pytest.raises(InvalidSetting, match=r"unknown setting 'quality'; known are"):
+        encode(volume((8, 8, 8)), quality=3)
+
+
+def test_a_remedy_is_one_that_can_be_taken() -> None:
+    with pytest.raises(InvalidSetting, match=r"bytes or more, or a ratio up to \d"):
+        encode(volume((8, 8, 8)), ratio=900)
+    with pytest.raises(InvalidSetting, match=r"bytes or more$"):
+        encode(volume((2, 2, 2)), ratio=64)
+
+
+def test_what_the_package_offers_is_listed() -> None:
+    assert sorted(dir(tinc_codec)) == sorted(tinc_codec.__all__)

@@ -169,6 +169,17 @@ def test_corrections_take_so_much_per_voxel() -> None:
     )
 
 
+@pytest.mark.parametrize("target", ["ratio=30", "psnr=70", "ssim=0.9995"])
+def test_bounded_forms_for_another_target_take_so_much_per_voxel(target: str) -> None:
+    call = f"tinc_codec.encode({{}}, {target}, effort=2)"
+    given = "np.where(volume({}) > 4300, volume({}), np.uint16(9)).astype(np.float32)"
+    prepare = given.format(112, 112)
+    taken = run(BOUNDED, prepare, call.format("given"), "tinc_codec.inspect(kept).form")
+    assert "correction" in taken
+    small = call.format(given.format(20, 20))
+    assert growth(small, prepare, call.format("given")) < 112 * 112**3 + 32 * MIB
+
+
 def test_steps_take_no_memory() -> None:
     few, many = (
         growth(

@@ -179,11 +179,12 @@ def _budget(array: npt.NDArray[Any], ratio: float) -> int:
     """Return the most bytes that the payload may take."""
     budget = math.floor(array.nbytes / ratio)
     if budget < SMALLEST_BUDGET:
+        most = array.nbytes / SMALLEST_BUDGET
         raise InvalidSetting(
             f"a chunk of {array.nbytes} bytes at ratio {ratio:g} leaves {budget} bytes; "
             f"at least {SMALLEST_BUDGET} are needed. Use chunks of "
-            f"{math.ceil(SMALLEST_BUDGET * ratio)} bytes or more, or a ratio up to "
-            f"{array.nbytes / SMALLEST_BUDGET:.4g}"
+            f"{math.ceil(SMALLEST_BUDGET * ratio)} bytes or more"
+            + (f", or a ratio up to {most:.4g}" if most >= 1 else "")
         )
     return budget
 

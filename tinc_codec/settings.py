@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from typing import Any, Literal
 
 from tinc_codec.errors import InvalidSetting
@@ -59,6 +60,9 @@ class Settings:
         - ssim: mean structural similarity of volumes (:func:`tinc_codec.metrics.ssim`,
           against the chunk's own range), 0.01 to 0.9999; the smallest payload found that has at
           least this.
+          Of these three, psnr and rmse are of the voxels that are not restored exactly anyway:
+          without padding, margins of one value, NaN, infinities and ``preserve``. Over the whole
+          chunk they are better. For ssim these voxels count as exact.
         - max_error: in units of the data, 0 (without loss) or more; the smallest payload found
           whose every voxel is as near as this, on every engine.
     levels : int or "auto"
@@ -197,9 +201,12 @@ class Settings:
         known = {field.name for field in fields(cls)}
         unknown = sorted(set(config) - known)
         if unknown:
+            alike = get_close_matches(unknown[0], known, n=1)
             raise InvalidSetting(
-                f"unknown setting {unknown[0]!r}; known are {', '.join(sorted(known))} "
-                "(an archive that has it was written by a newer tinc_codec: upgrade)"
+                f"unknown setting {unknown[0]!r}"
+                + (f", did you mean {alike[0]!r}?" if alike else ";")
+                + f" known are {', '.join(sorted(known))}. An archive with another one was written "
+                "by a newer tinc_codec: upgrade"
             )
         return cls(**config)
 

@@ -319,7 +319,9 @@ def _fitted(
 ) -> list[list[ChunkScore]]:
     """Return the scores of the chunks for each setting."""
     warm = np.arange(16**3).reshape(16, 16, 16).astype(source.dtype)
-    encode_chunk(warm, Settings(ratio=8, effort=1, iterations=2))  # compiles what is timed below
+    # Compiles what is timed below.
+    effort, form = tried[0].effort, tried[0].form
+    decode(encode_chunk(warm, Settings(ratio=8, effort=effort, form=form)))
     scores: list[list[ChunkScore]] = [[] for _ in tried]
     jobs = [(k, region) for k in range(len(tried)) for region in drawn.regions]
     so_far = Progress(total=len(jobs))

@@ -261,6 +261,11 @@ def plan(
                 f"{source.dtype} give psnr or rmse"
             )
         chosen = with_sentinels(settings or Settings(), source.attributes)
+        if chosen.max_error == 0 and source.dtype.kind == "f" and not labels:
+            raise InvalidSetting(
+                f"max_error=0 is without loss, which is for integers; of {source.dtype} give a "
+                "larger one, or rmse or psnr"
+            )
         arrays = _pyramid(source, chosen, levels, chunks, shards, zarr_format, labels=labels)
         copied, left_out = _label_arrays(source, len(arrays))
         label_levels = [

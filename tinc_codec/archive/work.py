@@ -258,10 +258,15 @@ def lossless_chunk(chunk: NDArray[Any], plan: Plan, level: Level, region: Region
         where = slices_text(region)
         raise InvalidSetting(
             f"the chunk {where} of {level.path!r} is not fitted well enough by these settings, "
-            f"and cannot be stored losslessly either ({why}): take a lower ratio, or a lower "
-            "--min-psnr"
+            f"and cannot be stored losslessly either ({why}): take {_remedy(plan)}"
         )
     return payload
+
+
+def _remedy(plan: Plan) -> str:
+    if plan.settings.max_error is not None:
+        return "a larger max_error"
+    return "a lower ratio" if plan.min_psnr is None else "a lower ratio, or a lower --min-psnr"
 
 
 def _read(plan: Plan, task: Task) -> _Shard:

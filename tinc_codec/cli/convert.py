@@ -12,6 +12,10 @@ import typer
 from tinc_codec import archive
 from tinc_codec.cli.display import bytes_text, display, plan_rows
 from tinc_codec.cli.options import (
+    ENCODER,
+    LAYOUT,
+    TARGET,
+    WORK,
     Archive,
     Chunks,
     Device,
@@ -35,40 +39,61 @@ _Ratio = Annotated[
     float | None,
     typer.Option(
         help="Raw bytes over compressed bytes, of each chunk. Give one of --ratio, --psnr, "
-        "--rmse, --ssim and --max-error."
+        "--rmse, --ssim and --max-error.",
+        rich_help_panel=TARGET,
     ),
 ]
 _Psnr = Annotated[
     float | None,
-    typer.Option(metavar="DB", help="At least this in each chunk, against its own range."),
+    typer.Option(
+        metavar="DB",
+        help="At least this in each chunk, against its own range.",
+        rich_help_panel=TARGET,
+    ),
 ]
 _Rmse = Annotated[
     float | None,
     typer.Option(
         help="No chunk has a larger root mean square error, in the data's unit: bytes go where "
-        "there is something to see. tinc estimate --rmse tells the ratio."
+        "there is something to see. tinc estimate --rmse tells the ratio.",
+        rich_help_panel=TARGET,
     ),
 ]
 _Ssim = Annotated[
     float | None,
-    typer.Option(help="At least this structural similarity in each chunk, 0.01 to 0.9999."),
+    typer.Option(
+        help="At least this structural similarity in each chunk, 0.01 to 0.9999.",
+        rich_help_panel=TARGET,
+    ),
 ]
 _MaxError = Annotated[
     float | None,
-    typer.Option(help="No voxel is off by more, in the data's unit; 0 is without loss."),
+    typer.Option(
+        help="No voxel is off by more, in the data's unit; 0 is without loss.",
+        rich_help_panel=TARGET,
+    ),
 ]
-_Form = Annotated[str, typer.Option(help="auto (the best on each chunk), tree or wavelet.")]
+_Form = Annotated[
+    str,
+    typer.Option(help="auto (the best on each chunk), tree or wavelet.", rich_help_panel=ENCODER),
+]
 _Shards = Annotated[
     str | None,
     typer.Option(
         metavar="Z,Y,X",
         help="Shard edges of the last axes, multiples of the chunks'. By default at most 256³ "
         "voxels, and four chunks along an axis. A shard is one task of one worker.",
+        rich_help_panel=LAYOUT,
     ),
 ]
 _ZarrFormat = Annotated[
     int,
-    typer.Option(min=2, max=3, help="2, or 3, of which parts of chunks decode on their own."),
+    typer.Option(
+        min=2,
+        max=3,
+        help="2, or 3, of which parts of chunks decode on their own.",
+        rich_help_panel=LAYOUT,
+    ),
 ]
 _Levels = Annotated[
     int,
@@ -76,11 +101,16 @@ _Levels = Annotated[
         min=1,
         help="Levels of the image pyramid, the full resolution counted; coarser ones are means "
         "of blocks of SRC.",
+        rich_help_panel=LAYOUT,
     ),
 ]
 _Labels = Annotated[
     bool,
-    typer.Option("--labels", help="SRC is a segmentation: stored losslessly; no --ratio needed."),
+    typer.Option(
+        "--labels",
+        help="SRC is a segmentation: stored losslessly; no --ratio needed.",
+        rich_help_panel=TARGET,
+    ),
 ]
 _MinPsnr = Annotated[
     float | None,
@@ -88,6 +118,7 @@ _MinPsnr = Annotated[
         metavar="DB",
         help="Store chunks that decode with less, against their own range, without loss: of "
         "integers.",
+        rich_help_panel=TARGET,
     ),
 ]
 _Importance = Annotated[
@@ -95,38 +126,67 @@ _Importance = Annotated[
     typer.Option(
         metavar="VALUE",
         help="Spend the bytes of --ratio on voxels that reach this, and those beside them.",
+        rich_help_panel=TARGET,
     ),
 ]
-_TreeLevels = Annotated[str, typer.Option(metavar="N|auto", help="Levels of trees.")]
-_LevelRatio = Annotated[
-    str, typer.Option(metavar="X|auto", help="Parameters of a node over its parent's.")
+_TreeLevels = Annotated[
+    str, typer.Option(metavar="N|auto", help="Levels of trees.", rich_help_panel=ENCODER)
 ]
-_Allocation = Annotated[str, typer.Option(help="auto, even, signal or variance.")]
-_Seed = Annotated[int, typer.Option(help="Seed of every random choice.")]
-_Preset = Annotated[str, typer.Option(help="default or paper.")]
+_LevelRatio = Annotated[
+    str,
+    typer.Option(
+        metavar="X|auto", help="Parameters of a node over its parent's.", rich_help_panel=ENCODER
+    ),
+]
+_Allocation = Annotated[
+    str, typer.Option(help="auto, even, signal or variance.", rich_help_panel=ENCODER)
+]
+_Seed = Annotated[int, typer.Option(help="Seed of every random choice.", rich_help_panel=ENCODER)]
+_Preset = Annotated[str, typer.Option(help="default or paper.", rich_help_panel=ENCODER)]
 _Preserve = Annotated[
-    str, typer.Option(metavar="V,V...", help="Values to restore exactly, such as -32768.")
+    str,
+    typer.Option(
+        metavar="V,V...", help="Values to restore exactly, such as -32768.", rich_help_panel=TARGET
+    ),
 ]
 _Overwrite = Annotated[
     bool,
-    typer.Option("--overwrite", help="Replace the archive, and what other settings left."),
+    typer.Option(
+        "--overwrite",
+        help="Replace the archive, and what other settings left.",
+        rich_help_panel=LAYOUT,
+    ),
 ]
-_DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan, and end.")]
+_DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the plan, and end.", rich_help_panel=WORK)
+]
 _Workers = Annotated[
     int | None,
-    typer.Option(min=1, help="Processes, or jobs; by default one for each processor."),
+    typer.Option(
+        min=1, help="Processes, or jobs; by default one for each processor.", rich_help_panel=WORK
+    ),
 ]
 _Scheduler = Annotated[
-    str | None, typer.Option(metavar="tcp://HOST:PORT", help="Use dask's scheduler there.")
+    str | None,
+    typer.Option(
+        metavar="tcp://HOST:PORT", help="Use dask's scheduler there.", rich_help_panel=WORK
+    ),
 ]
 _Cluster = Annotated[
-    str, typer.Option(metavar="KIND", help="local, cuda (a worker for each GPU) or slurm.")
+    str,
+    typer.Option(
+        metavar="KIND", help="local, cuda (a worker for each GPU) or slurm.", rich_help_panel=WORK
+    ),
 ]
 _Partition = Annotated[
-    str, typer.Option(metavar="I/N", help="Do the I-th of N parts, as in an array of jobs.")
+    str,
+    typer.Option(
+        metavar="I/N", help="Do the I-th of N parts, as in an array of jobs.", rich_help_panel=WORK
+    ),
 ]
 _LogJson = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Add a JSON line for each shard.")
+    Path | None,
+    typer.Option(metavar="FILE", help="Add a JSON line for each shard.", rich_help_panel=WORK),
 ]
 
 
@@ -169,6 +229,8 @@ def convert(
 
     An interrupted conversion goes on when the same command is run again; one that is complete is
     left as it is.
+
+    For example: tinc convert brain.tif brain.zarr --ratio 128 --effort 2
     """
     if all(target is None for target in (ratio, psnr, rmse, ssim, max_error)):
         if not labels:

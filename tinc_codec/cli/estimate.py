@@ -70,7 +70,7 @@ def estimate(
 
 
 def _print_estimate(found: archive.Estimate) -> None:
-    workers = found.workers
+    workers = min(found.workers, found.chunk_count)
     many = f"{workers} worker{'s' * (workers > 1)}"
     heads = ("ratio", "size", "time, sum", f"with {many}", "PSNR, dB", "SSIM")
     table = Table(*heads, box=None, pad_edge=False)

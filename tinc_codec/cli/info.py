@@ -34,7 +34,7 @@ def info(
             rows["absent"] = "only fill value, or lost: tinc verify tells"
         rows["ratio of chunks"] = _spread(found.summary.ratio, "{:.2f}")
         psnr = _spread(found.summary.psnr_db, "{:.2f} dB", "not recorded")
-        rows["PSNR of chunks"] = f"{psnr} (each against its own range)"
+        rows["PSNR of chunks"] = f"{psnr} (each against its own range; exact voxels left out)"
     if found.provenance:
         origin = found.provenance.get("source", {})
         rows["made from"] = f"{origin.get('name')} ({origin.get('kind')})"

@@ -13,12 +13,20 @@ _KINDS = (
     ".npy, TIFF or a folder of TIFF planes, HDF5, Imaris, NIfTI, N5, zarr v2 or v3; "
     "zarr and .npy also as URLs; what is inside as SRC::NAME."
 )
+# Panels of --help.
+TARGET, PART, LAYOUT = "What to reach", "Which part of it", "The archive"
+ENCODER, WORK = "How hard to try", "Where the work is done"
+
 # Text: a path would lose one of the slashes of a URL.
 Source = Annotated[str, typer.Argument(metavar="SRC", help=_KINDS)]
 Archive = Annotated[str, typer.Argument(metavar="DST", help="A zarr folder, or its URL.")]
 Ratio = Annotated[float, typer.Option(help="Raw bytes over compressed bytes, of each chunk.")]
-Effort = Annotated[int, typer.Option(help="1 (fast) to 9: how long the fit may take.")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, torch, cuda or cuda:N.")]
+Effort = Annotated[
+    int, typer.Option(help="1 (fast) to 9: how long the fit may take.", rich_help_panel=ENCODER)
+]
+Device = Annotated[
+    str | None, typer.Option(help="auto, cpu, torch, cuda or cuda:N.", rich_help_panel=WORK)
+]
 Chunks = Annotated[
     str | None,
     typer.Option(
@@ -26,6 +34,7 @@ Chunks = Annotated[
         help="Chunk edges of the last axes; axes before them get 1. By default equal parts of at "
         "most 128, longer where an axis is short; those of 64 decode small parts sooner, and lose "
         "0.1 to 2 dB.",
+        rich_help_panel=LAYOUT,
     ),
 ]
 Roi = Annotated[
@@ -33,6 +42,7 @@ Roi = Annotated[
     typer.Option(
         metavar="Z0:Z1,Y0:Y1,X0:X1",
         help="Only this box, in voxels of the last axes; an edge left out is the volume's.",
+        rich_help_panel=PART,
     ),
 ]
 Mask = Annotated[
@@ -41,12 +51,18 @@ Mask = Annotated[
         metavar="MASK",
         help="A volume of the whole's axes of space, or by whole factors smaller. Voxels where it "
         "is 0 become 0; chunks of no others are not stored.",
+        rich_help_panel=PART,
     ),
 ]
 Workers = Annotated[
-    int | None, typer.Option(min=1, help="Chunks at once; by default as many as threads.")
+    int | None,
+    typer.Option(
+        min=1, help="Chunks at once; by default as many as threads.", rich_help_panel=WORK
+    ),
 ]
-Threads = Annotated[int | None, typer.Option(help="Threads for each chunk; 0 is all.")]
+Threads = Annotated[
+    int | None, typer.Option(help="Threads for each chunk; 0 is all.", rich_help_panel=WORK)
+]
 
 
 def number(option: str, text: str, kind: Callable[[str], Any]) -> Any:
