@@ -168,3 +168,16 @@ def test_a_matrix_is_an_array() -> None:
     with pytest.warns(PendingDeprecationWarning):
         payload = encode(np.matrix(array), max_error=3, effort=1)
     assert largest_error(array, payload) <= 3
+
+
+@pytest.mark.parametrize("ratio", [2, 6, 10])
+@pytest.mark.parametrize("largest", [1e4, 1e6, 1e8])
+def test_few_planes_do_not_tell_how_far_floats_are_spaced(ratio: float, largest: float) -> None:
+    """The largest, which rounding goes by, may lie in none of those that are looked at."""
+    array = np.zeros((40, 8, 8), np.float32)
+    array[20:] = np.random.default_rng(0).normal(0, 1, (20, 8, 8))
+    array[9, 3, 3] = largest
+    payload = encode(array, effort=1, ratio=ratio)
+    assert len(payload) <= array.nbytes / ratio
+    plain = encode(array, effort=1, ratio=ratio, form="wavelet")
+    assert inspect(payload).psnr_db >= inspect(plain).psnr_db

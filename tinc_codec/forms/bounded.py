@@ -42,7 +42,9 @@ _HOPEFUL, _MAY_BE_HOPEFUL = 1.3, 3.0
 # How often it is coded to meet a target, and how much of a budget is enough.
 _TRIALS, _ENOUGH = 4, 0.97
 # Bounds looked at: so many, up to so many times finer and coarser than the other form's error.
-_BOUNDS, _FURTHEST = 200, 64
+_BOUNDS, _FURTHEST = 800, 64
+# Of floats, in times what rounding adds: the step is what is left.
+_ABOVE = 1.1
 # A bound is moved by no more at once.
 _MOST_MOVED_DB = 20.0
 
@@ -84,7 +86,10 @@ def better_within_budget(volume: Volume, form: Form, search: Search) -> Form | N
         if bound is None or bound in tried:
             break
         tried.add(bound)
-        found, steps = _smallest(volume, bound, search, steps)
+        try:
+            found, steps = _smallest(volume, bound, search, steps)
+        except InvalidSetting:  # finer than the chunk's floats are spaced
+            break
         if _size(found) <= budget:
             best = max(best, found, key=lambda form: form.psnr_db)
             if bound == 0 or _size(found) >= _ENOUGH * budget:
@@ -108,7 +113,10 @@ def smaller_as_good(
     best, bound = form, outlook.usual
     steps, good, bad = _STEPS_OF_BOUND, -math.inf, math.inf
     for _ in range(_TRIALS):
-        found, steps = _smallest(volume, bound, search, steps)
+        try:
+            found, steps = _smallest(volume, bound, search, steps)
+        except InvalidSetting:  # finer than the chunk's floats are spaced
+            break
         more = score(found) - wanted
         if more >= 0:
             good, best = bound, min(best, found, key=_size)
@@ -189,14 +197,20 @@ def _outlook(volume: Volume, form: Form, size: int) -> _Outlook | None:
     if not floats:
         usual = math.floor((math.sqrt(1 + 12 * rmse**2) - 1) / 2)
         bounds = np.unique(np.append(np.floor(bounds), (0, usual)))
-    planes = correction.some_planes(_wanted(volume))
+    wanted = _wanted(volume)
+    planes, bounds = (
+        correction.some_planes(wanted),
+        bounds[bounds > _ABOVE * correction.finest(wanted)],
+    )
+    if not len(bounds):
+        return None
     part = planes.size / volume.unit.size
     with np.errstate(over="ignore"):
         steps = np.count_nonzero(np.abs(np.diff(planes.astype(np.float64))) > usual) / part
     if steps > _MAY_BE_HOPEFUL * size:
         return None
-    found = _Outlook(planes=planes, part=part, bounds=bounds, usual=usual)
-    return found if found.foretold(usual) <= _HOPEFUL * size else None
+    found = _Outlook(planes=planes, part=part, bounds=bounds, usual=max(usual, float(bounds[0])))
+    return found if found.foretold(found.usual) <= _HOPEFUL * size else None
 
 
 def _size(form: Form) -> int:

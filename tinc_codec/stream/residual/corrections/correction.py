@@ -105,15 +105,23 @@ def _apart(wanted: npt.NDArray[Any], base: npt.NDArray[Any], unit: float) -> Flo
     return np.rint(apart)
 
 
+def finest(wanted: npt.NDArray[Any]) -> float:
+    """Return what rounding adds to errors: bounds of these values have to be larger."""
+    if wanted.dtype.kind != "f":
+        return -1.0
+    largest = float(np.abs(wanted).max())
+    return 0.5 * _spacing(wanted.dtype.type(largest)) + 4 * _spacing(np.float64(largest))
+
+
 def _step(wanted: npt.NDArray[Any], max_error: float) -> float:
     """Return the step of floats: twice the bound, less what rounding to the dtype may add."""
-    largest = float(np.abs(wanted).max())
-    rounding = 0.5 * _spacing(wanted.dtype.type(largest)) + 4 * _spacing(np.float64(largest))
+    rounding = finest(wanted)
     step = min(2 * (max_error - rounding), _LARGEST)
     if not step > 0:
         raise InvalidSetting(
-            f"max_error={max_error:g} is finer than {wanted.dtype} values of {largest:g} are "
-            f"spaced (more than {rounding:.3g} is needed); use a larger one, or a lossless codec"
+            f"max_error={max_error:g} is finer than {wanted.dtype} values of "
+            f"{float(np.abs(wanted).max()):g} are spaced (more than {rounding:.3g} is needed); use "
+            "a larger one, or a lossless codec"
         )
     return step
 
