@@ -1,16 +1,18 @@
-"""Sizes at guaranteed bounds, against SZ3 and SPERR: python -m benchmarks.bounds [volume ...].
+"""Sizes at guaranteed bounds, and without loss, beside other codecs.
 
-A row per volume and bound, the bounds 1, 0.3 and 0.1 % of the range and 0 (lossless), floored to
-integers. (1): the voxels through the CORRECTION coder. (2): a wavelet base of step c times the
-bound, and the CORRECTION of what it leaves, the best c of a few. Every rival is given the largest
-tolerance that still rounds to within the bound, which is checked on its decoded integers.
-Times are of one thread's CPU.
+``python -m benchmarks.bounds`` encodes blocks of up to 128³ voxels, as they are and as float32,
+with ``max_error`` 1, 0.3 and 0.1 % of their range (of integers rounded down) and 0. SZ3 and SPERR
+get the largest tolerance whose decoded values keep the same bound, which is checked; without loss
+JPEG XL and Blosc-Zstd take part, too. Times are of one thread.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
+import sys
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import imagecodecs
@@ -18,114 +20,96 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import datasets
-from tinc_codec.stream.residual.corrections import predictive
-from tinc_codec.stream.residual.wavelets import section, segments, tiles, wavelet
+from benchmarks.baselines import registry
+from benchmarks.baselines.protocol import Target
+from benchmarks.rows import markdown
+from tinc_codec import decode, encode, runtime
 
-SIDE = 128
-SHARES = (0.01, 0.003, 0.001, 0)
-BASES = (2, 3, 6, 12, 20)
-SLACKS = (0.499, 0.49, 0.4, 0.25, 0)
-_LEAST_AXIS, _LEVELS = 16, 5
+SHARES = (0.01, 0.003, 0.001, 0.0)
+# Tolerances tried, in bounds; of integers what rounding leaves room for is added.
+_TOLERANCES, _ROOMS = (1.0, 0.999, 0.99, 0.9, 0.7, 0.5), (0.499, 0.49, 0.4, 0.25, 0.0)
+_LOSSLESS = ("JPEG XL", "Blosc-Zstd")
+_COLUMNS = (
+    "volume", "dtype", "bound", "ours", "/ best rival", "SZ3", "SPERR", *_LOSSLESS,
+    "encode Mvoxel/s", "decode",
+)  # fmt: skip
 
 
-def rival(name: str, voxels: NDArray[Any], bound: int) -> int | None:
-    """Return the bytes that SZ3 or SPERR takes; None if it never keeps the bound."""
-    data = voxels.astype(np.float32)
-    for slack in SLACKS:
-        if bound + slack <= 0:
+def _sz3(data: NDArray[np.float32], tolerance: float) -> tuple[int, NDArray[Any]]:
+    coded = imagecodecs.sz3_encode(data, mode="abs", abs=tolerance)
+    return len(coded), imagecodecs.sz3_decode(coded, data.shape, np.float32)
+
+
+def _sperr(data: NDArray[np.float32], tolerance: float) -> tuple[int, NDArray[Any]]:
+    coded = imagecodecs.sperr_encode(data, tolerance, "pwe")
+    return len(coded), imagecodecs.sperr_decode(coded)
+
+
+def within_bound(
+    codec: Callable[[NDArray[np.float32], float], tuple[int, NDArray[Any]]],
+    voxels: NDArray[Any],
+    bound: float,
+) -> int | None:
+    """Return the bytes of a codec at the largest tolerance that keeps a bound, if one does."""
+    whole = voxels.dtype.kind in "iu"
+    tolerances = [bound + room for room in _ROOMS] if whole else [bound * t for t in _TOLERANCES]
+    for tolerance in tolerances:
+        if tolerance <= 0:
             continue
-        if name == "sz3":
-            coded = imagecodecs.sz3_encode(data, mode="abs", abs=bound + slack)
-            decoded = imagecodecs.sz3_decode(coded, data.shape, np.float32)
-        else:
-            coded = imagecodecs.sperr_encode(data, bound + slack, "pwe")
-            decoded = imagecodecs.sperr_decode(coded)
-        if np.abs(np.rint(decoded).astype(np.int64) - voxels.astype(np.int64)).max() <= bound:
-            return len(coded)
+        size, decoded = codec(voxels.astype(np.float32), tolerance)
+        found = np.rint(decoded) if whole else decoded
+        if np.abs(found.astype(np.float64) - voxels).max() <= bound:
+            return size
     return None
 
 
-def plan_of(shape: tuple[int, ...]) -> wavelet.TransformPlan:
-    a, b, c = shape
-    splits: list[int] = []
-    lengths = list(shape)
-    while len(splits) < _LEVELS:
-        split = sum(1 << k for k, n in enumerate(lengths) if n >= _LEAST_AXIS)
-        if not split:
-            break
-        splits.append(split)
-        lengths = [(n + 1) // 2 if split >> k & 1 else n for k, n in enumerate(lengths)]
-    return wavelet.transform_plan((a, b, c), splits)
+def _lossless(name: str, voxels: NDArray[Any]) -> int | None:
+    """Return the bytes that a codec takes without loss; None where it has no such form."""
+    if name == "JPEG XL":
+        planes = voxels.reshape(-1, *voxels.shape[-2:])
+        return sum(len(imagecodecs.jpegxl_encode(plane, lossless=True)) for plane in planes)
+    coded = registry.get(name).encode(voxels, Target(ratio=1))
+    exact = coded is not None and np.array_equal(coded.decoded, voxels)
+    return coded.payload_bytes if coded is not None and exact else None
 
 
-def wavelet_base(voxels: NDArray[Any], step: float) -> tuple[int, NDArray[np.int64]]:
-    """Return the bytes of a WAVELET section, and the integers it decodes to."""
-    low, high = float(voxels.min()), float(voxels.max())
-    unit = ((voxels - low) / (high - low)).astype(np.float32)
-    offset = round(float(unit.mean()) * section.OFFSET_UNIT) / section.OFFSET_UNIT
-    plan = plan_of(voxels.shape)
-    bands = wavelet.forward(unit - np.float32(offset), plan)
-    scaled = float(np.float32(step / (high - low)))
-    coded = segments.encode(
-        bands, segments.ones(plan), step=scaled, price=0.08, cuts=tiles.NO_CUTS,
-        most=8 * voxels.size, run=map,
-    )  # fmt: skip
-    assert coded is not None
-    header = section.Header(
-        plan=plan, step=scaled, offset=offset, bias=20 / 256, cuts=tiles.NO_CUTS
-    )
-    data = section.to_bytes(header, coded.segments)
-    whole = tuple((0, n) for n in voxels.shape)
-    values = section.from_bytes(data, voxels.shape).values(whole, map) + np.float32(offset)  # type: ignore[arg-type]
-    return len(data), np.clip(np.rint(low + values * (high - low)), low, high).astype(np.int64)
+def row(name: str, voxels: NDArray[Any], bound: float) -> list[str]:
+    """Return the figures of a block."""
+    with runtime(threads=1):
+        start = time.thread_time()
+        payload = encode(voxels, max_error=bound)
+        encoded = time.thread_time()
+        decoded = decode(payload)
+        ended = time.thread_time()
+    assert np.abs(decoded.astype(np.float64) - voxels).max() <= bound
+    sizes = {"SZ3": within_bound(_sz3, voxels, bound), "SPERR": within_bound(_sperr, voxels, bound)}
+    sizes |= {other: None if bound else _lossless(other, voxels) for other in _LOSSLESS}
+    best = min((size for size in sizes.values() if size), default=math.nan)
+    speeds = (voxels.size / 1e6 / (b - a) for a, b in ((start, encoded), (encoded, ended)))
+    return [
+        name, str(voxels.dtype), f"{bound:g}", str(len(payload)), f"{len(payload) / best:.3f}",
+        *(str(size) if size else "-" for size in sizes.values()), *(f"{v:.1f}" for v in speeds),
+    ]  # fmt: skip
 
 
-def two_parts(voxels: NDArray[Any], bound: int) -> tuple[int, int, float]:
-    """Return the bytes of the base, those of the correction, and the c they are least for."""
-    found = []
-    for c in BASES:
-        size, base = wavelet_base(voxels, c * bound)
-        left = predictive.encode(voxels.astype(np.int64) - base, bound)
-        found.append((size, len(left), c))
-    return min(found, key=lambda f: f[0] + f[1])
-
-
-def row(name: str, voxels: NDArray[Any], bound: int) -> str:
-    field = voxels.astype(np.int64)
-    start = time.thread_time()
-    data = predictive.encode(field, bound)
-    encoded = time.thread_time()
-    restored = predictive.decode(data, field.shape)
-    decoded = time.thread_time()
-    assert np.abs(restored - field).max() <= bound
-    sizes = {rival_name: rival(rival_name, voxels, bound) for rival_name in ("sz3", "sperr")}
-    best = min(size for size in sizes.values() if size)
-    speeds = [field.size / 1e6 / (b - a) for a, b in ((start, encoded), (encoded, decoded))]
-    both = ""
-    if bound:
-        base, left, c = two_parts(voxels, bound)
-        both = f"{base} + {left} (c = {c}), {(base + left) / best:.3f}"
-    return (
-        f"| {name} | {bound} | {len(data)} | {'spi'[data[0]]} | {len(data) / best:.3f} | {both} "
-        f"| {sizes['sz3']} | {sizes['sperr']} | {speeds[0]:.1f} | {speeds[1]:.1f} |"
-    )
-
-
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run from the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bounds", description=__doc__)
-    parser.add_argument("volumes", nargs="*", help="names; all by default")
-    options = parser.parse_args()
-    print("| volume | bound | ours (1) | mode | / best rival | ours (2) base + correction "
-          "| SZ3 | SPERR | encode Mvoxel/s | decode |")  # fmt: skip
-    print("|---|---|---|---|---|---|---|---|---|---|")
-    for name in datasets.select(options.volumes or None):
-        voxels = datasets.first_block(datasets.load(name), SIDE)
-        if voxels.dtype.kind not in "ui":
-            continue
-        span = int(voxels.max()) - int(voxels.min())
-        for bound in sorted({int(span * share) for share in SHARES}, reverse=True):
-            print(row(name, voxels, bound), flush=True)
+    parser.add_argument("--volumes", default="", help="names, comma-separated; all by default")
+    parser.add_argument("--side", type=int, default=128)
+    options = parser.parse_args(arguments)
+    rows = []
+    for name in datasets.selected(options.volumes):
+        block = datasets.block(name, options.side)
+        span = float(block.max()) - float(block.min())
+        if block.dtype.kind in "iu":
+            bounds = sorted({float(int(span * share)) for share in SHARES}, reverse=True)
+            rows += [row(name, block, bound) for bound in bounds]
+        floats = block.astype(np.float32)
+        rows += [row(name, floats, span * share) for share in SHARES if share]
+    print(markdown(_COLUMNS, rows))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -279,3 +279,31 @@ def test_a_prior_saves_bytes_of_other_volumes(
     words, weights = statistics.from_bytes((tmp_path / "prior.bin").read_bytes())
     shapes = words.shape, weights.shape
     assert shapes == tuple(array.shape for array in statistics.learnt())
+
+
+def test_bounds_beside_other_codecs(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("av", reason="the rivals need the bench extra")
+    from benchmarks import bounds
+
+    assert bounds.main(["--volumes", "phantom", "--side", "24"]) == 0
+    lines = [line.split("|") for line in capsys.readouterr().out.splitlines()][2:]
+    assert [line[2].strip() for line in lines] == ["uint16"] * 4 + ["float32"] * 3
+    for line in lines:
+        ours, *rivals = (line[k].strip() for k in (4, 6, 7, 8, 9))
+        best = min(int(size) for size in rivals if size != "-")
+        assert float(line[5]) == pytest.approx(int(ours) / best, abs=1e-3)
+    assert [line[8].strip() == "-" for line in lines] == [True] * 3 + [False] + [True] * 3
+
+
+def test_sparse_volumes_beside_other_codecs(capsys: pytest.CaptureFixture[str]) -> None:
+    sparse = pytest.importorskip("benchmarks.sparse")
+    block = np.arange(100, dtype=np.uint16)
+    assert (sparse.sparse(block, "cut", 0.9) == np.where(block > 89, block, 0)).all()
+    assert (sparse.sparse(block, "less", 0.9) == np.where(block > 89, block - 89, 0)).all()
+    arguments = ["--volumes", "phantom", "--side", "32", "--ratios", "20", "--effort", "1"]
+    assert sparse.main([*arguments, "--codecs", "TINC,TINC wavelet"]) == 0
+    lines = [line.split("|") for line in capsys.readouterr().out.splitlines()][2:]
+    assert [line[2].strip() for line in lines] == ["cut", "less"]
+    for line in lines:
+        ours, plain = line[4].strip(), float(line[5])
+        assert ours == "exact" or float(ours) > plain + 3
