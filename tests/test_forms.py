@@ -332,7 +332,11 @@ def labelled() -> np.ndarray:
     return ((z * z + y * y + x * x < 200) * 255).astype(np.uint8)
 
 
-SPARSE = [thresholded, spots, labelled]
+def chequered() -> np.ndarray:
+    return (np.indices((40, 40, 40)).sum(axis=0) % 2 * 1000).astype(np.uint16)
+
+
+SPARSE = [thresholded, spots, labelled, chequered]
 
 
 @pytest.mark.parametrize("make", SPARSE)

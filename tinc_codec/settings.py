@@ -52,7 +52,8 @@ class Settings:
         What to reach; at most one is given, and ratio=64 is meant where none is.
 
         - ratio: raw bytes of the chunk / bytes of the payload, header included; 1 to 100 000. The
-          payload never exceeds ``raw_bytes / ratio``; nothing is lost where that takes no more.
+          payload never exceeds ``raw_bytes / ratio``, and loses nothing where it sees that that
+          takes no more.
         - psnr: in dB, against the chunk's own range of values, 1 to 200; the smallest payload
           found that has at least this.
         - rmse: root mean square error in units of the data, above 0; the smallest payload found

@@ -33,11 +33,11 @@ _Steps = tuple[float, ...]
 # many bounds; 0: a correction alone.
 _BASE_BELOW_BITS = 0.6
 _STEPS_OF_BOUND: _Steps = (0.0, 2.5, 4.0, 6.0)
-# A bounded form takes ten times as long to decode as another: so much better it has to be, in dB or
-# in bytes. One without loss need only be smaller.
+# A bounded form takes up to ten times as long to decode as another: so much better it has to be, in
+# dB or in bytes. One without loss need only be smaller.
 _WORTH_DB, _WORTH_BYTES = 1.0, 0.89
 # It is coded if no more bytes are foretold, for the other form's error, than that has, times this;
-# and that is done if there are no more steps beyond that error than it has bytes, times this.
+# and these are foretold if the entropy of steps between neighbours is no more, times that.
 _HOPEFUL, _MAY_BE_HOPEFUL = 1.3, 3.0
 # How often it is coded to meet a target, and how much of a budget is enough.
 _TRIALS, _ENOUGH = 4, 0.97
@@ -45,6 +45,8 @@ _TRIALS, _ENOUGH = 4, 0.97
 _BOUNDS, _FURTHEST = 800, 64
 # Of floats, in times what rounding adds: the step is what is left.
 _ABOVE = 1.1
+# Differences of neighbours are told apart up to so many steps.
+_MOST_STEPS = 255
 # A bound is moved by no more at once.
 _MOST_MOVED_DB = 20.0
 
@@ -205,12 +207,20 @@ def _outlook(volume: Volume, form: Form, size: int) -> _Outlook | None:
     if not len(bounds):
         return None
     part = planes.size / volume.unit.size
-    with np.errstate(over="ignore"):
-        steps = np.count_nonzero(np.abs(np.diff(planes.astype(np.float64))) > usual) / part
-    if steps > _MAY_BE_HOPEFUL * size:
+    if _entropy(planes, usual) / part > _MAY_BE_HOPEFUL * size:
         return None
     found = _Outlook(planes=planes, part=part, bounds=bounds, usual=max(usual, float(bounds[0])))
     return found if found.foretold(found.usual) <= _HOPEFUL * size else None
+
+
+def _entropy(planes: npt.NDArray[Any], bound: float) -> float:
+    """Return the bytes that differences of neighbours take, in steps of a bound, each by itself."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        apart = np.diff(planes.astype(np.float64)) / (2 * bound + (planes.dtype.kind != "f"))
+        steps = np.rint(np.clip(apart, -_MOST_STEPS, _MOST_STEPS)) + _MOST_STEPS
+    counts = np.bincount(np.nan_to_num(steps).astype(np.int64).reshape(-1))
+    shares = counts[counts > 0] / max(steps.size, 1)
+    return float(-(shares * np.log2(shares)).sum()) * steps.size / 8
 
 
 def _size(form: Form) -> int:
