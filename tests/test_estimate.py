@@ -96,18 +96,20 @@ def test_every_chunk_of_a_small_volume_leaves_no_doubt(tmp_path: Path) -> None:
     assert found.ratios[0].stored_bytes == sum(chunk.stored_bytes for chunk in scores.chunks)
 
 
-def test_an_rmse_is_tried_and_its_ratio_told(tmp_path: Path) -> None:
+def test_fidelities_are_tried_and_their_ratios_told(tmp_path: Path) -> None:
     scene = np.random.default_rng(0).normal(300, 12, (32, 32, 64)).astype("u2")
     scene[:, :, :32] += phantom((32, 32, 32)) // 2
     np.save(tmp_path / "s.npy", scene)
     settings = Settings(form="wavelet", effort=1)
+    fidelities = {"rmse": [20, 200], "max_error": [40]}
     found = estimate(
-        tmp_path / "s.npy", [], settings, rmses=[20, 200], chunks=(32, 32, 32), workers=1
+        tmp_path / "s.npy", [], settings, fidelities=fidelities, chunks=(32, 32, 32), workers=1
     ).ratios
-    assert [at.rmse for at in found] == [20, 200]
+    assert [at.fidelity for at in found] == ["rmse=20", "rmse=200", "max_error=40"]
     assert found[0].ratio < found[1].ratio
     for at in found:
-        made = replace(settings, ratio=None, rmse=at.rmse)
+        name, value = at.fidelity.split("=")
+        made = replace(settings, ratio=None, **{name: float(value)})
         stored = sum(len(encode_chunk(scene[:, :, k : k + 32], made)) for k in (0, 32))
         assert at.stored_bytes == stored
         assert at.ratio == pytest.approx(scene.nbytes / stored)

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from tinc_codec.encode import encode_chunk
 from tinc_codec.errors import InvalidSetting
 from tinc_codec.metrics import Errors
 from tinc_codec.runtime import current_runtime, runtime
-from tinc_codec.settings import Settings
+from tinc_codec.settings import TARGETS, Settings
 from tinc_codec.stream.normalize import check_array
 
 _LOOKS = 10  # planes looked at for each chunk fitted
@@ -40,14 +41,14 @@ _SHARES = (0.05, 0.5, 0.95)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RatioEstimate:
-    """What to expect at one ratio, or at one RMSE.
+    """What to expect at one ratio, or at one fidelity.
 
     Attributes
     ----------
     ratio : float
-        Asked for; where an RMSE was, that of all payloads.
-    rmse : float or None
-        Asked for.
+        Asked for; where a fidelity was, that of all payloads.
+    fidelity : str
+        Asked for, such as "rmse=10"; "" where a ratio was.
     stored_bytes, stored_margin : float
         Of all payloads, and half the width of its 95 % confidence interval. Metadata and the
         indices of shards (16 bytes a chunk) come on top.
@@ -64,7 +65,7 @@ class RatioEstimate:
     """
 
     ratio: float
-    rmse: float | None = None
+    fidelity: str = ""
     stored_bytes: float
     stored_margin: float
     seconds: float
@@ -162,7 +163,7 @@ def estimate(
     ratios: Sequence[float],
     settings: Settings | None = None,
     *,
-    rmses: Sequence[float] = (),
+    fidelities: Mapping[str, Sequence[float]] = MappingProxyType({}),
     chunks: Sequence[int] | None = None,
     sample: int = 20,
     roi: Sequence[slice] | None = None,
@@ -182,8 +183,8 @@ def estimate(
         To try.
     settings : Settings, optional
         Of the encoder, besides the ratio; its seed is also that of the draw.
-    rmses : sequence of float
-        Root mean square errors to try as well, in units of the data.
+    fidelities : mapping of str to sequence of float
+        To try as well, by their names in :class:`tinc_codec.Settings`: ``{"rmse": [5, 10]}``.
     chunks : sequence of int, optional
         As for :func:`tinc_codec.archive.convert`.
     sample : int
@@ -212,7 +213,9 @@ def estimate(
     """
     base = settings or Settings()
     tried = [replace(base, ratio=ratio) for ratio in ratios]
-    tried += [replace(base, ratio=None, rmse=rmse) for rmse in rmses]
+    for name, values in fidelities.items():
+        given: list[dict[str, Any]] = [{"ratio": None, name: value} for value in values]
+        tried += [replace(base, **some) for some in given]
     for name, value in (("sample", sample), ("workers", workers), ("ratios", len(tried))):
         if value is not None and value < 1:
             raise InvalidSetting(f"{name}={value} must be at least 1")
@@ -359,7 +362,7 @@ def _expected(settings: Settings, drawn: _Sample, scores: Sequence[ChunkScore]) 
     known = [score.ssim for score in scores]
     return RatioEstimate(
         ratio=raw / size if settings.ratio is None else settings.ratio,
-        rmse=settings.rmse,
+        fidelity=_fidelity(settings),
         stored_bytes=size * drawn.chunk_count,
         stored_margin=size_margin * drawn.chunk_count,
         seconds=seconds * drawn.chunk_count,
@@ -368,6 +371,12 @@ def _expected(settings: Settings, drawn: _Sample, scores: Sequence[ChunkScore]) 
         ssim=math.nan if any(map(math.isnan, known)) else drawn.quantiles(known)[1],
         with_trees=drawn.mean(["tree" in score.form for score in scores])[0],
     )
+
+
+def _fidelity(settings: Settings) -> str:
+    """Return what settings ask for, if it is no ratio."""
+    asked = ((name, getattr(settings, name)) for name in TARGETS[1:])
+    return ", ".join(f"{name}={value:g}" for name, value in asked if value is not None)
 
 
 def check_plot_can_be_written(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -33,9 +34,14 @@ def estimate(
         str | None,
         typer.Option(metavar="R,R...", help="Ratios to try; 64,128,256 where none is given."),
     ] = None,
+    psnr: Annotated[str | None, typer.Option(metavar="DB,DB...", help="PSNRs to try.")] = None,
     rmse: Annotated[
         str | None,
         typer.Option(metavar="E,E...", help="Root mean square errors to try, in the data's unit."),
+    ] = None,
+    ssim: Annotated[str | None, typer.Option(metavar="S,S...", help="SSIMs to try.")] = None,
+    max_error: Annotated[
+        str | None, typer.Option(metavar="E,E...", help="Largest errors to try; 0: no loss.")
     ] = None,
     effort: Effort = 5,
     chunks: Chunks = None,
@@ -51,12 +57,18 @@ def estimate(
     """Tell what converting SRC would cost and keep, from fits of a few of its chunks."""
     if plot:
         archive.check_plot_can_be_written(plot)
+    asked = {"psnr": psnr, "rmse": rmse, "ssim": ssim, "max_error": max_error}
+    fidelities = {
+        name: numbers(f"--{name.replace('_', '-')}", text, float)
+        for name, text in asked.items()
+        if text
+    }
     with runtime(device=device, threads=threads), chunk_progress("fitting") as progress:
         found = archive.estimate(
             src,
-            numbers("--ratio", ratio or ("" if rmse else "64,128,256"), float),
+            numbers("--ratio", ratio or ("" if fidelities else "64,128,256"), float),
             Settings(effort=effort, seed=seed),
-            rmses=numbers("--rmse", rmse or "", float),
+            fidelities=fidelities,
             chunks=None if chunks is None else numbers("--chunks", chunks, int),
             sample=sample,
             roi=roi_of(roi),
@@ -69,6 +81,11 @@ def estimate(
         archive.plot_estimate(found, plot)
 
 
+def _with_margin(text: Callable[[float], str], value: float, margin: float) -> str:
+    """Return a figure with its margin; without where every chunk was fitted."""
+    return f"{text(value)} ± {text(margin)}" if margin else text(value)
+
+
 def _print_estimate(found: archive.Estimate) -> None:
     workers = min(found.workers, found.chunk_count)
     many = f"{workers} worker{'s' * (workers > 1)}"
@@ -77,10 +94,10 @@ def _print_estimate(found: archive.Estimate) -> None:
     for at in found.ratios:
         low, middle, high = (f"{value:.2f}" for value in at.psnr_db)
         table.add_row(
-            f"{at.ratio:g}" if at.rmse is None else f"{at.ratio:.1f} (RMSE {at.rmse:g})",
-            f"{bytes_text(at.stored_bytes)} ± {bytes_text(at.stored_margin)}",
-            f"{duration(at.seconds)} ± {duration(at.seconds_margin)}",
-            f"{duration(at.seconds / workers)} ± {duration(at.seconds_margin / workers)}",
+            f"{at.ratio:.1f} ({at.fidelity})" if at.fidelity else f"{at.ratio:g}",
+            _with_margin(bytes_text, at.stored_bytes, at.stored_margin),
+            _with_margin(duration, at.seconds, at.seconds_margin),
+            _with_margin(duration, at.seconds / workers, at.seconds_margin / workers),
             f"{middle} ({low} to {high})",
             f"{at.ssim:.4f}",
         )
