@@ -25,7 +25,7 @@ _COLUMNS = ("volume", "ratio", "filter", "never seen, Mvoxel/s", "read lately, M
 
 def rates(payloads: Sequence[bytes], voxels: int, rounds: int = _ROUNDS) -> list[list[float]]:
     """Return for each payload the Mvoxel/s of its first and of its second decoding, medians."""
-    from tinc_codec.opened import forget_chunks
+    from tinc_codec.decoding.opened import forget_chunks
 
     seconds: list[list[list[float]]] = [[[], []] for _ in payloads]
     for _ in range(rounds):

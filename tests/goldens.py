@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tinc_codec import weights
 from tinc_codec.decode import inspect as inspect_payload
-from tinc_codec.opened import open_chunk
+from tinc_codec.decoding.opened import open_chunk
 from tinc_codec.stream import container
 from tinc_codec.stream.container import SectionKind
 from tinc_codec.stream.exceptions import bit_view
+from tinc_codec.tree import weights
 
 FOLDER = Path(__file__).parent / "golden"
 # By the version of the container, as in "v1/tree".

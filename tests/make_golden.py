@@ -23,9 +23,9 @@ from trees import parameters_of
 from volumes import volume
 from wavelets import section_of
 
-from tinc_codec import __version__, decode, encode, runtime, weights
+from tinc_codec import __version__, decode, encode, runtime
 from tinc_codec.decode import unit_values
-from tinc_codec.opened import long_axes, open_chunk
+from tinc_codec.decoding.opened import long_axes, open_chunk
 from tinc_codec.phantom import phantom
 from tinc_codec.stream import container, normalize
 from tinc_codec.stream.container import SectionKind
@@ -35,7 +35,7 @@ from tinc_codec.stream.residual.corrections.predictive import CAUSAL, INTERPOLAT
 from tinc_codec.stream.residual.wavelets.section import from_bytes
 from tinc_codec.stream.residual.wavelets.tiles import Cuts
 from tinc_codec.stream.wire import pack_varint
-from tinc_codec.tree import section
+from tinc_codec.tree import section, weights
 from tinc_codec.tree.faces import Smoothing
 from tinc_codec.tree.geometry import Geometry
 from tinc_codec.tree.network import Tree, layout

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tinc_codec import encode, runtime
+from tinc_codec.decoding.opened import open_chunk
 from tinc_codec.metrics import psnr
-from tinc_codec.opened import open_chunk
 from tinc_codec.phantom import phantom
 
 needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="the per-node loop needs torch")

@@ -13,8 +13,7 @@ import numpy.typing as npt
 import pytest
 from trees import parameters_of
 
-from tinc_codec import UnsupportedData, decode
-from tinc_codec import weights as weights_section
+from tinc_codec import UnsupportedData, decode, forms
 from tinc_codec.encode import encode_chunk, encode_chunks
 from tinc_codec.engines import reference
 from tinc_codec.engines.gpu.memory import in_batches
@@ -24,6 +23,7 @@ from tinc_codec.phantom import phantom
 from tinc_codec.runtime import runtime
 from tinc_codec.settings import Settings
 from tinc_codec.tree import section
+from tinc_codec.tree import weights as weights_section
 from tinc_codec.tree.geometry import Geometry
 from tinc_codec.tree.network import Tree, layout
 
@@ -238,6 +238,7 @@ def test_chunks_are_fitted_together_and_again_in_halves(
     monkeypatch.setattr(engine, "Problem", Problem)
     monkeypatch.setattr(memory, "available", lambda device: 599)
     monkeypatch.setattr(memory, "bytes_per_chunk", lambda *args, **kwargs: 100)
+    monkeypatch.setattr(forms, "better_within_budget", lambda *args: None)  # trees for all of them
     given = [*(1000 * units(6)).astype(np.uint16)]
     with runtime(device="torch"):
         payloads = encode_chunks(given, Settings(ratio=8, iterations=5, levels=2, level_ratio=0.3))
@@ -289,7 +290,7 @@ def test_a_gpu_that_is_full_gets_smaller_batches(
     torch: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Real errors of its allocator; the same payloads and values."""
-    from tinc_codec.decode_together import decode_resident
+    from tinc_codec.decoding.together import decode_resident
     from tinc_codec.engines.gpu import memory
 
     # As many that get the same tree: one volume in all its reflections, and these transposed.

@@ -11,7 +11,8 @@ import pytest
 
 import tinc_codec
 from benchmarks.borders import step_ratio
-from tinc_codec import TINC, InvalidSetting, TINCSerializer, decoded_cache
+from tinc_codec import TINC, InvalidSetting, TINCSerializer
+from tinc_codec.decoding import cache as decoded_cache
 from tinc_codec.phantom import phantom
 
 zarr = pytest.importorskip("zarr", minversion="3.1")

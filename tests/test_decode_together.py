@@ -14,13 +14,14 @@ from hypothesis import settings as with_settings
 from hypothesis import strategies as st
 from volumes import DTYPES, volume
 
-from tinc_codec import CorruptPayload, Settings, decode, runtime, weights
-from tinc_codec.decode_together import decode_chunks, decode_resident
+from tinc_codec import CorruptPayload, Settings, decode, runtime
+from tinc_codec.decoding.opened import open_chunk
+from tinc_codec.decoding.together import decode_chunks, decode_resident
 from tinc_codec.encode import _prepare, encode_chunks
 from tinc_codec.engines.gpu import values
-from tinc_codec.opened import open_chunk
 from tinc_codec.stream import container, normalize
 from tinc_codec.stream.container import SectionKind
+from tinc_codec.tree import weights
 
 pytestmark = pytest.mark.usefixtures("torch")
 

@@ -11,9 +11,10 @@ import pytest
 from volumes import QUICK, count_evaluations, volume
 
 import tinc_codec
-from tinc_codec import InvalidSetting, decoded_cache, runtime
-from tinc_codec.decode_together import decode_chunks
-from tinc_codec.decoded_cache import DecodedCache, current_cache, decode_remembered
+from tinc_codec import InvalidSetting, runtime
+from tinc_codec.decoding import cache as decoded_cache
+from tinc_codec.decoding.cache import DecodedCache, current_cache, decode_remembered
+from tinc_codec.decoding.together import decode_chunks
 
 zarr = pytest.importorskip("zarr", minversion="3.1")
 

@@ -17,8 +17,8 @@ from volumes import volume
 
 import tinc_codec
 from tinc_codec import InvalidSetting, UnsupportedData, decode, encode, inspect
+from tinc_codec.decoding.opened import open_chunk
 from tinc_codec.encode import SMALLEST_BUDGET
-from tinc_codec.opened import open_chunk
 from tinc_codec.phantom import phantom
 from tinc_codec.stream import container
 from tinc_codec.stream.container import SectionKind

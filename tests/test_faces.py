@@ -16,17 +16,17 @@ from hypothesis import strategies as st
 from trees import geometries, parameters_of, smoothings, tree_of
 from volumes import volume
 
-from tinc_codec import decode, encode, inspect, runtime, weights
-from tinc_codec.decode_together import decode_chunks, decode_resident
+from tinc_codec import decode, encode, inspect, runtime
+from tinc_codec.decoding.opened import open_chunk
+from tinc_codec.decoding.smoothed import tree_values
+from tinc_codec.decoding.together import decode_chunks, decode_resident
 from tinc_codec.engines.cpu.faces import smooth
 from tinc_codec.fit import faces as fit_faces
 from tinc_codec.metrics import block_jump
-from tinc_codec.opened import open_chunk
-from tinc_codec.smoothed import tree_values
 from tinc_codec.stream import container
 from tinc_codec.stream.container import SectionKind
 from tinc_codec.stream.normalize import ArrayInfo
-from tinc_codec.tree import faces, section
+from tinc_codec.tree import faces, section, weights
 from tinc_codec.tree.faces import Smoothing
 from tinc_codec.tree.geometry import Geometry, boxes
 from tinc_codec.tree.network import Tree
@@ -125,7 +125,7 @@ def test_a_part_is_the_part_of_the_whole_bit_for_bit(
 
 
 def test_single_voxels_are_taken_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tinc_codec.smoothed._PIECE", 300)
+    monkeypatch.setattr("tinc_codec.decoding.smoothed._PIECE", 300)
     smoothing = Smoothing(reach=2, strength=16)
     values = noise(HALVED.shape)
     sizes: list[int] = []
@@ -235,7 +235,7 @@ def test_batches_on_the_device_give_the_same() -> None:
 
 def test_a_memory_bound_counts_the_stencils(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
-    from tinc_codec import decode_together
+    from tinc_codec.decoding import together as decode_together
 
     asked: list[int] = []
     original: Callable[[int, int], int] = decode_together.most_decoded

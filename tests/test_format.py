@@ -26,9 +26,9 @@ from trees import parameters_of, trees
 from wavelets import cuts_of_plan, in_turn, section_of, whole
 
 import tinc_codec
-from tinc_codec import decode, runtime, weights
+from tinc_codec import decode, runtime
+from tinc_codec.decoding.opened import LARGEST_RATIO, PARAMETERS_PER_BYTE, SPARE_PARAMETERS
 from tinc_codec.errors import CorruptPayload
-from tinc_codec.opened import LARGEST_RATIO, PARAMETERS_PER_BYTE, SPARE_PARAMETERS
 from tinc_codec.stream import container, cosine, entropy, exceptions, normalize, quantize
 from tinc_codec.stream.container import FORMAT_VERSION, SectionKind
 from tinc_codec.stream.normalize import ArrayInfo
@@ -37,7 +37,7 @@ from tinc_codec.stream.residual.coder import binary
 from tinc_codec.stream.residual.corrections import differences, predictive
 from tinc_codec.stream.residual.wavelets import cdf97, coefficients, prior, tiles, wavelet
 from tinc_codec.stream.residual.wavelets import section as wavelet_section
-from tinc_codec.tree import geometry, section
+from tinc_codec.tree import geometry, section, weights
 from tinc_codec.tree.network import Tree, layout
 
 READERS = (second_reader, coder_reader, correction_reader, filter_reader, wavelet_reader)

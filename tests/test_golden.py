@@ -15,7 +15,7 @@ import pytest
 from goldens import FOLDER, NAMES, assert_within_tolerance
 
 from tinc_codec import decode, inspect, runtime
-from tinc_codec.opened import long_axes, open_chunk
+from tinc_codec.decoding.opened import long_axes, open_chunk
 from tinc_codec.stream import container
 from tinc_codec.stream.container import SectionKind
 from tinc_codec.stream.residual.axes import three_axes

@@ -8,13 +8,13 @@ import numpy as np
 from small_fit import RECIPE as SMALL_RECIPE
 from small_fit import SHAPE, TABLE, TREE, UNIT
 
-from tinc_codec import weights
 from tinc_codec.engines import reference
 from tinc_codec.engines.cpu.engine import Problem
 from tinc_codec.fit.gradual import quantize_gradually
 from tinc_codec.fit.rate import quantize_to_size
 from tinc_codec.fit.recipe import Recipe
 from tinc_codec.fit.train import fit
+from tinc_codec.tree import weights
 
 RECIPE = replace(SMALL_RECIPE, steps=400)
 (FITTED,), (SENSITIVITY,) = fit(Problem, TREE, UNIT[None], None, RECIPE, 0)

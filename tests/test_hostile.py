@@ -20,13 +20,13 @@ from trees import parameters_of
 from volumes import volume
 from wavelets import section_of
 
-from tinc_codec import TincError, decode, decode_overview, encode, inspect, runtime, weights
+from tinc_codec import TincError, decode, decode_overview, encode, inspect, runtime
 from tinc_codec.errors import CorruptPayload, TruncatedPayload
 from tinc_codec.stream import container, entropy, normalize
 from tinc_codec.stream.container import SectionKind
 from tinc_codec.stream.normalize import MAX_BYTES, ArrayInfo
 from tinc_codec.stream.residual.corrections.predictive import CAUSAL, INTERPOLATED, SPARSE
-from tinc_codec.tree import section
+from tinc_codec.tree import section, weights
 from tinc_codec.tree.allocation import geometry_of
 from tinc_codec.tree.faces import Smoothing
 from tinc_codec.tree.network import Tree, layout

@@ -102,7 +102,7 @@ def reached(imports: Imports, start: str) -> set[str]:
 
 def decoding_knows_no_encoder(imports: Imports) -> Iterator[str]:
     forbidden = ("tinc_codec.fit", "tinc_codec.tree.allocation", "tinc_codec.settings")
-    for start in ("decode", "overview", "decode_together", "decoded_cache"):
+    for start in ("decode", "decoding.overview", "decoding.together", "decoding.cache"):
         for name in sorted(reached(imports, f"tinc_codec.{start}")):
             if within(name, *forbidden, "tinc_codec.encode"):
                 yield f"tinc_codec.{start} reaches {name}"
@@ -169,8 +169,11 @@ def parsing_knows_no_engine(imports: Imports) -> Iterator[str]:
 
 
 def small_modules_know_nobody(imports: Imports) -> Iterator[str]:
-    own = {"tinc_codec.metrics": {"tinc_codec.metric_loops", "tinc_codec.compiled"}}
-    for name in ("tinc_codec.metrics", "tinc_codec.selection", "tinc_codec.errors"):
+    own = {
+        "tinc_codec.metrics": {"tinc_codec.metric_loops", "tinc_codec.compiled"},
+        "tinc_codec.decoding.selection": {"tinc_codec.decoding"},
+    }
+    for name in ("tinc_codec.metrics", "tinc_codec.decoding.selection", "tinc_codec.errors"):
         known = {name, "tinc_codec.errors", *own.get(name, ())}
         for other in sorted(reached(imports, name) - known):
             yield f"{name} reaches {other}"
@@ -203,11 +206,11 @@ PLANTED = [
         "decode.py",
         "def f():\n    from tinc_codec.tree import allocation",
     ),
-    (decoding_knows_no_encoder, "selection.py", "from tinc_codec.fit import anything"),
+    (decoding_knows_no_encoder, "decoding/selection.py", "from tinc_codec.fit import anything"),
     (decoding_knows_no_encoder, "stream/__init__.py", "from ..settings import Settings"),
-    (decoding_knows_no_encoder, "overview.py", "from tinc_codec import settings"),
-    (decoding_knows_no_encoder, "decoded_cache.py", "from tinc_codec import settings"),
-    (decoding_knows_no_encoder, "decode_together.py", "from tinc_codec.fit import chunk"),
+    (decoding_knows_no_encoder, "decoding/overview.py", "from tinc_codec import settings"),
+    (decoding_knows_no_encoder, "decoding/cache.py", "from tinc_codec import settings"),
+    (decoding_knows_no_encoder, "decoding/together.py", "from tinc_codec.fit import chunk"),
     (torch_stays_in_functions, "decode.py", "def f():\n    import torch.nn"),
     (torch_stays_in_functions, "fit/planted.py", "import torch"),
     (
@@ -241,7 +244,7 @@ PLANTED = [
     (run_time_matters_are_not_stored, "settings.py", "from tinc_codec.runtime import Runtime"),
     (run_time_matters_are_not_stored, "stream/normalize.py", "import tinc_codec.runtime"),
     (parsing_knows_no_engine, "stream/container.py", "import_module('tinc_codec.engines.cpu')"),
-    (small_modules_know_nobody, "selection.py", "import tinc_codec.runtime"),
+    (small_modules_know_nobody, "decoding/selection.py", "import tinc_codec.runtime"),
 ]
 
 

@@ -17,7 +17,7 @@ from wavelets import cuts_of_plan, in_turn, plans, quantized, section_of, whole
 import tinc_codec
 from benchmarks.overviews import END, smoothed
 from tinc_codec import TINC, InvalidSetting, Settings, TINCSerializer, decode_overview
-from tinc_codec.opened import open_chunk
+from tinc_codec.decoding.opened import open_chunk
 from tinc_codec.stream.residual.wavelets import section, wavelet
 from tinc_codec.stream.residual.wavelets.section import Coefficients, Header
 

@@ -24,11 +24,11 @@ from tinc_codec import (
     inspect,
     runtime,
 )
-from tinc_codec.filtered import filtered_values
+from tinc_codec.decoding.filtered import filtered_values
+from tinc_codec.decoding.opened import open_chunk
 from tinc_codec.fit import postfilter as fit
 from tinc_codec.fit.normal_equations import normal_equations
 from tinc_codec.forms import candidate, wavelets
-from tinc_codec.opened import open_chunk
 from tinc_codec.phantom import phantom
 from tinc_codec.stream import container
 from tinc_codec.stream.container import SectionKind

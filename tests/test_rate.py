@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from trees import parameters_of
 
-from tinc_codec import weights
 from tinc_codec.fit.rate import quantize_to_size
+from tinc_codec.tree import weights
 from tinc_codec.tree.allocation import geometry_of
 from tinc_codec.tree.network import Tree, layout
 

@@ -7,8 +7,9 @@ import pytest
 from volumes import QUICK, volume
 
 import tinc_codec
-from tinc_codec import CorruptPayload, opened
-from tinc_codec.opened import open_chunk
+from tinc_codec import CorruptPayload
+from tinc_codec.decoding import opened
+from tinc_codec.decoding.opened import open_chunk
 
 
 def payload(seed: int) -> bytes:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tinc_codec.selection import Selection, resolve
+from tinc_codec.decoding.selection import Selection, resolve
 
 SHAPES = hnp.array_shapes(min_dims=1, max_dims=4, min_side=1, max_side=7)
 

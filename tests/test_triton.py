@@ -17,7 +17,7 @@ from trees import output_size, parameters_of, tree_of, trees
 from volumes import volume
 
 from tinc_codec import InvalidSetting, decode, encode, inspect, runtime
-from tinc_codec.decode_together import decode_chunks
+from tinc_codec.decoding.together import decode_chunks
 from tinc_codec.engines import current_engine, reference
 from tinc_codec.fit import optimiser
 from tinc_codec.tree.geometry import Geometry

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trees import parameters_of, trees
 
-from tinc_codec import weights
 from tinc_codec.errors import CorruptPayload, TincError, TruncatedPayload, UnsupportedVersion
 from tinc_codec.stream import quantize
 from tinc_codec.stream.entropy import ALL_ZERO
+from tinc_codec.tree import weights
 from tinc_codec.tree.geometry import Geometry
 from tinc_codec.tree.network import Layout, Tree, layout
-from tinc_codec.weights import QuantizedWeights
+from tinc_codec.tree.weights import QuantizedWeights
 
 SMALL = layout(
     Tree(

@@ -24,10 +24,10 @@ from tinc_codec import (
     Settings,
     TincError,
     UnsupportedData,
-    decoded_cache,
     runtime,
 )
 from tinc_codec.configured import warn_if_not_installed
+from tinc_codec.decoding import cache as decoded_cache
 
 CODEC = TINC(**QUICK)
 ZARR_3 = not zarr.__version__.startswith("2.")

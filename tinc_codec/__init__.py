@@ -24,8 +24,8 @@ from tinc_codec.settings import Settings
 
 if TYPE_CHECKING:
     from tinc_codec.archive.reading import open_archive as open
-    from tinc_codec.decode_together import decode_chunks
-    from tinc_codec.overview import decode_overview
+    from tinc_codec.decoding.overview import decode_overview
+    from tinc_codec.decoding.together import decode_chunks
     from tinc_codec.zarr_v2 import TINC
     from tinc_codec.zarr_v3 import TINCSerializer
 
@@ -55,8 +55,8 @@ __all__ = [
 _LAZY = {
     "TINC": ("tinc_codec.zarr_v2", "TINC"),
     "TINCSerializer": ("tinc_codec.zarr_v3", "TINCSerializer"),
-    "decode_chunks": ("tinc_codec.decode_together", "decode_chunks"),
-    "decode_overview": ("tinc_codec.overview", "decode_overview"),
+    "decode_chunks": ("tinc_codec.decoding.together", "decode_chunks"),
+    "decode_overview": ("tinc_codec.decoding.overview", "decode_overview"),
     "open": ("tinc_codec.archive.reading", "open_archive"),
 }
 

@@ -16,16 +16,16 @@ import numpy as np
 import numpy.typing as npt
 
 from tinc_codec.array_types import Float32Array, Int64Array
+from tinc_codec.decoding.filtered import filtered_values
+from tinc_codec.decoding.opened import Chunk, long_axes, open_chunk
+from tinc_codec.decoding.selection import Selection, resolve
+from tinc_codec.decoding.smoothed import low_pass_values, tree_values
+from tinc_codec.decoding.windowed import field_values, wavelet_values
 from tinc_codec.engines import current_engine
-from tinc_codec.filtered import filtered_values
 from tinc_codec.freed_memory import keep_freed_memory
-from tinc_codec.opened import Chunk, long_axes, open_chunk
-from tinc_codec.selection import Selection, resolve
-from tinc_codec.smoothed import low_pass_values, tree_values
 from tinc_codec.stream import cosine, exceptions, normalize
 from tinc_codec.threads import each
 from tinc_codec.tree import network
-from tinc_codec.windowed import field_values, wavelet_values
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -104,7 +104,7 @@ def unit_values(
     axes : one int64 array per axis of the box
         Voxel indices.
     pointwise : bool
-        As in :class:`tinc_codec.selection.Selection`.
+        As in :class:`tinc_codec.decoding.selection.Selection`.
     engine : Engine, optional
         Evaluates the tree; by default that of the run-time settings.
 

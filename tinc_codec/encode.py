@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tinc_codec import forms
+from tinc_codec.decoding.opened import long_axes
 from tinc_codec.errors import InvalidSetting
 from tinc_codec.forms.candidate import Sections, Volume, size_of
 from tinc_codec.importance import by_threshold, by_weights, check_weights
-from tinc_codec.opened import long_axes
 from tinc_codec.settings import Settings
 from tinc_codec.stream import container, exceptions, normalize
 from tinc_codec.stream.container import SectionKind

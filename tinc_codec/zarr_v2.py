@@ -12,7 +12,7 @@ from numcodecs.compat import ensure_bytes, ensure_ndarray_like, ndarray_copy
 from numcodecs.registry import register_codec
 
 from tinc_codec.configured import Configured, warn_if_not_installed
-from tinc_codec.decoded_cache import decode_remembered
+from tinc_codec.decoding.cache import decode_remembered
 from tinc_codec.encode import encode_chunk
 from tinc_codec.errors import UnsupportedData
 

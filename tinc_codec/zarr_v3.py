@@ -23,12 +23,12 @@ except ImportError as error:
     ) from error
 
 from tinc_codec.configured import Configured, warn_if_not_installed
-from tinc_codec.decode_together import decode_for_gpu
-from tinc_codec.decoded_cache import decode_remembered
+from tinc_codec.decoding.cache import decode_remembered
+from tinc_codec.decoding.opened import check_is_of, open_chunks
+from tinc_codec.decoding.together import decode_for_gpu
 from tinc_codec.encode import check_axes, encode_chunks
 from tinc_codec.engines.gpu import device
 from tinc_codec.errors import UnsupportedData
-from tinc_codec.opened import check_is_of, open_chunks
 from tinc_codec.runtime import Runtime, current_runtime, runtime
 from tinc_codec.stream.normalize import check_array
 

@@ -31,8 +31,8 @@ import torch
 from torch import nn
 
 from tinc_codec import encode
+from tinc_codec.decoding.opened import open_chunk
 from tinc_codec.fit.recipe import PAPER_MILESTONES
-from tinc_codec.opened import open_chunk
 from tinc_codec.stream.normalize import normalize
 from tinc_codec.tree.geometry import boxes, leaf_affine
 from tinc_codec.tree.network import Tree, level_layers

@@ -15,7 +15,7 @@ from benchmarks.baselines.protocol import Coded, Target, timed
 from benchmarks.experiments.common import Blocks, Options, measured, run_cases
 from benchmarks.experiments.rd import Case, cases
 from benchmarks.rows import markdown
-from tinc_codec.opened import forget_chunks
+from tinc_codec.decoding.opened import forget_chunks
 
 _DECODES, _ENCODES = 9, 5
 # Seconds above which an encoding is not repeated.

@@ -22,8 +22,8 @@ from benchmarks.baselines.protocol import Target, timed
 from benchmarks.rows import Row, markdown
 from benchmarks.speed.common import Options, warm_up
 from tinc_codec import Settings, decode, runtime
+from tinc_codec.decoding.opened import forget_chunks
 from tinc_codec.encode import encode_chunk
-from tinc_codec.opened import forget_chunks
 
 _OWN = "TINC"
 _RIVALS = ("HEVC", "SPERR bpp")

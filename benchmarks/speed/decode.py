@@ -26,9 +26,9 @@ from benchmarks.baselines.protocol import Coded, Target, timed
 from benchmarks.rows import Row, markdown
 from benchmarks.speed.common import Options, interleaved, warm_up
 from tinc_codec import Settings, decode, decode_overview, inspect
+from tinc_codec.decoding.opened import forget_chunks
 from tinc_codec.encode import encode_chunk
 from tinc_codec.metrics import psnr
-from tinc_codec.opened import forget_chunks
 
 _OWN = "TINC"
 _WHOLE = "whole"

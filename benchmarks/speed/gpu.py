@@ -33,10 +33,10 @@ from benchmarks.rows import Row, Store, markdown
 from benchmarks.speed import fit
 from benchmarks.speed.common import Options, interleaved
 from tinc_codec import Settings, decode, runtime
+from tinc_codec.decoding.opened import open_chunk
 from tinc_codec.encode import encode_chunk, encode_chunks
 from tinc_codec.fit import chunk, gradual, train
 from tinc_codec.metrics import psnr
-from tinc_codec.opened import open_chunk
 from tinc_codec.phantom import phantom
 from tinc_codec.tree.network import macs_per_voxel
 
@@ -189,7 +189,7 @@ def measure_decode(case: Case, volume: Array, size: Size, device: str) -> dict[s
     """Evaluate payloads: new, again, many at once; and multiply matrices, in turns."""
     import torch
 
-    from tinc_codec.decode_together import decode_resident
+    from tinc_codec.decoding.together import decode_resident
     from tinc_codec.engines.gpu.device import exact_products
 
     def settings(seed: int) -> Settings:

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from tinc_codec.archive.info import codec_settings, provenance_of
 from tinc_codec.archive.payloads import check_plain
+from tinc_codec.decoding.selection import resolve
 from tinc_codec.errors import InvalidSetting
-from tinc_codec.selection import resolve
 
 FloatArray = NDArray[np.floating[Any]]
 

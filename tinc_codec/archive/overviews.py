@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from tinc_codec.archive.layout import grid_shape
 from tinc_codec.archive.payloads import check_plain, payloads
-from tinc_codec.opened import check_is_of
-from tinc_codec.overview import checked_factors, decode_overview
+from tinc_codec.decoding.opened import check_is_of
+from tinc_codec.decoding.overview import checked_factors, decode_overview
 from tinc_codec.runtime import Runtime, given_runtime, using
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from tinc_codec import weights
 from tinc_codec.array_types import Float32Array
 from tinc_codec.engines.gpu.memory import in_batches, most_chunks
 from tinc_codec.fit.gradual import quantize_gradually
@@ -22,7 +21,7 @@ from tinc_codec.runtime import current_runtime
 from tinc_codec.settings import Settings
 from tinc_codec.stream.container import section_overhead
 from tinc_codec.threads import each
-from tinc_codec.tree import section
+from tinc_codec.tree import section, weights
 from tinc_codec.tree.allocation import (
     Structure,
     allocate,

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tinc_codec import weights
 from tinc_codec.array_types import Float32Array
 from tinc_codec.fit.descent import descend, warmed_cosine
 from tinc_codec.fit.rate import at_base
 from tinc_codec.fit.recipe import Recipe
 from tinc_codec.stream import quantize
+from tinc_codec.tree import weights
 from tinc_codec.tree.network import Layout
 
 # Of the fit's steps, the share that all stages take together.

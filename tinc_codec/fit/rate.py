@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinc_codec import weights
 from tinc_codec.array_types import Float32Array
 from tinc_codec.stream import quantize
 from tinc_codec.stream.entropy import MAX_MAGNITUDE
+from tinc_codec.tree import weights
 from tinc_codec.tree.network import Layout
 
 _SEARCH_STEPS = 40

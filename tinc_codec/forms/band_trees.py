@@ -16,17 +16,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tinc_codec import weights
 from tinc_codec.array_types import Float32Array
+from tinc_codec.decoding.opened import long_axes, most_parameters, open_chunk
+from tinc_codec.decoding.smoothed import tree_values
 from tinc_codec.engines import current_engine
 from tinc_codec.forms.candidate import Form, Sections, Volume
-from tinc_codec.opened import long_axes, most_parameters, open_chunk
 from tinc_codec.settings import Settings
-from tinc_codec.smoothed import tree_values
 from tinc_codec.stream.container import SectionKind
 from tinc_codec.stream.residual.axes import AXES, three_axes
 from tinc_codec.threads import each
-from tinc_codec.tree import network, section
+from tinc_codec.tree import network, section, weights
 
 if TYPE_CHECKING:
     from tinc_codec.fit.chunk import FittedTree

@@ -18,11 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tinc_codec.decode import decode
+from tinc_codec.decoding.opened import open_chunk
 from tinc_codec.errors import InvalidSetting
 from tinc_codec.forms import candidate, wavelets
 from tinc_codec.forms.candidate import Form, Volume
 from tinc_codec.forms.wavelets import Search
-from tinc_codec.opened import open_chunk
 from tinc_codec.stream.container import SectionKind
 from tinc_codec.stream.normalize import ArrayInfo
 from tinc_codec.threads import each

@@ -17,11 +17,11 @@ import numpy.typing as npt
 from tinc_codec import metrics
 from tinc_codec.array_types import Float32Array, Int64Array
 from tinc_codec.decode import box_values, unit_values
-from tinc_codec.decode_together import decode_resident
+from tinc_codec.decoding.opened import Chunk, long_axes, open_chunk
+from tinc_codec.decoding.together import decode_resident
 from tinc_codec.engines import current_engine
 from tinc_codec.engines.gpu import scores
 from tinc_codec.engines.gpu.memory import in_batches, out_of_memory
-from tinc_codec.opened import Chunk, long_axes, open_chunk
 from tinc_codec.runtime import current_runtime
 from tinc_codec.stream import container, exceptions, normalize
 from tinc_codec.stream.container import SectionKind

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from tinc_codec.decoding.opened import open_chunk
 from tinc_codec.forms import band_trees, candidate
 from tinc_codec.forms.band_trees import BandTree
 from tinc_codec.forms.candidate import Form, Sections, Volume
-from tinc_codec.opened import open_chunk
 from tinc_codec.runtime import current_runtime
 from tinc_codec.settings import TREES_FROM, Settings
 from tinc_codec.stream import container

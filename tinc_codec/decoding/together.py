@@ -12,11 +12,11 @@ import numpy.typing as npt
 
 from tinc_codec.array_types import Int64Array
 from tinc_codec.decode import decode
+from tinc_codec.decoding.opened import Chunk, open_chunk, open_chunks
+from tinc_codec.decoding.selection import Selection, resolve
 from tinc_codec.engines.gpu import values
 from tinc_codec.engines.gpu.memory import in_batches, most_decoded
-from tinc_codec.opened import Chunk, open_chunk, open_chunks
 from tinc_codec.runtime import current_runtime
-from tinc_codec.selection import Selection, resolve
 from tinc_codec.threads import each
 from tinc_codec.tree import section
 

@@ -18,9 +18,9 @@ import numpy.typing as npt
 
 from tinc_codec.array_types import Float32Array, Int64Array
 from tinc_codec.decode import box_values, decode, tree_below, unit_values
+from tinc_codec.decoding.opened import Chunk, long_axes, open_chunk
 from tinc_codec.engines import current_engine
 from tinc_codec.errors import InvalidSetting
-from tinc_codec.opened import Chunk, long_axes, open_chunk
 from tinc_codec.stream import exceptions, normalize
 from tinc_codec.threads import each
 

@@ -36,7 +36,7 @@ def tree_values(
     evaluate : callable
         An engine's ``evaluate_points`` (pointwise) or ``evaluate_grid``, of this tree.
     pointwise : bool
-        As in :class:`tinc_codec.selection.Selection`.
+        As in :class:`tinc_codec.decoding.selection.Selection`.
     """
     if tree.smoothing is None:
         return evaluate(axes)

@@ -42,7 +42,7 @@ def wavelet_values(
     axes : one int64 array per axis
         Voxel indices.
     pointwise : bool
-        As in :class:`tinc_codec.selection.Selection`.
+        As in :class:`tinc_codec.decoding.selection.Selection`.
     below : Below, optional
         What is added to a low-pass band.
     """

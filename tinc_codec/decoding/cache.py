@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinc_codec.decode_together import decode_chunks
+from tinc_codec.decoding.opened import open_chunk
+from tinc_codec.decoding.together import decode_chunks
 from tinc_codec.forks import in_children
-from tinc_codec.opened import open_chunk
 from tinc_codec.runtime import current_runtime
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def decode_remembered(payloads: Sequence[Buffer], parts: Sequence[Any]) -> list[
     Parameters
     ----------
     payloads, parts
-        See :func:`tinc_codec.decode_together.decode_chunks`, whose errors this raises.
+        See :func:`tinc_codec.decoding.together.decode_chunks`, whose errors this raises.
 
     Returns
     -------

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tinc_codec import weights
 from tinc_codec.array_types import Float32Array
 from tinc_codec.errors import CorruptPayload
 from tinc_codec.forks import in_children
 from tinc_codec.stream import container, cosine, exceptions, normalize
 from tinc_codec.stream.container import SectionKind
 from tinc_codec.threads import each
-from tinc_codec.tree import network, section
+from tinc_codec.tree import network, section, weights
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

@@ -47,7 +47,7 @@ def filtered_values(
     evaluate : callable
         Gives voxels not yet filtered: pointwise those of lists, else those of an outer product.
     pointwise : bool
-        As in :class:`tinc_codec.selection.Selection`.
+        As in :class:`tinc_codec.decoding.selection.Selection`.
     """
     form = _points if pointwise else _grid
     return form(postfilter, shape, axes, evaluate)
