@@ -238,7 +238,9 @@ def test_chunks_are_fitted_together_and_again_in_halves(
     monkeypatch.setattr(engine, "Problem", Problem)
     monkeypatch.setattr(memory, "available", lambda device: 599)
     monkeypatch.setattr(memory, "bytes_per_chunk", lambda *args, **kwargs: 100)
-    monkeypatch.setattr(forms, "better_within_budget", lambda *args: None)  # trees for all of them
+    monkeypatch.setattr(
+        forms.bounded, "better_within_budget", lambda *args: None
+    )  # trees for all of them
     given = [*(1000 * units(6)).astype(np.uint16)]
     with runtime(device="torch"):
         payloads = encode_chunks(given, Settings(ratio=8, iterations=5, levels=2, level_ratio=0.3))

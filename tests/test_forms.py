@@ -392,11 +392,49 @@ def test_a_bounded_form_has_to_be_much_better() -> None:
             assert payload == encode(array, effort=1, form="wavelet", **target)
 
 
-def test_weights_of_voxels_keep_their_form() -> None:
+def test_weights_of_voxels_count_for_bounded_forms_too() -> None:
     array = thresholded()
     weights = np.ones(array.shape, np.float32)
     weights[:, :20] = 0.5
-    assert inspect(encode(array, ratio=40, effort=1, importance=weights)).form == "wavelet"
+    payload, plain = (
+        encode(array, ratio=40, effort=1, importance=weights, form=form)
+        for form in ("auto", "wavelet")
+    )
+    assert inspect(payload).form == "correction"
+    bright = array > 0
+    ours, theirs = (
+        np.abs(decode(p)[bright].astype(float) - array[bright]).mean() for p in (payload, plain)
+    )
+    assert ours < theirs / 2
+
+
+@pytest.mark.parametrize("dtype", ["i4", "f4"])
+def test_what_no_transform_is_precise_enough_for(dtype: str) -> None:
+    array = (1e9 * np.sin(np.indices((32, 32, 32)).sum(axis=0) / 9)).astype(dtype)
+    payload = encode(array, psnr=141, effort=1)
+    assert fidelity(array, payload) >= 141
+    with pytest.raises(InvalidSetting, match="precision"):
+        encode(array, psnr=141, effort=1, form="wavelet")
+
+
+@pytest.mark.parametrize("wanted", [0.6, 0.9, 0.99])
+def test_an_ssim_is_met_beside_preserved_values(wanted: float) -> None:
+    rng = np.random.default_rng(1)
+    array = rng.integers(-20, 40, (34, 38, 38)).astype(np.int8)
+    array[rng.random(array.shape) < 0.2] = 90
+    decoded = decode(encode(array, ssim=wanted, preserve=(90,), effort=1))
+    assert metrics.ssim(array, decoded) >= wanted
+    np.testing.assert_array_equal(decoded == 90, array == 90)
+
+
+def test_gradients_and_ample_budgets() -> None:
+    ramp = (np.indices((48, 48, 48)).sum(axis=0) * 23).astype(np.int16)
+    for target in ({"ratio": 16}, {"psnr": 90}):
+        payload = encode(ramp, effort=1, **target)
+        assert len(payload) <= len(encode(ramp, max_error=0, effort=1))
+    smooth = (1e9 * np.sin(np.indices((32, 32, 32)).sum(axis=0) / 9)).astype(np.int32)
+    reached = [inspect(encode(smooth, ratio=ratio, effort=1)).psnr_db for ratio in (1.5, 2, 3)]
+    assert reached[0] > reached[2] + 6
 
 
 # No tree where none is wanted.

@@ -55,7 +55,7 @@ def peak_bytes(level: Level, settings: Settings, *, bounded: bool, torch: bool) 
 
 def _encoder_bytes(dtype: np.dtype[np.generic], settings: Settings) -> int:
     """Return the bytes that the encoder takes for a voxel of a chunk, no bound being given."""
-    if settings.form == "auto" and settings.preset == "default" and settings.importance is None:
+    if settings.form == "auto" and settings.preset == "default":
         return _BOUNDED  # a bounded form is tried where it may be better
     if settings.form != "tree":
         return _WAVELETS if settings.ssim is None else _SIMILAR

@@ -143,7 +143,9 @@ def _finite_pair(
         return original, decoded
     if not finite.any() or not np.array_equal(finite, np.isfinite(decoded)):
         return None
-    mean = original.dtype.type(original[finite].mean(dtype=np.float64))
+    some = original[finite]
+    with np.errstate(over="ignore"):
+        mean = original.dtype.type(np.clip(some.mean(dtype=np.float64), some.min(), some.max()))
     return np.where(finite, original, mean), np.where(finite, decoded, mean)
 
 

@@ -16,9 +16,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from tinc_codec.errors import InvalidSetting
-from tinc_codec.forms import candidate, trees, wavelets
+from tinc_codec.forms import bounded, candidate, trees, wavelets
 from tinc_codec.forms.band_trees import BandTree
-from tinc_codec.forms.bounded import better_within_budget, smaller_as_good, within_bound
 from tinc_codec.forms.candidate import Form, Volume
 from tinc_codec.settings import Settings
 from tinc_codec.stream import container, cosine
@@ -46,7 +45,7 @@ def encode(volumes: Sequence[Volume], settings: Settings) -> list[bytes]:
         found = _as_good(volumes, settings)
     else:
         bound, search = settings.max_error, wavelets.search_of(settings)
-        found = each(lambda volume: within_bound(volume, bound, search), volumes)
+        found = each(lambda volume: bounded.within_bound(volume, bound, search), volumes)
     return [candidate.recorded(volume, form) for volume, form in zip(volumes, found, strict=True)]
 
 
@@ -72,9 +71,9 @@ def _within_budgets(volumes: Sequence[Volume], settings: Settings) -> list[Form]
     search = wavelets.search_of(settings)
     found = each(lambda volume: wavelets.within_budget(volume, None, search), volumes)
 
-    def bounded(pair: tuple[Volume, Form | None]) -> Form | None:
+    def within(pair: tuple[Volume, Form | None]) -> Form | None:
         volume, form = pair
-        return form and better_within_budget(volume, form, search)
+        return form and bounded.better_within_budget(volume, form, search)
 
     def with_trees(some: Sequence[Volume], forms: Sequence[Form | None]) -> list[Form | None]:
         budgets = [volume.own_budget() for volume in some]
@@ -84,7 +83,7 @@ def _within_budgets(volumes: Sequence[Volume], settings: Settings) -> list[Form]
 
         return trees.with_trees(some, forms, settings, budgets, add, _higher)
 
-    found = _bounded_or_with_trees(volumes, found, settings, bounded, with_trees)
+    found = _bounded_or_with_trees(volumes, found, settings, within, with_trees)
 
     def final(pair: tuple[Volume, Form | None]) -> Form:
         volume, form = pair
@@ -99,48 +98,56 @@ def _as_good(volumes: Sequence[Volume], settings: Settings) -> list[Form]:
     """Return the smallest forms that have the PSNR, the RMSE or the SSIM asked for."""
     search = wavelets.search_of(settings)
 
+    def score_of(volume: Volume) -> Callable[[Form], float]:
+        return _psnr_db if settings.ssim is None else partial(_ssim_db, volume)
+
     def reach(
         volume: Volume, tree: BandTree | None = None, like: Form | None = None
     ) -> Form | None:
-        score = _psnr_db if settings.ssim is None else partial(_ssim_db, volume)
         wanted = _wanted_db(volume, settings)
-        return wavelets.as_good(volume, tree, score, wanted, search.at_price_of(like))
+        return wavelets.as_good(volume, tree, score_of(volume), wanted, search.at_price_of(like))
 
-    found = each(reach, volumes)
-    asked = {"psnr": settings.psnr, "rmse": settings.rmse, "ssim": settings.ssim}
-    target = ", ".join(f"{name}={value:g}" for name, value in asked.items() if value is not None)
-    for volume, form in zip(volumes, found, strict=True):
-        if form is None:
-            raise InvalidSetting(
-                f"{target} is more than the transform's precision gives for a chunk of "
-                f"{volume.info.dtype}; ask for less, or for a max_error"
-            )
-
-    def bounded(pair: tuple[Volume, Form | None]) -> Form | None:
+    def within(pair: tuple[Volume, Form | None]) -> Form | None:
         volume, form = pair
-        score = _psnr_db if settings.ssim is None else partial(_ssim_db, volume)
-        wanted = _wanted_db(volume, settings)
-        return form and smaller_as_good(volume, form, score, wanted, search)
+        score, wanted = score_of(volume), _wanted_db(volume, settings)
+        if form is None:  # no transform is precise enough
+            fine = bounded.as_good(volume, score, wanted, search)
+            if fine is None:
+                raise _out_of_reach(volume, settings)
+            return fine
+        return bounded.smaller_as_good(volume, form, score, wanted, search)
 
     def with_trees(some: Sequence[Volume], forms: Sequence[Form | None]) -> list[Form | None]:
         sizes = [len(form.payload) for form in forms if form is not None]
         return trees.with_trees(some, forms, settings, sizes, reach, _smaller)
 
-    found = _bounded_or_with_trees(volumes, found, settings, bounded, with_trees)
+    found = _bounded_or_with_trees(volumes, each(reach, volumes), settings, within, with_trees)
+    for volume, form in zip(volumes, found, strict=True):
+        if form is None:
+            raise _out_of_reach(volume, settings)
     return [form for form in found if form is not None]
+
+
+def _out_of_reach(volume: Volume, settings: Settings) -> InvalidSetting:
+    asked = {"psnr": settings.psnr, "rmse": settings.rmse, "ssim": settings.ssim}
+    target = ", ".join(f"{name}={value:g}" for name, value in asked.items() if value is not None)
+    return InvalidSetting(
+        f"{target} is more than the transform's precision gives for a chunk of "
+        f"{volume.info.dtype}; ask for less, or for a max_error"
+    )
 
 
 def _bounded_or_with_trees(
     volumes: Sequence[Volume],
     found: Sequence[Form | None],
     settings: Settings,
-    bounded: Callable[[tuple[Volume, Form | None]], Form | None],
+    within: Callable[[tuple[Volume, Form | None]], Form | None],
     with_trees: Callable[[Sequence[Volume], Sequence[Form | None]], list[Form | None]],
 ) -> list[Form | None]:
     """Return bounded forms where they are much better than those found; else trees are tried."""
     if settings.form != "auto":
         return list(found)
-    best = each(bounded, list(zip(volumes, found, strict=True)))
+    best = each(within, list(zip(volumes, found, strict=True)))
     rest = [k for k, form in enumerate(best) if form is None]
     forms = [found[k] for k in rest]
     if rest and trees.are_tried(settings):

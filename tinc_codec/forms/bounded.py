@@ -23,6 +23,7 @@ from tinc_codec.errors import InvalidSetting
 from tinc_codec.forms import candidate, wavelets
 from tinc_codec.forms.candidate import Form, Volume
 from tinc_codec.forms.wavelets import Search
+from tinc_codec.stream import container
 from tinc_codec.stream.container import SectionKind
 from tinc_codec.stream.normalize import ArrayInfo
 from tinc_codec.threads import each
@@ -75,11 +76,12 @@ def _smallest(volume: Volume, bound: float, search: Search, steps: _Steps) -> tu
 
 def better_within_budget(volume: Volume, form: Form, search: Search) -> Form | None:
     """Return a bounded form within the budget that is much better than another, if there is one."""
-    budget = volume.own_budget()
-    outlook = _outlook(volume, form, min(budget, _size(form)))
+    budget, exact = volume.own_budget(), math.isinf(form.psnr_db)
+    # A form far below its budget is as good as the transform's precision lets it be.
+    outlook = _outlook(volume, form, _size(form) if exact else budget)
     if outlook is None:
         return None
-    if math.isinf(form.psnr_db):
+    if exact:
         return _smaller_exact(volume, form, search)
     best, scale = form, 1.0
     steps, tried = _STEPS_OF_BOUND, set[float]()
@@ -97,6 +99,10 @@ def better_within_budget(volume: Volume, form: Form, search: Search) -> Form | N
             if bound == 0 or _size(found) >= _ENOUGH * budget:
                 break
         scale = _size(found) / outlook.foretold(bound)
+    if 0 not in tried and outlook.foretold(0) <= _HOPEFUL * budget:
+        with suppress(InvalidSetting):  # of floats
+            found = within_bound(volume, 0, search)
+            best = found if _size(found) <= budget else best
     return best if best.psnr_db >= form.psnr_db + _WORTH_DB else None
 
 
@@ -132,6 +138,20 @@ def smaller_as_good(
     if outlook.foretold(0) > _HOPEFUL * _size(form):
         return None
     return _smaller_exact(volume, form, search)
+
+
+def as_good(
+    volume: Volume, score: Callable[[Form], float], wanted: float, search: Search
+) -> Form | None:
+    """Return a bounded form that is good, where no transform is precise enough; None if none is."""
+    rmse = _span(volume) * 10 ** (-wanted / 20)
+    bounds = [1.7 * rmse, rmse] if volume.info.dtype.kind == "f" else [math.floor(rmse), 0]
+    for bound in bounds:
+        with suppress(InvalidSetting):
+            found = within_bound(volume, bound, search)
+            if score(found) >= wanted:
+                return found
+    return None
 
 
 def _smaller_exact(volume: Volume, form: Form, search: Search) -> Form | None:
@@ -191,11 +211,13 @@ def _outlook(volume: Volume, form: Form, size: int) -> _Outlook | None:
     from tinc_codec.stream.residual.corrections import correction
 
     exact, floats = math.isinf(form.psnr_db), volume.info.dtype.kind == "f"
-    if volume.importance() is not None or (exact and floats):
+    if (exact and floats) or math.isinf(_span(volume)):
         return None
     rmse = _span(volume) * 10 ** (-form.psnr_db / 20)
     usual = math.sqrt(3) * rmse
-    bounds = usual * np.geomspace(1 / _FURTHEST, _FURTHEST, _BOUNDS)
+    with np.errstate(over="ignore"):
+        bounds = usual * np.geomspace(1 / _FURTHEST, _FURTHEST, _BOUNDS)
+    bounds = bounds[np.isfinite(bounds)]
     if not floats:
         usual = math.floor((math.sqrt(1 + 12 * rmse**2) - 1) / 2)
         bounds = np.unique(np.append(np.floor(bounds), (0, usual)))
@@ -207,7 +229,7 @@ def _outlook(volume: Volume, form: Form, size: int) -> _Outlook | None:
     if not len(bounds):
         return None
     part = planes.size / volume.unit.size
-    if _entropy(planes, usual) / part > _MAY_BE_HOPEFUL * size:
+    if part < 1 and _entropy(planes, usual) / part > _MAY_BE_HOPEFUL * size:
         return None
     found = _Outlook(planes=planes, part=part, bounds=bounds, usual=max(usual, float(bounds[0])))
     return found if found.foretold(found.usual) <= _HOPEFUL * size else None
@@ -245,9 +267,9 @@ def _with_correction(volume: Volume, base: Form | None, max_error: float) -> For
         wanted = _wanted(volume, given)
     data = correction.encode(wanted, given, max_error, each)
     sections = {**(base.sections if base else {}), SectionKind.CORRECTION: data}
-    form = candidate.form_of(volume, sections)
-    _check_bound(volume, form, max_error)
-    return form
+    payload = container.pack({**volume.exact, **sections})
+    psnr = _psnr_within(volume, payload, max_error)
+    return Form(sections=sections, payload=payload, psnr_db=psnr, price=None)
 
 
 def _wanted(volume: Volume, given: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
@@ -270,13 +292,19 @@ def _mean(values: npt.NDArray[Any], info: ArrayInfo) -> Any:
     return values.dtype.type(min(max(mean, info.low), info.high))
 
 
-def _check_bound(volume: Volume, form: Form, max_error: float) -> None:
-    """Make sure, from decoded bytes, that the bound holds."""
-    given = decode(form.payload)
-    crop = open_chunk(form.payload).crop
-    error = np.abs(candidate.errors(given if crop is None else given[crop.slices], volume))
-    if float(error.max()) > max_error:
+def _psnr_within(volume: Volume, payload: bytes, max_error: float) -> float:
+    """Return the PSNR of a payload, of voxels as they weigh; make sure that its bound holds.
+
+    Both from decoded bytes.
+    """
+    given, crop = decode(payload), open_chunk(payload).crop
+    error = candidate.errors(given if crop is None else given[crop.slices], volume)
+    largest = float(np.abs(error).max())
+    if largest > max_error:
         raise InvalidSetting(
             f"max_error={max_error:g} is out of reach for this chunk of {volume.info.dtype} "
-            f"values: an error of {float(error.max()):g} is left; use a lossless codec"
+            f"values: an error of {largest:g} is left; use a lossless codec"
         )
+    weights = None if volume.weight is None else volume.weight[volume.weight != 0].reshape(-1)
+    half = float(volume.info.high) / 2 - float(volume.info.low) / 2  # the range may be infinite
+    return candidate.decibels(float(np.average((error / 2 / half) ** 2, weights=weights)))

@@ -256,23 +256,38 @@ def chunk_ssim(payload: bytes, volume: Volume) -> float:
     if volume.weight is not None:
         np.copyto(given[box], original[box], where=volume.weight.reshape(inside) == 0)
     found = metrics.ssim(original[box], given[box], 1.0, ndim=min(3, len(shape)))
+    if volume.weight is not None and np.isfinite(volume.values).all():
+        found = min(found, _ssim_of_values(payload, volume))
     if not math.isfinite(fill):
         return found
     ends = (max(high, fill) - min(low, fill)) / span
     return min(found, metrics.ssim(original, given, ends, ndim=min(3, len(shape))))
 
 
+def _ssim_of_values(payload: bytes, volume: Volume) -> float:
+    """Return the SSIM over the box of the values themselves, those restored exactly included."""
+    values = volume.values.reshape(volume.unit.shape)
+    given = decoded(payload, volume).reshape(values.shape)
+    if volume.weight is not None:
+        given = np.where(volume.weight == 0, values, given)
+    return metrics.ssim(values, given, ndim=min(3, values.ndim))
+
+
 def _psnr(payload: bytes, volume: Volume) -> float:
     """Return the PSNR in dB of a payload against high - low, voxels as they weigh."""
     error = _decoded_unit(payload, volume)
     error -= volume.unit
-    return decibels(float(np.average(error.astype(np.float64) ** 2, weights=volume.weight)))
+    found = decibels(float(np.average(error.astype(np.float64) ** 2, weights=volume.weight)))
+    if found <= _ROUNDED_FROM_DB or volume.importance() is not None:
+        return found
+    return _precise_psnr(payload, volume)
 
 
 def _precise_psnr(payload: bytes, volume: Volume) -> float:
     """Return the PSNR in dB without normalising to binary32; inf where all voxels are equal."""
     error = errors(decoded(payload, volume), volume)
-    error /= float(volume.info.high) - float(volume.info.low)
+    error /= 2  # the range may be infinite
+    error /= float(volume.info.high) / 2 - float(volume.info.low) / 2
     return decibels(float(np.mean(error**2)))
 
 

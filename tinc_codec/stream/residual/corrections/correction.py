@@ -26,6 +26,7 @@ Number = int | float
 _UNITS_OF_BOUND = 20
 # Of how many parts of a volume, and planes of each, its bytes are foretold.
 _PARTS, _PLANES = 3, 3
+_SMALL = 1 << 15
 _LARGEST = float(np.finfo(np.float64).max)
 
 
@@ -58,7 +59,7 @@ def some_planes(wanted: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return a few planes of three parts of a volume, or all of a small one, as (z, y, x)."""
     wanted = wanted.reshape(three_axes(wanted.shape))
     depth = len(wanted)
-    if depth <= _PARTS * _PLANES:
+    if depth <= _PARTS * _PLANES or wanted.size <= _SMALL:
         return wanted
     starts = np.linspace(0, depth - _PLANES, _PARTS).astype(int)
     return np.concatenate([wanted[start : start + _PLANES] for start in starts])
