@@ -40,6 +40,8 @@ _WORTH_DB, _WORTH_BYTES = 1.0, 0.89
 # It is coded if no more bytes are foretold, for the other form's error, than that has, times this;
 # and these are foretold if the entropy of steps between neighbours is no more, times that.
 _HOPEFUL, _MAY_BE_HOPEFUL = 1.3, 3.0
+# Bytes that a correction takes whatever its size, about.
+_LEARNING = 120
 # How often it is coded to meet a target, and how much of a budget is enough.
 _TRIALS, _ENOUGH = 4, 0.97
 # Bounds looked at: so many, up to so many times finer and coarser than the other form's error.
@@ -189,7 +191,9 @@ class _Outlook:
         if bound not in self._known:
             size = math.inf
             with suppress(InvalidSetting):
-                size = correction.foretold(self.planes, bound) / self.part
+                some = correction.foretold(self.planes, bound)
+                learning = min(some, _LEARNING)  # header, weights, statistics: once
+                size = learning + (some - learning) / self.part
             self._known[bound] = size
         return self._known[bound]
 
@@ -236,12 +240,22 @@ def _outlook(volume: Volume, form: Form, size: int) -> _Outlook | None:
 
 
 def _entropy(planes: npt.NDArray[Any], bound: float) -> float:
-    """Return the bytes that differences of neighbours take, in steps of a bound, each by itself."""
+    """Return the bytes that differences of neighbours take, in steps of a bound, each by itself.
+
+    Along y or x, whichever takes less.
+    """
+    step, values = 2 * bound + (planes.dtype.kind != "f"), planes.astype(np.float64)
+    return min(
+        (_entropy_along(axis, values, step) for axis in (1, 2) if values.shape[axis] > 1),
+        default=0.0,
+    )
+
+
+def _entropy_along(axis: int, values: npt.NDArray[np.float64], step: float) -> float:
     with np.errstate(over="ignore", invalid="ignore"):
-        apart = np.diff(planes.astype(np.float64)) / (2 * bound + (planes.dtype.kind != "f"))
-        steps = np.rint(np.clip(apart, -_MOST_STEPS, _MOST_STEPS)) + _MOST_STEPS
-    counts = np.bincount(np.nan_to_num(steps).astype(np.int64).reshape(-1))
-    shares = counts[counts > 0] / max(steps.size, 1)
+        steps = np.rint(np.clip(np.diff(values, axis=axis) / step, -_MOST_STEPS, _MOST_STEPS))
+    counts = np.bincount(np.nan_to_num(steps + _MOST_STEPS).astype(np.int64).reshape(-1))
+    shares = counts[counts > 0] / steps.size
     return float(-(shares * np.log2(shares)).sum()) * steps.size / 8
 
 

@@ -229,7 +229,12 @@ def ssim(payload: bytes, volume: Volume) -> float:
     unit = _decoded_unit(payload, volume)
     if volume.weight is not None:
         unit = np.where(volume.weight == 0, volume.unit, unit)
-    return metrics.ssim(volume.unit, unit, 1.0, ndim=min(3, unit.ndim))
+    return metrics.ssim(volume.unit, unit, 1.0, ndim=_windowed(volume.values.shape))
+
+
+def _windowed(shape: tuple[int, ...]) -> int:
+    """Return how many axes a window of SSIM spans: the last three, but those of one voxel."""
+    return max(1, len(long_axes(shape[-3:])))
 
 
 def chunk_ssim(payload: bytes, volume: Volume) -> float:
@@ -240,10 +245,11 @@ def chunk_ssim(payload: bytes, volume: Volume) -> float:
     low, high = float(volume.info.low), float(volume.info.high)
     span, crop = high - low, open_chunk(payload).crop
     shape, box, fill = volume.unit.shape, (slice(None),) * volume.unit.ndim, math.nan
+    axes = _windowed(volume.values.shape)
     if crop is not None:
         fill = exceptions.value_of(crop.fill, volume.info.dtype)
         if math.isfinite(fill):
-            shape = long_axes(volume.info.shape)
+            shape, axes = long_axes(volume.info.shape), _windowed(volume.info.shape)
             box = tuple(s for s, n in zip(crop.slices, volume.info.shape, strict=True) if n > 1)
     # Where values are far from 0 for their range, binary32 would round what SSIM looks at.
     kind = np.float32 if max(abs(low), abs(high)) <= 2 * span else np.float64
@@ -255,22 +261,27 @@ def chunk_ssim(payload: bytes, volume: Volume) -> float:
     del decoded_unit
     if volume.weight is not None:
         np.copyto(given[box], original[box], where=volume.weight.reshape(inside) == 0)
-    found = metrics.ssim(original[box], given[box], 1.0, ndim=min(3, len(shape)))
+    found = metrics.ssim(original[box], given[box], 1.0, ndim=axes)
     if volume.weight is not None and np.isfinite(volume.values).all():
-        found = min(found, _ssim_of_values(payload, volume))
+        found = min(found, _ssim_of_values(payload, volume, crop))
     if not math.isfinite(fill):
         return found
     ends = (max(high, fill) - min(low, fill)) / span
-    return min(found, metrics.ssim(original, given, ends, ndim=min(3, len(shape))))
+    return min(found, metrics.ssim(original, given, ends, ndim=axes))
 
 
-def _ssim_of_values(payload: bytes, volume: Volume) -> float:
-    """Return the SSIM over the box of the values themselves, those restored exactly included."""
-    values = volume.values.reshape(volume.unit.shape)
-    given = decoded(payload, volume).reshape(values.shape)
+def _ssim_of_values(payload: bytes, volume: Volume, crop: exceptions.Crop | None) -> float:
+    """Return the SSIM of a chunk's values themselves, those restored exactly included."""
+    values, given = volume.values, decoded(payload, volume).reshape(volume.values.shape)
     if volume.weight is not None:
-        given = np.where(volume.weight == 0, values, given)
-    return metrics.ssim(values, given, ndim=min(3, values.ndim))
+        given = np.where(volume.weight.reshape(values.shape) == 0, values, given)
+    if crop is not None and math.isfinite(exceptions.value_of(crop.fill, volume.info.dtype)):
+        fill = exceptions.value_of(crop.fill, volume.info.dtype)
+        pair = np.full((2, *volume.info.shape), fill, given.dtype)
+        pair[0][crop.slices], pair[1][crop.slices] = values, given
+        values, given = pair
+    stack = long_axes(values.shape)
+    return metrics.ssim(values.reshape(stack), given.reshape(stack), ndim=_windowed(values.shape))
 
 
 def _psnr(payload: bytes, volume: Volume) -> float:
