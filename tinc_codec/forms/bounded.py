@@ -86,7 +86,7 @@ def better_within_budget(volume: Volume, form: Form, search: Search) -> Form | N
     if exact:
         return _smaller_exact(volume, form, search)
     best, scale = form, 1.0
-    steps, tried = _STEPS_OF_BOUND, set[float]()
+    steps, tried = _steps_tried(search), set[float]()
     for _ in range(_TRIALS):
         bound = outlook.least_within(budget / scale)
         if bound is None or bound in tried:
@@ -121,7 +121,7 @@ def smaller_as_good(
     if math.isinf(form.psnr_db):
         return _smaller_exact(volume, form, search)
     best, bound = form, outlook.usual
-    steps, good, bad = _STEPS_OF_BOUND, -math.inf, math.inf
+    steps, good, bad = _steps_tried(search), -math.inf, math.inf
     for _ in range(_TRIALS):
         try:
             found, steps = _smallest(volume, bound, search, steps)
@@ -140,6 +140,11 @@ def smaller_as_good(
     if outlook.foretold(0) > _HOPEFUL * _size(form):
         return None
     return _smaller_exact(volume, form, search)
+
+
+def _steps_tried(search: Search) -> _Steps:
+    """Return the transforms tried for other targets than a bound: at the least effort none."""
+    return _STEPS_OF_BOUND if search.tries else _STEPS_OF_BOUND[:1]
 
 
 def as_good(
