@@ -468,3 +468,12 @@ def test_a_remedy_is_one_that_can_be_taken() -> None:
 
 def test_what_the_package_offers_is_listed() -> None:
     assert sorted(dir(tinc_codec)) == sorted(tinc_codec.__all__)
+
+
+@pytest.mark.parametrize(
+    ("scale", "bound"), [(5e-324, 3e-323), (5e-324, 6e-323), (1e307, 1e308), (1e307, 1.5e308)]
+)
+def test_errors_at_the_ends_of_float64_are_no_zeros(scale: float, bound: float) -> None:
+    array = np.random.default_rng(0).integers(-17, 18, (9, 9, 9)) * scale
+    payload = encode(array, max_error=bound, effort=1)
+    assert np.isfinite(inspect(payload).psnr_db) == (not np.array_equal(decode(payload), array))

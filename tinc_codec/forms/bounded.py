@@ -325,5 +325,5 @@ def _psnr_within(volume: Volume, payload: bytes, max_error: float) -> float:
             f"values: an error of {largest:g} is left; use a lossless codec"
         )
     weights = None if volume.weight is None else volume.weight[volume.weight != 0].reshape(-1)
-    half = float(volume.info.high) / 2 - float(volume.info.low) / 2  # the range may be infinite
-    return candidate.decibels(float(np.average((error / 2 / half) ** 2, weights=weights)))
+    squares = candidate.of_range(error, volume.info) ** 2
+    return candidate.decibels(float(np.average(squares, weights=weights)))

@@ -296,10 +296,16 @@ def _psnr(payload: bytes, volume: Volume) -> float:
 
 def _precise_psnr(payload: bytes, volume: Volume) -> float:
     """Return the PSNR in dB without normalising to binary32; inf where all voxels are equal."""
-    error = errors(decoded(payload, volume), volume)
-    error /= 2  # the range may be infinite
-    error /= float(volume.info.high) / 2 - float(volume.info.low) / 2
+    error = of_range(errors(decoded(payload, volume), volume), volume.info)
     return decibels(float(np.mean(error**2)))
+
+
+def of_range(error: npt.NDArray[np.float64], info: ArrayInfo) -> npt.NDArray[np.float64]:
+    """Return errors in units of high - low, which may be more than float64 holds."""
+    low, high = float(info.low), float(info.high)
+    if math.isfinite(high - low):
+        return error / (high - low)
+    return error / 2 / (high / 2 - low / 2)
 
 
 def errors(given: npt.NDArray[Any], volume: Volume) -> npt.NDArray[np.float64]:
@@ -309,7 +315,8 @@ def errors(given: npt.NDArray[Any], volume: Volume) -> npt.NDArray[np.float64]:
         counted = volume.weight.reshape(-1) != 0
         pair = [values[counted] for values in pair]
     found, original = (values.astype(np.float64) for values in pair)
-    return found - original
+    with np.errstate(over="ignore"):
+        return found - original
 
 
 def decibels(loss: float) -> float:
