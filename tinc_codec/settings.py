@@ -166,6 +166,12 @@ class Settings:
                 "(form='tree', preset='paper') takes a ratio"
             )
 
+    @property
+    def fidelity(self) -> str:
+        """What is asked for, such as "psnr=40"; "" where it is a ratio."""
+        asked = ((name, getattr(self, name)) for name in TARGETS[1:])
+        return ", ".join(f"{name}={value:g}" for name, value in asked if value is not None)
+
     def check_takes_importance(self, told: str) -> None:
         """Refuse importance, named as it was told, where it has no say.
 

@@ -30,7 +30,7 @@ from tinc_codec.encode import encode_chunk
 from tinc_codec.errors import InvalidSetting
 from tinc_codec.metrics import Errors
 from tinc_codec.runtime import current_runtime, runtime
-from tinc_codec.settings import TARGETS, Settings
+from tinc_codec.settings import Settings
 from tinc_codec.stream.normalize import check_array
 
 _LOOKS = 10  # planes looked at for each chunk fitted
@@ -237,7 +237,7 @@ def estimate(
             strata=len(drawn.shares),
             empty_share=drawn.empty_share,
             raw_bytes=math.prod(source.shape) * source.dtype.itemsize,
-            workers=at_once,
+            workers=min(at_once, drawn.chunk_count),
             threads=threads,
             effort=base.effort,
             ratios=tuple(
@@ -362,7 +362,7 @@ def _expected(settings: Settings, drawn: _Sample, scores: Sequence[ChunkScore]) 
     known = [score.ssim for score in scores]
     return RatioEstimate(
         ratio=raw / size if settings.ratio is None else settings.ratio,
-        fidelity=_fidelity(settings),
+        fidelity=settings.fidelity,
         stored_bytes=size * drawn.chunk_count,
         stored_margin=size_margin * drawn.chunk_count,
         seconds=seconds * drawn.chunk_count,
@@ -371,12 +371,6 @@ def _expected(settings: Settings, drawn: _Sample, scores: Sequence[ChunkScore]) 
         ssim=math.nan if any(map(math.isnan, known)) else drawn.quantiles(known)[1],
         with_trees=drawn.mean(["tree" in score.form for score in scores])[0],
     )
-
-
-def _fidelity(settings: Settings) -> str:
-    """Return what settings ask for, if it is no ratio."""
-    asked = ((name, getattr(settings, name)) for name in TARGETS[1:])
-    return ", ".join(f"{name}={value:g}" for name, value in asked if value is not None)
 
 
 def check_plot_can_be_written(path: Path) -> None:

@@ -87,7 +87,7 @@ def _with_margin(text: Callable[[float], str], value: float, margin: float) -> s
 
 
 def _print_estimate(found: archive.Estimate) -> None:
-    workers = min(found.workers, found.chunk_count)
+    workers = found.workers
     many = f"{workers} worker{'s' * (workers > 1)}"
     heads = ("ratio", "size", "time, sum", f"with {many}", "PSNR, dB", "SSIM")
     table = Table(*heads, box=None, pad_edge=False)

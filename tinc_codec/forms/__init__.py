@@ -129,10 +129,8 @@ def _as_good(volumes: Sequence[Volume], settings: Settings) -> list[Form]:
 
 
 def _out_of_reach(volume: Volume, settings: Settings) -> InvalidSetting:
-    asked = {"psnr": settings.psnr, "rmse": settings.rmse, "ssim": settings.ssim}
-    target = ", ".join(f"{name}={value:g}" for name, value in asked.items() if value is not None)
     return InvalidSetting(
-        f"{target} is more than the transform's precision gives for a chunk of "
+        f"{settings.fidelity} is more than the transform's precision gives for a chunk of "
         f"{volume.info.dtype}; ask for less, or for a max_error"
     )
 

@@ -231,10 +231,8 @@ def _outlook(volume: Volume, form: Form, size: int) -> _Outlook | None:
         usual = math.floor((math.sqrt(1 + 12 * rmse**2) - 1) / 2)
         bounds = np.unique(np.append(np.floor(bounds), (0, usual)))
     wanted = _wanted(volume)
-    planes, bounds = (
-        correction.some_planes(wanted),
-        bounds[bounds > _ABOVE * correction.finest(wanted)],
-    )
+    planes = correction.some_planes(wanted)
+    bounds = bounds[bounds > _ABOVE * correction.finest(wanted)]
     if not len(bounds):
         return None
     part = planes.size / volume.unit.size

@@ -263,7 +263,7 @@ def chunk_ssim(payload: bytes, volume: Volume) -> float:
         np.copyto(given[box], original[box], where=volume.weight.reshape(inside) == 0)
     found = metrics.ssim(original[box], given[box], 1.0, ndim=axes)
     if volume.weight is not None and np.isfinite(volume.values).all():
-        found = min(found, _ssim_of_values(payload, volume, crop))
+        found = min(found, _ssim_of_values(payload, volume, crop if math.isfinite(fill) else None))
     if not math.isfinite(fill):
         return found
     ends = (max(high, fill) - min(low, fill)) / span
@@ -271,11 +271,14 @@ def chunk_ssim(payload: bytes, volume: Volume) -> float:
 
 
 def _ssim_of_values(payload: bytes, volume: Volume, crop: exceptions.Crop | None) -> float:
-    """Return the SSIM of a chunk's values themselves, those restored exactly included."""
+    """Return the SSIM of a chunk's values themselves, those restored exactly included.
+
+    Within the box, where its surroundings (``crop``) are not given.
+    """
     values, given = volume.values, decoded(payload, volume).reshape(volume.values.shape)
     if volume.weight is not None:
         given = np.where(volume.weight.reshape(values.shape) == 0, values, given)
-    if crop is not None and math.isfinite(exceptions.value_of(crop.fill, volume.info.dtype)):
+    if crop is not None:
         fill = exceptions.value_of(crop.fill, volume.info.dtype)
         pair = np.full((2, *volume.info.shape), fill, given.dtype)
         pair[0][crop.slices], pair[1][crop.slices] = values, given
