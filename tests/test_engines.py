@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from threading import Event
+from time import sleep
 from types import ModuleType
 from typing import Any
 
@@ -15,7 +17,8 @@ from hypothesis import strategies as st
 from trees import output_size, parameters_of, trees
 
 from tinc_codec.engines import current_engine, reference
-from tinc_codec.errors import InvalidSetting
+from tinc_codec.engines.cpu import engine
+from tinc_codec.errors import CorruptPayload, InvalidSetting
 from tinc_codec.runtime import runtime
 from tinc_codec.tree.geometry import Geometry, boxes, choose_splits
 from tinc_codec.tree.network import Tree
@@ -166,6 +169,54 @@ def test_threads_do_not_change_a_bit() -> None:
     with runtime(threads=3):
         shared = grid("cpu", tree, parameters, whole(shape))
     np.testing.assert_array_equal(alone, shared)
+
+
+@pytest.fixture
+def many_tasks(monkeypatch: pytest.MonkeyPatch) -> tuple[Tree, Axes]:
+    """A tree and a grid that is evaluated in dozens of pieces."""
+    monkeypatch.setattr(engine, "_TILES_A_TASK", 1)
+    return TREE, whole(TREE.geometry.shape)
+
+
+def test_a_grid_is_begun_while_the_caller_goes_on(
+    many_tasks: tuple[Tree, Axes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree, axes = many_tasks
+    expected, began = grid("cpu", tree, parameters_of(tree), axes), Event()
+
+    def evaluate(*args: Any) -> None:
+        began.set()
+        evaluate_tiles(*args)
+
+    evaluate_tiles = engine.passes.evaluate_grid
+    monkeypatch.setattr(engine.passes, "evaluate_grid", evaluate)
+    with runtime(threads=2), engine.begin_grid(tree, parameters_of(tree), axes) as finish:
+        assert began.wait(20)
+        np.testing.assert_array_equal(finish(), expected)
+
+
+def test_no_more_of_a_grid_is_begun_once_it_is_given_up(
+    many_tasks: tuple[Tree, Axes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree, axes = many_tasks
+    began, go_on, tasks = Event(), Event(), []
+
+    def evaluate(*_: Any) -> None:
+        tasks.append(0)
+        began.set()
+        go_on.wait(20)
+
+    def give_up() -> None:
+        with runtime(threads=2), engine.begin_grid(tree, parameters_of(tree), axes):
+            assert began.wait(20)
+            raise CorruptPayload("beside it")
+
+    monkeypatch.setattr(engine.passes, "evaluate_grid", evaluate)
+    with pytest.raises(CorruptPayload):
+        give_up()
+    go_on.set()
+    sleep(0.1)  # time enough for another thread to go on, if it did
+    assert len(tasks) == 1
 
 
 def test_torchs_threads_do_not_change_a_bit(torch: ModuleType) -> None:

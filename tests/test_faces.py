@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from volumes import volume
 
 from tinc_codec import decode, encode, inspect, runtime
 from tinc_codec.decoding.opened import open_chunk
-from tinc_codec.decoding.smoothed import tree_values
+from tinc_codec.decoding.smoothed import begin_grid, made_smooth, point_values
 from tinc_codec.decoding.together import decode_chunks, decode_resident
 from tinc_codec.engines.cpu.faces import smooth
 from tinc_codec.fit import faces as fit_faces
@@ -99,6 +100,14 @@ def test_a_step_is_spread_and_a_slope_left_alone() -> None:
         np.testing.assert_array_equal(smooth(slope.copy(), plans), slope)
 
 
+def grid_values(tree: Tree, axes: Sequence[npt.NDArray[np.int64]], table: Lookup) -> Values:
+    def begin(index: Sequence[npt.NDArray[np.int64]]) -> Any:
+        return nullcontext(lambda: table.grid(index))
+
+    with begin_grid(tree, axes, begin) as finish:
+        return finish()
+
+
 def some_axis(draw: st.DrawFn, n: int) -> npt.NDArray[np.int64]:
     """A window, a stride, or any indices with repeats."""
     if draw(st.booleans()):
@@ -115,13 +124,21 @@ def test_a_part_is_the_part_of_the_whole_bit_for_bit(
     expected = by_the_format(values, geometry, smoothing)
     table = Lookup(values)
     axes = [data.draw(st.composite(some_axis)(n)) for n in geometry.shape]
-    grid = tree_values(tree, axes, table.grid, pointwise=False)
+    grid = grid_values(tree, axes, table)
     np.testing.assert_array_equal(grid, expected[np.ix_(*axes)], strict=True)
     count = data.draw(st.integers(1, 20))
     rng = np.random.default_rng(count)
     points = [rng.integers(0, n, count) for n in geometry.shape]
-    found = tree_values(tree, points, table.points, pointwise=True)
+    found = point_values(tree, points, table.points)
     np.testing.assert_array_equal(found, expected[tuple(points)], strict=True)
+
+
+def test_a_whole_tree_is_made_smooth_in_place() -> None:
+    smoothing = Smoothing(reach=2, strength=13)
+    values = noise(HALVED.shape)
+    expected = by_the_format(values, HALVED, smoothing)
+    np.testing.assert_array_equal(made_smooth(smooth_tree(HALVED, smoothing), values), expected)
+    np.testing.assert_array_equal(values, expected)
 
 
 def test_single_voxels_are_taken_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +152,7 @@ def test_single_voxels_are_taken_in_pieces(monkeypatch: pytest.MonkeyPatch) -> N
         return values[tuple(axes)]
 
     points = [i.ravel() for i in np.indices(HALVED.shape)]
-    found = tree_values(smooth_tree(HALVED, smoothing), points, evaluate, pointwise=True)
+    found = point_values(smooth_tree(HALVED, smoothing), points, evaluate)
     expected = by_the_format(values, HALVED, smoothing)
     np.testing.assert_array_equal(found.reshape(HALVED.shape), expected)
     assert max(sizes) <= 300
@@ -146,15 +163,14 @@ def test_reads_away_from_faces_evaluate_nothing_else() -> None:
     table = Lookup(noise(HALVED.shape))
     # Along the first axis faces are at 4, 8 and 12, else at 6 and 5.
     window = [np.array([1, 2, 5, 6]), np.arange(5), np.array([6, 9, 7])]
-    tree_values(tree, window, table.grid, pointwise=False)
+    grid_values(tree, window, table)
     assert table.asked == 4 * 5 * 3
-    tree_values(tree, [np.array([2, 9]), np.array([0, 7]), np.array([1, 8])], table.points,
-                pointwise=True)  # fmt: skip
+    point_values(tree, [np.array([2, 9]), np.array([0, 7]), np.array([1, 8])], table.points)
     assert table.asked == 4 * 5 * 3 + 2
     near = [np.array([3]), np.array([0]), np.array([9])]
-    tree_values(tree, near, table.grid, pointwise=False)
+    grid_values(tree, near, table)
     assert table.asked == 4 * 5 * 3 + 2 + 4
-    tree_values(tree, near, table.points, pointwise=True)
+    point_values(tree, near, table.points)
     assert table.asked == 4 * 5 * 3 + 2 + 4 + 5
 
 

@@ -8,18 +8,22 @@ import subprocess
 import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier, local
+from threading import Barrier, Event, local
 from time import sleep
 from typing import Any
 
+import goldens
 import numpy as np
 import pytest
 from volumes import QUICK, volume
 
 from tinc_codec import TINC, decode, runtime
+from tinc_codec.decoding.opened import forget_chunks
+from tinc_codec.engines.cpu import passes
 from tinc_codec.forks import Lock
 from tinc_codec.runtime import current_runtime
-from tinc_codec.threads import each
+from tinc_codec.stream.residual.wavelets import section
+from tinc_codec.threads import begun, each
 
 WORKERS = 8
 SHAPES = [(16, 16, 16), (20, 12, 17), (2048,), (8, 8, 8, 8)]
@@ -99,6 +103,47 @@ def test_work_within_work_holds_no_array_for_longer_than_it_takes() -> None:
     with runtime(threads=2):
         each(inner, range(6))
     assert gone == [True] * 6
+
+
+def test_another_thread_works_while_this_one_goes_on() -> None:
+    began, done = Event(), []
+
+    def work(k: int) -> None:
+        if k == 1:
+            began.set()
+        done.append(k)
+
+    with begun(work, 2) as finish:
+        assert began.wait(20)
+        assert 0 not in done
+        finish()
+    assert sorted(done) == [0, 1]
+
+
+@pytest.mark.parametrize("name", ["v2/low_pass_tree", "v2/tree_and_wavelet"])
+def test_a_tree_is_evaluated_beside_the_coefficients(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the first segment is decoded other threads have nothing else to do."""
+    payload = goldens.payload(name)
+    with runtime(threads=1):
+        expected = decode(payload)
+    began, decode_coarse, evaluate = Event(), section.decode_coarse, passes.evaluate_grid
+
+    def after_the_tree_began(*args: Any) -> Any:
+        assert began.wait(20)
+        return decode_coarse(*args)
+
+    def begin(*args: Any) -> None:
+        began.set()
+        evaluate(*args)
+
+    forget_chunks()
+    monkeypatch.setattr(section, "decode_coarse", after_the_tree_began)
+    monkeypatch.setattr(passes, "evaluate_grid", begin)
+    with runtime(threads=2):
+        np.testing.assert_array_equal(decode(payload), expected)
+    assert began.is_set()
 
 
 def test_threads_stay_for_the_next_time() -> None:

@@ -6,7 +6,8 @@ Everything comes from the payload: shape, widths, steps, boxes. Settings are not
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -19,7 +20,7 @@ from tinc_codec.array_types import Float32Array, Int64Array
 from tinc_codec.decoding.filtered import filtered_values
 from tinc_codec.decoding.opened import Chunk, long_axes, open_chunk
 from tinc_codec.decoding.selection import Selection, resolve
-from tinc_codec.decoding.smoothed import low_pass_values, tree_values
+from tinc_codec.decoding.smoothed import begin_grid, begin_low_pass, point_values
 from tinc_codec.decoding.windowed import field_values, wavelet_values
 from tinc_codec.engines import current_engine
 from tinc_codec.freed_memory import keep_freed_memory
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from tinc_codec.engines import Engine
-    from tinc_codec.stream.residual.wavelets.wavelet import Below
+    from tinc_codec.stream.residual.wavelets.section import Below
 
 _Item = TypeVar("_Item", bound=np.generic)
 
@@ -141,39 +142,47 @@ def _sum_of_forms(
     chunk: Chunk, axes: Sequence[Int64Array], *, pointwise: bool, engine: Engine | None
 ) -> Float32Array:
     """Return voxels of the axes longer than one voxel, not yet filtered; any shape in C order."""
-    values = below = None
-    if chunk.tree is not None and chunk.parameters is not None:
-        found = engine or current_engine()
-        if chunk.tree.halvings:
-            below = tree_below(chunk, found)
-        else:
-            form = found.evaluate_points if pointwise else found.evaluate_grid
-            evaluate = partial(form, chunk.tree, chunk.parameters, steps=chunk.steps)
-            values = tree_values(chunk.tree, axes, evaluate, pointwise=pointwise)
-    if chunk.wavelet is not None:
-        rest = wavelet_values(
-            chunk.wavelet, long_axes(chunk.box_shape), axes, pointwise=pointwise, below=below
-        )
-        values = rest if values is None else values + rest.reshape(values.shape)
-    if values is None:
-        assert chunk.coefficients is not None
+    shape = long_axes(chunk.box_shape)
+    if chunk.coefficients is not None:
         cosines = cosine.evaluate_points if pointwise else cosine.evaluate_grid
-        values = cosines(chunk.coefficients, long_axes(chunk.box_shape), axes)
-    return values
+        return cosines(chunk.coefficients, shape, axes)
+    if chunk.tree is None or chunk.tree.halvings:
+        assert chunk.wavelet is not None
+        below = None if chunk.tree is None else tree_below(chunk, engine or current_engine())
+        return wavelet_values(chunk.wavelet, shape, axes, pointwise=pointwise, below=below)
+    with _tree_begun(chunk, axes, engine or current_engine(), pointwise=pointwise) as finish:
+        if chunk.wavelet is None:
+            return finish()
+        rest = wavelet_values(chunk.wavelet, shape, axes, pointwise=pointwise)
+        values = finish()
+    return values + rest.reshape(values.shape)
+
+
+@contextmanager
+def _tree_begun(
+    chunk: Chunk, axes: Sequence[Int64Array], engine: Engine, *, pointwise: bool
+) -> Iterator[Callable[[], Float32Array]]:
+    """Let other threads begin voxels of a tree of the box; yields what gives them."""
+    assert chunk.tree is not None
+    assert chunk.parameters is not None
+    if pointwise:
+        evaluate = partial(engine.evaluate_points, chunk.tree, chunk.parameters, steps=chunk.steps)
+        yield partial(point_values, chunk.tree, axes, evaluate)
+        return
+    begin = partial(engine.begin_grid, chunk.tree, chunk.parameters, steps=chunk.steps)
+    with begin_grid(chunk.tree, axes, begin) as finish:
+        yield finish
 
 
 def tree_below(chunk: Chunk, engine: Engine) -> Below:
-    """Return the level whose low-pass band a chunk's tree describes, and what evaluates it.
-
-    Level 0 are the voxels themselves. The second is a function that gives a window of the band.
-    """
+    """Return the level whose low-pass band a chunk's tree describes, and what begins a window."""
     assert chunk.tree is not None
     assert chunk.parameters is not None
     assert chunk.wavelet is not None
-    evaluate = partial(engine.evaluate_grid, chunk.tree, chunk.parameters, steps=chunk.steps)
+    begin = partial(engine.begin_grid, chunk.tree, chunk.parameters, steps=chunk.steps)
     depth = chunk.tree.halvings
     shape = chunk.wavelet.header.plan.shapes[depth]
-    return depth, partial(low_pass_values, chunk.tree, evaluate, shape)
+    return depth, partial(begin_low_pass, chunk.tree, begin, shape)
 
 
 def box_values(

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from contextvars import copy_context
 from typing import TypeVar, cast
 
@@ -41,7 +42,7 @@ def _shared_pool(size: int) -> ThreadPoolExecutor:
         return _pool
 
 
-def _begun(pool: ThreadPoolExecutor, work: Callable[[int], None], k: int) -> Future[None] | None:
+def _handed(pool: ThreadPoolExecutor, work: Callable[[int], None], k: int) -> Future[None] | None:
     """Hand work(k) to another thread; None while the interpreter ends, when no thread takes any."""
     # The run-time settings are context variables, which threads do not inherit.
     run = copy_context().run
@@ -53,11 +54,13 @@ def _begun(pool: ThreadPoolExecutor, work: Callable[[int], None], k: int) -> Fut
         return None
 
 
-def shared(work: Callable[[int], None], threads: int) -> None:
-    """Call work(k) for k from 0 to threads - 1, on this thread and those of the process.
+@contextmanager
+def begun(work: Callable[[int], None], threads: int) -> Iterator[Callable[[], None]]:
+    """Let threads of the process call work(k) for k from 1 to threads - 1, while this one goes on.
 
-    What no other thread has begun when this one is done is done here: all may be busy, with work
-    that waits for more work even.
+    Yields a function that calls work(0) and ends when all are done. What no other thread has begun
+    by then is done here: all may be busy, with work that waits for more work even. What is not
+    begun when the context is left never is.
     """
     # What no thread has begun stays in the pool's queue until one is free, which may be long after:
     # it must not hold the work, nor the arrays that this is of.
@@ -68,16 +71,26 @@ def shared(work: Callable[[int], None], threads: int) -> None:
             held[0](k)
 
     pool = _shared_pool(threads - 1) if threads > 1 else None
-    others = [_begun(pool, begin, k) for k in range(1, threads)] if pool else []
-    try:
+    others = [_handed(pool, begin, k) for k in range(1, threads)] if pool else []
+
+    def finish() -> None:
         work(0)
         for k, other in enumerate(others, 1):
             if other is None or other.cancel():
                 work(k)
             else:
                 other.result()
+
+    try:
+        yield finish
     finally:
         held.clear()
+
+
+def shared(work: Callable[[int], None], threads: int) -> None:
+    """Call work(k) for k from 0 to threads - 1, on this thread and those of the process."""
+    with begun(work, threads) as finish:
+        finish()
 
 
 def each(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:

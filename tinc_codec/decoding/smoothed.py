@@ -2,75 +2,96 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tinc_codec.array_types import Float32Array, Int64Array
 from tinc_codec.tree import faces
-from tinc_codec.tree.faces import Smoothing
-from tinc_codec.tree.geometry import Geometry
 from tinc_codec.tree.network import Tree
 
 if TYPE_CHECKING:
     from tinc_codec.stream.residual.axes import Shape, Window
 
 Evaluate = Callable[[Sequence[Int64Array]], Float32Array]
+Values = Callable[[], Float32Array]
+Begin = Callable[[Sequence[Int64Array]], AbstractContextManager[Values]]
 
 # Voxels evaluated at once for single voxels near faces, which take up to five along each axis.
 _PIECE = 1 << 16
 
 
-def tree_values(
-    tree: Tree, axes: Sequence[Int64Array], evaluate: Evaluate, *, pointwise: bool
-) -> Float32Array:
-    """Return voxels of a tree, the faces of its leaves made smooth if it says so.
+@contextmanager
+def begin_grid(tree: Tree, axes: Sequence[Int64Array | range], begin: Begin) -> Iterator[Values]:
+    """Let other threads begin to evaluate a tree, the faces of its leaves made smooth.
+
+    Yields what does the rest, and gives the values.
 
     Parameters
     ----------
     tree : Tree
-        Its structure.
-    axes : one int64 array per axis
-        Voxel indices.
-    evaluate : callable
-        An engine's ``evaluate_points`` (pointwise) or ``evaluate_grid``, of this tree.
-    pointwise : bool
-        As in :class:`tinc_codec.decoding.selection.Selection`.
+        Its structure, and whether faces are to be made smooth.
+    axes : one int64 array or range per axis
+        Voxel indices: the values are of their outer product.
+    begin : callable
+        An engine's ``begin_grid``, of this tree.
     """
-    if tree.smoothing is None:
-        return evaluate(axes)
-    if pointwise:
-        return _points(tree.geometry, tree.smoothing, axes, evaluate)
     from tinc_codec.engines.cpu.faces import smooth
 
     plans = faces.plans(tree.geometry, tree.smoothing, axes)
-    return smooth(evaluate([plan.index for plan in plans]), plans)
+    with begin([plan.index for plan in plans]) as finish:
+        yield lambda: smooth(finish(), plans)
 
 
-def low_pass_values(tree: Tree, evaluate: Evaluate, shape: Shape, window: Window) -> Float32Array:
-    """Return a window of the low-pass band, of a shape of three axes, that a tree is of.
+@contextmanager
+def begin_low_pass(tree: Tree, begin: Begin, shape: Shape, window: Window) -> Iterator[Values]:
+    """Let other threads begin a window of the low-pass band that a tree is of.
+
+    Yields what does the rest, and gives the window.
 
     Parameters
     ----------
     tree : Tree
         Structure and smoothing.
-    evaluate : callable
-        An engine's ``evaluate_grid``, of this tree.
+    begin : callable
+        An engine's ``begin_grid``, of this tree.
     shape : tuple of int
-        Of the band.
+        Of the band, along three axes.
     window : three (first, last)
         Which part of it.
     """
-    axes = [np.arange(*span) for span, n in zip(window, shape, strict=True) if n > 1]
-    values = tree_values(tree, axes, evaluate, pointwise=False)
-    return values.reshape([last - first for first, last in window])
+    axes = [range(*span) for span, n in zip(window, shape, strict=True) if n > 1]
+    with begin_grid(tree, axes, begin) as finish:
+        yield lambda: finish().reshape([last - first for first, last in window])
 
 
-def _points(
-    geometry: Geometry, smoothing: Smoothing, points: Sequence[Int64Array], evaluate: Evaluate
-) -> Float32Array:
-    """Return single voxels, those near a face evaluated together with the stencil of that face."""
+def made_smooth(tree: Tree, values: Float32Array) -> Float32Array:
+    """Return what a tree says of its whole box, the faces of its leaves made smooth, in place."""
+    from tinc_codec.engines.cpu.faces import smooth
+
+    whole = [range(n) for n in tree.geometry.shape]
+    return smooth(values, faces.plans(tree.geometry, tree.smoothing, whole))
+
+
+def point_values(tree: Tree, points: Sequence[Int64Array], evaluate: Evaluate) -> Float32Array:
+    """Return single voxels of a tree, the faces of its leaves made smooth if it says so.
+
+    Those near a face are evaluated together with the stencil of that face.
+
+    Parameters
+    ----------
+    tree : Tree
+        Its structure.
+    points : one (n,) int64 array per axis
+        Voxel indices.
+    evaluate : callable
+        An engine's ``evaluate_points``, of this tree.
+    """
+    if tree.smoothing is None:
+        return evaluate(points)
+    geometry, smoothing = tree.geometry, tree.smoothing
     index = [np.asarray(p, np.int64) for p in points]
     found = [faces.corrections(geometry, smoothing, axis, p) for axis, p in enumerate(index)]
     near = sum((face >= 0) << axis for axis, (face, _) in enumerate(found))

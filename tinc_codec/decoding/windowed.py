@@ -16,8 +16,7 @@ from tinc_codec.threads import each
 
 if TYPE_CHECKING:
     from tinc_codec.stream.residual.axes import Window
-    from tinc_codec.stream.residual.wavelets.section import Coefficients
-    from tinc_codec.stream.residual.wavelets.wavelet import Below
+    from tinc_codec.stream.residual.wavelets.section import Below, Coefficients
 
 # Voxels that a thread is worth.
 _PART = 1 << 17

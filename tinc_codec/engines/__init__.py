@@ -6,7 +6,8 @@ or on the CPU. All give normalised float32 values that agree within FORMAT.md's 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from importlib import import_module
 from typing import Protocol, cast
 
@@ -26,6 +27,15 @@ class Engine(Protocol):
         steps: Float32Array | None = None,
     ) -> Float32Array:
         """Evaluate the tree on the outer product of voxel indices."""
+
+    def begin_grid(
+        self,
+        tree: Tree,
+        parameters: Float32Array,
+        axes: Sequence[Int64Array],
+        steps: Float32Array | None = None,
+    ) -> AbstractContextManager[Callable[[], Float32Array]]:
+        """Begin that on other threads, if the engine has any; yields what gives the values."""
 
     def evaluate_points(
         self,

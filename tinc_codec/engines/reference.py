@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -90,3 +92,14 @@ def evaluate_grid(
     """
     mesh = np.meshgrid(*axes, indexing="ij")
     return evaluate_points(tree, parameters, [m.ravel() for m in mesh]).reshape(mesh[0].shape)
+
+
+@contextmanager
+def begin_grid(
+    tree: Tree,
+    parameters: Float32Array,
+    axes: Sequence[Int64Array],
+    steps: Float32Array | None = None,
+) -> Iterator[Callable[[], Float32Array]]:
+    """Yield what evaluates the tree on an outer product; nothing is done before it is called."""
+    yield partial(evaluate_grid, tree, parameters, axes, steps)

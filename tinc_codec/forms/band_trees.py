@@ -11,14 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tinc_codec.array_types import Float32Array
 from tinc_codec.decoding.opened import long_axes, most_parameters, open_chunk
-from tinc_codec.decoding.smoothed import tree_values
+from tinc_codec.decoding.smoothed import made_smooth
 from tinc_codec.engines import current_engine
 from tinc_codec.forms.candidate import Form, Sections, Volume
 from tinc_codec.settings import Settings
@@ -29,7 +28,6 @@ from tinc_codec.tree import network, section, weights
 
 if TYPE_CHECKING:
     from tinc_codec.fit.chunk import FittedTree
-    from tinc_codec.stream.residual.axes import Window
     from tinc_codec.stream.residual.wavelets.wavelet import TransformPlan
 
 # A band has so many times fewer places than there are voxels, or more.
@@ -160,14 +158,12 @@ def _in_volume(volume: Volume, band: Band, fitted: FittedTree) -> BandTree:
     shape, depth = band.values.shape, len(band.above.splits)
     tree = section.from_bytes(fitted.tree, shape, most_parameters(fitted.weights))
     parameters = weights.unpack(fitted.weights, network.layout(tree))
-    evaluate = partial(current_engine().evaluate_grid, tree, parameters)
-    axes = [np.arange(n) for n in shape]
-    said = tree_values(tree, axes, evaluate, pointwise=False)
+    said = current_engine().evaluate_grid(tree, parameters, [np.arange(n) for n in shape])
     # What is within 0 and 1 in the volume is within 0 and about this in the band.
     top = np.float32(math.sqrt(2) ** sum(split.bit_count() for split in band.above.splits))
     smoothing = faces.choose(tree.geometry, said / top, band.values / top, band.weight)
     tree = replace(tree, smoothing=smoothing, halvings=depth)
-    said = tree_values(tree, axes, evaluate, pointwise=False)
+    said = made_smooth(tree, said)
     return BandTree(
         sections={SectionKind.TREE: section.to_bytes(tree), SectionKind.WEIGHTS: fitted.weights},
         said=_synthesised(said, band.above).reshape(volume.unit.shape) if depth else said,
@@ -181,11 +177,7 @@ def _synthesised(said: Float32Array, above: TransformPlan) -> Float32Array:
 
     low = said.reshape(above.shapes[-1])
     nothing = wavelet.Bands(plan=above, room=np.zeros(math.prod(above.shapes[0]), np.int32))
-
-    def part(window: Window) -> Float32Array:
-        return low[tuple(slice(*span) for span in window)]
-
     return wavelet.inverse(
         nothing, wavelet.whole(above.shapes[0]), (np.float32(1), np.float32(0)), each,
-        (len(above.splits), part),
+        (len(above.splits), lambda: low),
     )  # fmt: skip

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -119,6 +120,14 @@ def corrections(
     return face, np.where(near, np.where(is_lower, -part, part), np.float32(0))
 
 
+@lru_cache(maxsize=64)
+def _plan_of_range(
+    geometry: Geometry, smoothing: Smoothing | None, axis: int, asked: range
+) -> AxisPlan:
+    """As :func:`plan`, of a range; its arrays are not to be written to."""
+    return plan(geometry, smoothing, axis, np.arange(asked.start, asked.stop))
+
+
 def plan(geometry: Geometry, smoothing: Smoothing | None, axis: int, asked: Int64Array) -> AxisPlan:
     """Return what to evaluate and to correct for voxels along an axis, any order, repeats allowed.
 
@@ -168,7 +177,12 @@ def _untouched(asked: Int64Array) -> AxisPlan:
 
 
 def plans(
-    geometry: Geometry, smoothing: Smoothing | None, axes: Sequence[Int64Array]
+    geometry: Geometry, smoothing: Smoothing | None, axes: Sequence[Int64Array | range]
 ) -> list[AxisPlan]:
-    """Return the plan of every axis of an outer product of voxel indices."""
-    return [plan(geometry, smoothing, axis, np.asarray(a, np.int64)) for axis, a in enumerate(axes)]
+    """Return the plan of every axis of an outer product of voxel indices, looked up for ranges."""
+    return [
+        _plan_of_range(geometry, smoothing, axis, asked)
+        if isinstance(asked, range)
+        else plan(geometry, smoothing, axis, np.asarray(asked, np.int64))
+        for axis, asked in enumerate(axes)
+    ]

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -22,7 +23,7 @@ from tinc_codec.engines.cpu.vector import LANES, STRIDE
 from tinc_codec.llvm import WIDTH
 from tinc_codec.parallel import even_parts
 from tinc_codec.runtime import current_runtime
-from tinc_codec.threads import shared
+from tinc_codec.threads import begun, shared
 from tinc_codec.tree.geometry import (
     FloatArray,
     Geometry,
@@ -95,11 +96,12 @@ def _rows(table: Layout) -> int:
     return int(table.n_in[table.paths].sum(axis=1).max()) + 1
 
 
+@lru_cache(maxsize=16)
 def _coordinates(geometry: Geometry) -> tuple[Int64Array, FloatArray, FloatArray]:
     """Return (origin, scale, offset), each (leaves, axes).
 
     A voxel's coordinate is scale * (index - origin) + offset: what ``leaf_affine`` says, rounded
-    alike in all blocks of the same side.
+    alike in all blocks of the same side. Not to be written to.
     """
     start = boxes(geometry)[-1][0]
     origin = start if geometry.coordinates == "block" else np.zeros_like(start)
@@ -158,14 +160,16 @@ def _spans(geometry: Geometry, axis: int, index: Int64Array) -> dict[int, _Span]
     origin, scale, offset = (factor[:, axis] for factor in _coordinates(geometry))
     out: dict[int, _Span] = {}
     kinds: dict[tuple[int, bytes], tuple[int, Float32Array]] = {}
-    for leaf in np.unique(start, return_index=True)[1]:
-        a, b = int(start[leaf]), int(stop[leaf])
-        first, last = np.searchsorted(index, (a, b))
+    for leaf, a in enumerate(start.tolist()):
+        if a in out:
+            continue
+        b = int(stop[leaf])
+        first, last = index.searchsorted((a, b)).tolist()
         own = index[first:last]
         local = own - origin[leaf]
         coordinates = (scale[leaf] * local + offset[leaf]).astype(np.float32)
         kind, coordinates = kinds.setdefault((b - a, local.tobytes()), (len(kinds), coordinates))
-        out[a] = _Span(int(first), coordinates, kind)
+        out[a] = _Span(first, coordinates, kind)
     return out
 
 
@@ -226,17 +230,32 @@ def evaluate_grid(
     steps: Float32Array | None = None,
 ) -> Float32Array:
     """Evaluate the tree on an outer product; as :func:`tinc_codec.engines.reference`'s."""
+    with begin_grid(tree, parameters, axes, steps) as finish:
+        return finish()
+
+
+@contextmanager
+def begin_grid(
+    tree: Tree,
+    parameters: Float32Array,
+    axes: Sequence[Int64Array],
+    steps: Float32Array | None = None,
+) -> Iterator[Callable[[], Float32Array]]:
+    """Let other threads begin that; yields what does the rest, and gives the values."""
     axes = [np.asarray(a, np.int64) for a in axes]
     if all(_increasing(a) for a in axes):
-        return _evaluate_increasing(tree, parameters, axes)
+        with _begin_increasing(tree, parameters, axes) as finish:
+            yield finish
+        return
     once, inverse = zip(*(np.unique(a, return_inverse=True) for a in axes), strict=True)
-    values: Float32Array = _evaluate_increasing(tree, parameters, once)[np.ix_(*inverse)]
-    return values
+    with _begin_increasing(tree, parameters, once) as finish:
+        yield lambda: finish()[np.ix_(*inverse)]
 
 
-def _evaluate_increasing(
+@contextmanager
+def _begin_increasing(
     tree: Tree, parameters: Float32Array, axes: Sequence[Int64Array]
-) -> Float32Array:
+) -> Iterator[Callable[[], Float32Array]]:
     table = layout(tree)
     out = np.empty([len(a) for a in axes], np.float32)
     flat = out.reshape(-1)
@@ -258,9 +277,18 @@ def _evaluate_increasing(
                 net, grid.leaves, grid.bases, grid.points, first, last, flat, x, row, runs
             )
 
-    with _share_of_threads(current_runtime().thread_count()) as threads:
-        shared(run, max(1, min(threads, len(tasks))))
-    return out
+    def values() -> Float32Array:
+        finish()
+        return out
+
+    with (
+        _share_of_threads(current_runtime().thread_count()) as threads,
+        begun(run, max(1, min(threads, len(tasks)))) as finish,
+    ):
+        try:
+            yield values
+        finally:
+            tasks.clear()  # where values were not asked for, as after an error, no more is begun
 
 
 def _drawing_tasks(leaders: Int64Array, tiles: int) -> tuple[Int64Array, Int64Array]:

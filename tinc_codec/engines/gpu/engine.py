@@ -15,7 +15,8 @@ Memory on the device: 4 bytes per voxel of the output, and per voxel of a slab (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeAlias
@@ -34,7 +35,7 @@ from tinc_codec.tree.network import Tree, layout
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Problem", "evaluate_grid", "evaluate_points"]
+__all__ = ["Problem", "begin_grid", "evaluate_grid", "evaluate_points"]
 
 # Given (tiles, 1) leaves and (tiles, LANES) numbers of voxels in them: the coordinates
 # (tiles, axes, LANES) and the places in the flat output (tiles, LANES).
@@ -77,6 +78,18 @@ def evaluate_grid(
         If torch or the device of the run-time settings is not there.
     """
     return _on_host(evaluate_alone(tree, parameters, axes, steps, pointwise=False))
+
+
+@contextmanager
+def begin_grid(
+    tree: Tree,
+    parameters: Float32Array,
+    axes: Sequence[Int64Array],
+    steps: Float32Array | None = None,
+) -> Iterator[Callable[[], Float32Array]]:
+    """Let a GPU begin that, which works beside the host; yields what gives the values."""
+    values = evaluate_alone(tree, parameters, axes, steps, pointwise=False)
+    yield lambda: _on_host(values)
 
 
 def _on_host(values: torch.Tensor) -> Float32Array:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +17,12 @@ from tinc_codec.stream.residual.axes import AXES, Window, three_axes
 from tinc_codec.stream.residual.wavelets import prior, tiles, wavelet
 from tinc_codec.stream.residual.wavelets.segments import Coarse, decode_coarse, decode_tile
 from tinc_codec.stream.residual.wavelets.tiles import Cuts
-from tinc_codec.stream.residual.wavelets.wavelet import Bands, Below, TransformPlan
+from tinc_codec.stream.residual.wavelets.wavelet import Added, Bands, TransformPlan
 from tinc_codec.stream.wire import BitReader, BitWriter, Reader, Writer
+
+# The low-pass band after so many levels, and what lets other threads begin a window of what is to
+# be added to it, and yields what gives that.
+Below = tuple[int, Callable[[Window], AbstractContextManager[Callable[[], Float32Array]]]]
 
 # Bit of the byte of cuts: the compact header, and statistics that start from the prior.
 _COMPACT = 1 << 7
@@ -93,11 +98,11 @@ class Coefficients:
         CorruptPayload
             If the data end before the coefficients do.
         """
-        plan = self.header.plan
-        with self._lock:
-            bands = self._decoded(wavelet.windows(plan, window), run)
-        scale = np.float32(self.header.step), np.float32(self.header.bias)
-        return wavelet.inverse(bands, window, scale, run, below)
+        needed = wavelet.windows(self.header.plan, window)
+        with _begun(below, needed) as added:
+            with self._lock:
+                bands = self._decoded(needed, run)
+            return wavelet.inverse(bands, window, self._scale, run, added)
 
     def low_pass(self, level: int, run: Run, below: Below | None = None) -> Float32Array:
         """Return the low-pass band after so many levels; finer ones are not decoded.
@@ -109,20 +114,23 @@ class Coefficients:
         CorruptPayload
             If the data end before the coefficients do.
         """
-        with self._lock:
-            bands = self._decoded_from(level, run)
-        coarse = Bands(plan=wavelet.coarser(self.header.plan, level), room=bands.room)
-        scale = np.float32(self.header.step), np.float32(self.header.bias)
-        window = wavelet.whole(coarse.plan.shapes[0])
-        added = (below[0] - level, below[1]) if below and below[0] > level else None
-        x = wavelet.inverse(coarse, window, scale, run, added)
-        if below is None or added is not None:
-            return x
+        plan = wavelet.coarser(self.header.plan, level)
+        window = wavelet.whole(plan.shapes[0])
+        if below is None or below[0] > level:
+            own = None if below is None else (below[0] - level, below[1])
+            with _begun(own, wavelet.windows(plan, window)) as added:
+                bands = self._decoded_from(level, run)
+                return wavelet.inverse(bands, window, self._scale, run, added)
         between = wavelet.finer(wavelet.coarser(self.header.plan, below[0]), level - below[0])
-        said: Float32Array = wavelet.forward(
-            below[1](wavelet.whole(between.shapes[0])), between, run
-        ).low
+        with below[1](wavelet.whole(between.shapes[0])) as finish:
+            bands = self._decoded_from(level, run)
+            x = wavelet.inverse(bands, window, self._scale, run)
+            said: Float32Array = wavelet.forward(finish(), between, run).low
         return x + said
+
+    @property
+    def _scale(self) -> wavelet.Scale:
+        return np.float32(self.header.step), np.float32(self.header.bias)
 
     def _first_segment(self, run: Run, level: int = 0) -> Coarse:
         model = prior.learnt() if self.header.compact else prior.even()
@@ -133,10 +141,11 @@ class Coefficients:
     def _decoded_from(self, level: int, run: Run) -> Bands:
         """Return the integers of the low-pass band and the levels from one on; none are kept."""
         cuts, data = self.header.cuts, self._tile_segments
-        coarse = self._coarse or self._first_segment(run, level)
-        wanted = self._missing if level < cuts.levels else []
-        list(run(lambda tile: decode_tile(coarse, tile, data[tile], level), wanted))
-        return coarse.bands
+        with self._lock:
+            coarse = self._coarse or self._first_segment(run, level)
+            wanted = self._missing if level < cuts.levels else []
+            list(run(lambda tile: decode_tile(coarse, tile, data[tile], level), wanted))
+        return Bands(plan=wavelet.coarser(self.header.plan, level), room=coarse.bands.room)
 
     def _decoded(self, needed: Sequence[Window], run: Run) -> Bands:
         """Return the integers, with all tiles of the finest levels that are needed."""
@@ -150,6 +159,17 @@ class Coefficients:
         list(run(lambda tile: decode_tile(coarse, tile, data[tile]), wanted))
         self._missing = [tile for tile in self._missing if tile not in wanted]
         return coarse.bands
+
+
+@contextmanager
+def _begun(below: Below | None, needed: Sequence[Window]) -> Iterator[Added | None]:
+    """Let other threads begin what is added to a low-pass band, if anything is."""
+    if below is None:
+        yield None
+        return
+    level, begin = below
+    with begin(needed[level]) as finish:
+        yield level, finish
 
 
 def _overlap(tile: Window, wanted: Window) -> bool:

@@ -16,8 +16,8 @@ from tinc_codec.parallel import Run, even_parts
 from tinc_codec.stream.residual.axes import AXES, Shape, Window
 from tinc_codec.stream.residual.wavelets import cdf97, lifting
 
-# The low-pass band after so many levels, and what gives a window of what is to be added to it.
-Below = tuple[int, Callable[[Window], Float32Array]]
+# The low-pass band after so many levels, and what gives what is to be added to a window of it.
+Added = tuple[int, Callable[[], Float32Array]]
 # Step and bias of integers, in binary32.
 Scale = tuple[np.float32, np.float32]
 
@@ -331,7 +331,7 @@ def _within(window: Window, outer: Window) -> tuple[slice, ...]:
 
 
 def inverse(
-    bands: Bands, window: Window, scale: Scale, run: Run = map, below: Below | None = None
+    bands: Bands, window: Window, scale: Scale, run: Run = map, added: Added | None = None
 ) -> Float32Array:
     """Return a window of the volume.
 
@@ -345,16 +345,17 @@ def inverse(
         What they stand for.
     run : callable
         Maps a function over items, on threads perhaps.
-    below : Below, optional
-        What is added to a low-pass band; the plan has as many levels.
+    added : Added, optional
+        What is added to a low-pass band, of the window that :func:`windows` says; the plan has as
+        many levels. Asked for when all coarser levels are done.
     """
     plan = bands.plan
     needed = windows(plan, window)
     known = np.empty(_lengths(needed[-1]), np.float32)
     lifting.restore_lines(bands.low, _corner(needed[-1]), scale, known, (0, 1, 0, 1), 0, len(known))
     for level in reversed(range(len(plan.splits))):
-        if below is not None and level + 1 == below[0]:
-            known = known + below[1](needed[level + 1])
+        if added is not None and level + 1 == added[0]:
+            known = known + added[1]()
         made = _synthesis(plan, level, needed[level])
         known = _level(bands, made, np.ascontiguousarray(known), scale, run)
     return known
