@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tinc_codec.decode import inspect as inspect_payload
 from tinc_codec.decoding.opened import open_chunk
+from tinc_codec.inspection import inspect as inspect_payload
 from tinc_codec.stream import container
 from tinc_codec.stream.container import SectionKind
 from tinc_codec.stream.exceptions import bit_view

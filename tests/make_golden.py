@@ -24,8 +24,8 @@ from volumes import volume
 from wavelets import section_of
 
 from tinc_codec import __version__, decode, encode, runtime
-from tinc_codec.decode import unit_values
 from tinc_codec.decoding.opened import long_axes, open_chunk
+from tinc_codec.decoding.voxels import unit_values
 from tinc_codec.phantom import phantom
 from tinc_codec.stream import container, normalize
 from tinc_codec.stream.container import SectionKind

@@ -215,6 +215,14 @@ def test_payloads_come_in_order_and_as_alone(device: str, threads: int) -> None:
         assert encode_chunks([], settings) == []
 
 
+def test_lists_are_taken_for_arrays_but_one_array_not_for_several() -> None:
+    chunk, settings = np.arange(64, dtype="u1").reshape(4, 4, 4), Settings(max_error=0)
+    as_lists = encode_chunks([chunk.astype("f8").tolist()], replace(settings, max_error=1))
+    np.testing.assert_allclose(decode(as_lists[0]), chunk, atol=1)
+    with pytest.raises(UnsupportedData, match=r"not one of shape \(4, 4, 4\): give \[array\]"):
+        encode_chunks(chunk, settings)
+
+
 def test_a_chunk_that_cannot_be_encoded_is_named() -> None:
     with runtime(threads=2), pytest.raises(UnsupportedData, match="int64"):
         encode_chunks([*arrays(), np.ones((16, 16, 16), "i8")], Settings(ratio=12, iterations=1))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from volumes import volume
 
 import tinc_codec
 from tinc_codec import InvalidSetting, UnsupportedData, decode, encode, inspect
+from tinc_codec.decoding import arrays as decoded_arrays
 from tinc_codec.decoding.opened import open_chunk
 from tinc_codec.encode import SMALLEST_BUDGET
 from tinc_codec.phantom import phantom
@@ -444,7 +444,7 @@ def test_parts_evaluated_at_once_do_not_show(
     points = tuple(np.random.default_rng(0).integers(0, n, 50) for n in array.shape)
     found = []
     for part in (1 << 21, size):
-        monkeypatch.setattr(sys.modules["tinc_codec.decode"], "_PART", part)
+        monkeypatch.setattr(decoded_arrays, "_PART", part)
         whole = decode(payload)
         assert whole.flags.f_contiguous
         found.append(whole.tobytes() + decode(payload, np.s_[2:, :, ::3]).tobytes())

@@ -256,7 +256,7 @@ def check_forged(parts: Sections) -> str:
     except TincError:
         info = None
     declared = info.nbytes if info else 0
-    started = time.monotonic()
+    started = time.process_time()
     with traced_peak() as peak:
         try:
             if declared > 1 << 22:  # sound but long to evaluate in full
@@ -274,7 +274,7 @@ def check_forged(parts: Sections) -> str:
             if info and SectionKind.CORRECTION in parts:
                 most += CORRECTION_BYTES * math.prod(info.shape)
             assert peak() <= most, (peak(), declared)
-            assert time.monotonic() - started < 10
+            assert time.process_time() - started < 10
     assert info is not None
     assert (array.shape, array.dtype) == (info.shape, info.dtype)
     return "array"
@@ -292,7 +292,7 @@ def test_overviews_of_forged_sections(form: str) -> None:
     rng = random.Random(form)
     for _ in range(200):
         parts = forged(rng, form)
-        started = time.monotonic()
+        started = time.process_time()
         try:
             info = ArrayInfo.from_bytes(parts.get(SectionKind.ARRAY, b""))
             if info.nbytes <= 1 << 22:
@@ -300,7 +300,7 @@ def test_overviews_of_forged_sections(form: str) -> None:
                 assert found.shape == tuple(-(-n // 4) for n in info.shape)
         except TincError:
             pass
-        assert time.monotonic() - started < 10
+        assert time.process_time() - started < 10
 
 
 @pytest.mark.parametrize("kind", SectionKind)
@@ -569,12 +569,12 @@ def test_deepest_tables_of_a_small_payload() -> None:
     groups = len(layout(tree).groups)
     coded = bytes([weights.QUANTIZED, 0, 0, 128, 63]) + bytes([128] * groups + [255] * groups)
     coded += bytes(1024 - len(coded))  # 34 parameters a byte
-    started = time.monotonic()
+    started = time.process_time()
     with traced_peak() as peak:
         array = decode(sealed(tree, coded))
         assert peak() <= 2 * 2 * 128**3 + FIXED_BYTES
     assert (array == -5).all()
-    assert time.monotonic() - started < 20
+    assert time.process_time() - started < 20
 
 
 def test_single_voxels_of_cosines_take_bounded_memory() -> None:

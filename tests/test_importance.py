@@ -59,6 +59,11 @@ def test_a_box_of_one_side_of_the_threshold_has_no_weights(threshold: float) -> 
     assert by_threshold(np.full((4, 4), 10, np.uint8), threshold) is None
 
 
+@pytest.mark.parametrize("dtype", ["f2", "f4", "u1", "i4"])
+def test_nothing_reaches_a_threshold_beyond_the_dtype(dtype: str) -> None:
+    assert by_threshold(np.arange(100).reshape(4, 5, 5).astype(dtype), 1e39) is None
+
+
 def test_nan_reaches_nothing() -> None:
     box = np.full((9, 9), np.nan)
     box[4, 4] = 1

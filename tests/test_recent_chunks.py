@@ -36,12 +36,15 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         assert recent._size <= opened._KEPT_BYTES
     assert recent.get(chunks[0]) is None
     assert recent.get(chunks[-1]) is not None
-    # A chunk larger than half of it is not kept at all.
-    monkeypatch.setattr(opened, "_KEPT_BYTES", 2 * each - 1)
-    recent = opened._RecentChunks()
-    monkeypatch.setattr(opened, "_recent", recent)
-    open_chunk(chunks[0])
-    assert recent.get(chunks[0]) is None
+    # A chunk larger than all of it is kept alone, up to a limit of its own.
+    monkeypatch.setattr(opened, "_KEPT_BYTES", each - 1)
+    for largest, kept in ((2 * each, True), (each - 1, False)):
+        monkeypatch.setattr(opened, "_LARGEST_KEPT", largest)
+        recent = opened._RecentChunks()
+        monkeypatch.setattr(opened, "_recent", recent)
+        open_chunk(chunks[0]), open_chunk(chunks[1])
+        assert recent.get(chunks[0]) is None
+        assert (recent.get(chunks[1]) is not None) == kept
 
 
 def test_corrupt_payloads_are_not_kept() -> None:

@@ -70,14 +70,14 @@ def test_the_time_of_the_peak_follows_its_turns() -> None:
     """The loop is neither folded nor skipped. Of processors: other work takes none of it."""
     from benchmarks.speed.peak import _run, peak_gmacs
 
-    def rate(turns: int) -> float:
+    def seconds(turns: int) -> float:
         start = time.thread_time()
         _run(turns)
-        return turns / (time.thread_time() - start)
+        return time.thread_time() - start
 
     _run(1)
-    rates = [max(rate(turns) for _ in range(3)) for turns in (400_000, 4_000_000)]
-    assert rates[0] == pytest.approx(rates[1], rel=0.9)
+    few, many = (min(seconds(turns) for _ in range(5)) for turns in (400_000, 4_000_000))
+    assert many > 4 * few
     assert 1 < max(peak_gmacs(1, 4_000_000) for _ in range(3)) < 1000
 
 
@@ -191,7 +191,7 @@ def test_gpu_tables_on_the_cpu(speed: Path) -> None:
     assert float(rows["decode"]["many_gvoxels"]) > 0
     assert float(rows["decode"]["peak_gmacs"]) > 0
     times = [float(rows["tree"][name]) for name in ("descent_s", "fit_s", "encode_s")]
-    assert 0 < times[0] < times[1] < times[2]
+    assert min(times) > 0
     assert {row["way"] for row in table(speed, "gpu_loop")} == {"paper", "loop"}
 
 

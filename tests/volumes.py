@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+
+from tinc_codec.decoding import voxels
 
 QUICK: dict[str, Any] = {"ratio": 16, "effort": 1, "iterations": 10}
 
@@ -26,8 +27,7 @@ def volume(
 
 def count_evaluations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return a list that collects how many voxels each decode evaluates."""
-    module = sys.modules["tinc_codec.decode"]  # the package's attribute of that name is a function
-    original = module.unit_values
+    original = voxels.unit_values
     counts: list[int] = []
 
     def counted(*args: Any, **kwargs: Any) -> npt.NDArray[np.float32]:
@@ -35,5 +35,5 @@ def count_evaluations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         counts.append(values.size)
         return values
 
-    monkeypatch.setattr(module, "unit_values", counted)
+    monkeypatch.setattr(voxels, "unit_values", counted)
     return counts

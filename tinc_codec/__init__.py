@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from tinc_codec.decode import decode, inspect
+from tinc_codec.decode import decode
 from tinc_codec.encode import encode, encode_chunks
 from tinc_codec.errors import (
     CorruptPayload,
@@ -19,6 +19,7 @@ from tinc_codec.errors import (
     UnsupportedData,
     UnsupportedVersion,
 )
+from tinc_codec.inspection import inspect
 from tinc_codec.runtime import runtime
 from tinc_codec.settings import Settings
 

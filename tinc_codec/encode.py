@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from tinc_codec import forms
 from tinc_codec.decoding.opened import long_axes
-from tinc_codec.errors import InvalidSetting
+from tinc_codec.errors import InvalidSetting, UnsupportedData
 from tinc_codec.forms.candidate import Sections, Volume, size_of
+from tinc_codec.freed_memory import keep_freed_memory
 from tinc_codec.importance import by_threshold, by_weights, check_weights
 from tinc_codec.settings import Settings
 from tinc_codec.stream import container, exceptions, normalize
@@ -74,9 +75,9 @@ def encode_chunk(array: npt.NDArray[Any], settings: Settings) -> bytes:
 
 
 def encode_chunks(
-    arrays: Sequence[npt.NDArray[Any]],
+    arrays: Sequence[npt.ArrayLike],
     settings: Settings,
-    importance: Sequence[npt.NDArray[Any] | None] | None = None,
+    importance: Sequence[npt.ArrayLike | None] | None = None,
 ) -> list[bytes]:
     """Compress arrays by a record of settings, on a GPU many of them at once.
 
@@ -85,18 +86,34 @@ def encode_chunks(
 
     Parameters
     ----------
-    arrays, settings
-        See :func:`encode`, whose errors this raises too, for the first array that has one.
-    importance : sequence of arrays or None, optional
+    arrays : sequence of array_like
+        Each as for :func:`encode`, whose errors this raises too, for the first that has one.
+    settings : Settings
+        For all of them.
+    importance : sequence of array_like or None, optional
         What the voxels of each array weigh; see :func:`encode`.
 
     Returns
     -------
     list of bytes
         The payload of each.
+
+    Raises
+    ------
+    UnsupportedData
+        If one array is given in place of several.
     """
+    if isinstance(arrays, np.ndarray):
+        raise UnsupportedData(
+            f"encode_chunks takes a sequence of arrays, not one of shape {arrays.shape}: give "
+            "[array], or list(array) if these are its items"
+        )
+    keep_freed_memory()
     given = [None] * len(arrays) if importance is None else importance
-    pairs = list(zip(arrays, given, strict=True))
+    pairs = [
+        (np.asanyarray(array), None if weights is None else np.asarray(weights))
+        for array, weights in zip(arrays, given, strict=True)
+    ]
     prepared = each(lambda pair: _prepare(*pair, settings), pairs)
     volumes = [p for p in prepared if isinstance(p, Volume)]
     fitted = iter(forms.encode(volumes, settings))

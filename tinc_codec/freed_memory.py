@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from functools import cache
 
 # Blocks up to this size are taken from memory that is kept, at most twice as much of it.
 _BLOCK = 31 << 20
@@ -19,11 +20,13 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _OF_DASK = "65536"
 
 
+@cache
 def keep_freed_memory() -> None:
-    """Have the process keep up to 62 MiB of freed memory, in each of malloc's arenas.
+    """Have the process keep up to 62 MiB of freed memory, in each of malloc's arenas; once.
 
-    Nothing is done elsewhere than on Linux with the GNU C library, nor where the environment says
-    what malloc is to keep.
+    Called when the first chunk is encoded or decoded, not on import: others' processes import this
+    package, too. Nothing is done elsewhere than on Linux with the GNU C library, nor where the
+    environment says what malloc is to keep.
     """
     asked = os.environ.get("MALLOC_TRIM_THRESHOLD_", _OF_DASK) != _OF_DASK
     asked |= "MALLOC_MMAP_THRESHOLD_" in os.environ

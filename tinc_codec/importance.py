@@ -36,7 +36,8 @@ def by_threshold(box: npt.NDArray[Any], threshold: float) -> Float32Array | None
     float32 array of the same shape, or None
         None where all voxels weigh the same.
     """
-    reached = box >= threshold
+    with np.errstate(over="ignore"):  # a threshold beyond the dtype is infinity
+        reached = box >= threshold
     for axis in range(box.ndim):
         reached = _widened(reached, axis)
     if reached.all() or not reached.any():

@@ -77,7 +77,7 @@ class Settings:
         ``levels`` or ``iterations`` is given. Above, short fits tell whether a whole one is worth
         its time, but where ``iterations`` is given.
     seed : int
-        Seed of every random choice; 0 to 2**32 - 1.
+        Seed of the fits of trees: their first weights and the voxels drawn; 0 to 2**32 - 1.
     preset : "default" or "paper"
         "paper" is the published recipe: Adamax, float32 weights, intensities in [0, 100].
     preserve : tuple of numbers

@@ -25,9 +25,10 @@ from tinc_codec.archive.plan import open_part
 from tinc_codec.archive.scores import ChunkScore, Progress, ProgressCallback, score_chunk
 from tinc_codec.archive.sources import Source
 from tinc_codec.archive.threaded import in_window
-from tinc_codec.decode import decode, inspect
+from tinc_codec.decode import decode
 from tinc_codec.encode import encode_chunk
 from tinc_codec.errors import InvalidSetting
+from tinc_codec.inspection import inspect
 from tinc_codec.metrics import Errors
 from tinc_codec.runtime import current_runtime, runtime
 from tinc_codec.settings import Settings

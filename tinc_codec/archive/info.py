@@ -20,7 +20,7 @@ from tinc_codec.archive.payloads import (
 )
 from tinc_codec.archive.scores import quantiles, ratio
 from tinc_codec.archive.sources import open_source, zarr_array
-from tinc_codec.decode import inspect
+from tinc_codec.inspection import inspect
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

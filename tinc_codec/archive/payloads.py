@@ -16,8 +16,8 @@ from zarr.storage import LocalStore
 
 from tinc_codec.archive import shards
 from tinc_codec.archive.layout import Position, grid_shape
-from tinc_codec.decode import inspect
 from tinc_codec.errors import CorruptPayload, InvalidSetting
+from tinc_codec.inspection import inspect
 
 CODEC_IDS = ("tinc", "tinc_codec.tinc")
 _AT_ONCE = 64  # requests

@@ -2,6 +2,7 @@
 
 ``opened`` takes payloads apart, ``selection`` tells which voxels are asked for. Then, in the order
 of the data: ``windowed`` (sections that decode a window at a time), ``smoothed`` (faces of trees),
-``filtered``, and ``rescale`` (to the dtype). ``overview``, ``together`` (many payloads at once, on
-a GPU) and ``cache`` (chunks read lately) are other ways of using these.
+``filtered``, and ``rescale`` (to the dtype). ``voxels`` puts these together for a chunk's box, and
+``arrays`` adds what is around the box. ``overview``, ``together`` (many payloads at once, on a GPU)
+and ``cache`` (chunks read lately) are other ways to an array.
 """

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from tinc_codec.array_types import Float32Array
 from tinc_codec.errors import CorruptPayload
 from tinc_codec.forks import in_children
+from tinc_codec.freed_memory import keep_freed_memory
 from tinc_codec.stream import container, cosine, exceptions, normalize
 from tinc_codec.stream.container import SectionKind
 from tinc_codec.threads import each
@@ -32,8 +33,9 @@ PARAMETERS_PER_BYTE = 64
 SPARE_PARAMETERS = 1024
 LARGEST_RATIO = 1_000_000
 _MOST_AXES = 4  # longer than one voxel
-# Of the chunks opened last, at most; one of 128 x 128 x 128 wavelet coefficients takes 8 MiB.
-_KEPT_BYTES = 64 << 20
+# Of the chunks opened last, at most; one of 128 x 128 x 128 wavelet coefficients takes 8 MiB. One
+# that takes more is kept alone, up to the other limit.
+_KEPT_BYTES, _LARGEST_KEPT = 64 << 20, 256 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,13 +122,13 @@ class _RecentChunks:
 
     def put(self, payload: bytes, chunk: Chunk) -> None:
         size = len(payload) + chunk.nbytes
-        if size > _KEPT_BYTES // 2:
+        if size > _LARGEST_KEPT:
             return
         with self._lock:
             if payload not in self._chunks:
                 self._chunks[payload] = chunk, size
                 self._size += size
-            while self._size > _KEPT_BYTES:
+            while self._size > _KEPT_BYTES and len(self._chunks) > 1:
                 self._size -= self._chunks.popitem(last=False)[1][1]
 
 
@@ -143,13 +145,15 @@ def forget_chunks() -> None:
 def open_chunk(payload: Buffer) -> Chunk:
     """Parse and check a payload; evaluates nothing.
 
-    The chunks opened last are kept, in at most 64 MiB, for the next reading of the same bytes.
+    The chunks opened last are kept for the next reading of the same bytes: in at most 64 MiB, or
+    one alone that takes up to 256 MiB.
 
     Raises
     ------
     CorruptPayload, TruncatedPayload, UnsupportedVersion
         If the bytes are not a sound payload that this version reads.
     """
+    keep_freed_memory()
     data = _as_bytes(payload)
     chunk = _recent.get(data)
     if chunk is None:

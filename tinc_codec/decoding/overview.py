@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tinc_codec.array_types import Float32Array, Int64Array
-from tinc_codec.decode import box_values, decode, tree_below, unit_values
+from tinc_codec.decoding.arrays import array_of
 from tinc_codec.decoding.opened import Chunk, long_axes, open_chunk
+from tinc_codec.decoding.voxels import box_values, tree_below, unit_values
 from tinc_codec.engines import current_engine
 from tinc_codec.errors import InvalidSetting
 from tinc_codec.stream import exceptions, normalize
@@ -69,7 +70,7 @@ def decode_overview(payload: Buffer, factor: int | Sequence[int]) -> npt.NDArray
     shape = chunk.info.shape
     factors = checked_factors(factor, len(shape))
     if max(factors, default=1) == 1:
-        return np.ascontiguousarray(decode(payload))
+        return np.ascontiguousarray(array_of(chunk))
     wanted = [np.arange(0, n, f) for n, f in zip(shape, factors, strict=True)]
     if chunk.crop is None:
         return _box(chunk, wanted, factors)

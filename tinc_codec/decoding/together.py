@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinc_codec.array_types import Int64Array
-from tinc_codec.decode import decode
+from tinc_codec.decoding.arrays import array_of
 from tinc_codec.decoding.opened import Chunk, open_chunk, open_chunks
 from tinc_codec.decoding.selection import Selection, resolve
 from tinc_codec.engines.gpu import values
@@ -47,7 +47,7 @@ def decode_chunks(
     chosen = [None] * len(payloads) if selections is None else selections
     pairs = list(zip(payloads, chosen, strict=True))
     if not current_runtime().uses_torch:
-        return each(lambda pair: decode(*pair), pairs)
+        return _decoded_each(pairs)
     resident = decode_resident(payloads, chosen)
     here = _decoded_here(pairs, resident)
     out = []
@@ -66,7 +66,12 @@ def _decoded_here(
 ) -> Iterator[npt.NDArray[Any]]:
     """Return what the host decodes, on several threads: payloads that are not on the device."""
     left = [pair for pair, bits in zip(pairs, resident, strict=True) if bits is None]
-    return iter(each(lambda pair: decode(*pair), left))
+    return iter(_decoded_each(left))
+
+
+def _decoded_each(pairs: Sequence[tuple[Buffer, Any]]) -> list[npt.NDArray[Any]]:
+    """Return what the host decodes of payloads and selections, on several threads."""
+    return each(lambda pair: array_of(open_chunk(pair[0]), pair[1]), pairs)
 
 
 def decode_for_gpu(payloads: Sequence[Buffer], selections: Sequence[Any]) -> list[Any]:

@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from tinc_codec import metrics
 from tinc_codec.array_types import Float32Array, Int64Array
-from tinc_codec.decode import box_values, unit_values
 from tinc_codec.decoding.opened import Chunk, long_axes, open_chunk
 from tinc_codec.decoding.together import decode_resident
+from tinc_codec.decoding.voxels import box_values, unit_values
 from tinc_codec.engines import current_engine
 from tinc_codec.engines.gpu import scores
 from tinc_codec.engines.gpu.memory import in_batches, out_of_memory

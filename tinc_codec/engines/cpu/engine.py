@@ -7,7 +7,6 @@ whose number does not depend on the number of threads, so results do not either.
 from __future__ import annotations
 
 import math
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ import numpy as np
 from tinc_codec.array_types import Float32Array, Int64Array
 from tinc_codec.engines.cpu import passes
 from tinc_codec.engines.cpu.vector import LANES, STRIDE
+from tinc_codec.forks import in_children
 from tinc_codec.llvm import WIDTH
 from tinc_codec.parallel import even_parts
 from tinc_codec.runtime import current_runtime
@@ -42,14 +42,11 @@ _lock = threading.Lock()
 _active = 0
 
 
+@in_children
 def _forget_calls() -> None:
     """Start afresh in a forked child, in which no calls are under way."""
     global _lock, _active
     _lock, _active = threading.Lock(), 0
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_calls)
 
 
 @contextmanager
