@@ -14,7 +14,13 @@ class UnsupportedData(TincError, TypeError):
 
 
 class CorruptPayload(TincError, ValueError):
-    """The bytes are not a payload, or were damaged."""
+    """The bytes are not a payload, or were damaged.
+
+    Messages say what is wrong; the remedy, which is the same for all, is added here.
+    """
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}; restore what is damaged from its source, or from a copy"
 
 
 class TruncatedPayload(CorruptPayload):

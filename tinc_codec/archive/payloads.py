@@ -169,7 +169,7 @@ def _parts(
     found = shards.unpack(stored, math.prod(per_shard), at_end=index.at_end, checked=index.checked)
     if found is None:
         key = array.metadata.encode_chunk_key(at)
-        raise CorruptPayload(f"the index of shard {array.path}/{key} is damaged; restore it")
+        raise CorruptPayload(f"the index of shard {array.path}/{key} is damaged")
     places = product(*map(range, per_shard))
     pairs = zip(places, found, strict=True)
     return {place: payload for place, payload in pairs if payload is not None}

@@ -239,7 +239,8 @@ def _scored(
             return [*_score_group(source, archive, group, peak, threshold, plain, own)]
         except CorruptPayload as error:
             if len(group) == 1:
-                return [_Damaged(region=group[0][1], reason=str(error))]
+                reason = error.args[0]  # without the remedy, which the end of the line says
+                return [_Damaged(region=group[0][1], reason=reason)]
             return [found for chunk in group for found in score([chunk])]
 
     damaged = []
@@ -270,8 +271,7 @@ def _told(archive: Source, damaged: Sequence[_Damaged], count: int) -> str:
     more = f"; and {len(damaged) - _NAMED} more" if len(damaged) > _NAMED else ""
     return (
         f"{archive.path}: {len(damaged)} of {count} chunks are damaged or lost: "
-        f"{'; '.join(said)}{more}. "
-        "Convert them again (--overwrite), or take them from a copy"
+        f"{'; '.join(said)}{more}"
     )
 
 

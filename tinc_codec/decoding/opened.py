@@ -198,14 +198,14 @@ def check_is_of(
     if found.dtype.newbyteorder("=") != dtype.newbyteorder("=") or found.shape != shape:
         raise CorruptPayload(
             f"{where}payload holds {found.dtype} {found.shape}, the array's metadata says {dtype} "
-            f"{shape}: it belongs to another array, restore this chunk from its source"
+            f"{shape}: it belongs to another array"
         )
 
 
 def _parse(payload: bytes) -> Chunk:
     parts = container.unpack(payload)
     if SectionKind.ARRAY not in parts:
-        raise CorruptPayload("payload: the ARRAY section is missing; restore it from its source")
+        raise CorruptPayload("payload: the ARRAY section is missing")
     info = normalize.ArrayInfo.from_bytes(parts[SectionKind.ARRAY])
     crop = mask = tree = parameters = steps = coefficients = transformed = postfilter = None
     if SectionKind.CROP in parts:
@@ -267,11 +267,11 @@ def _check_forms(
         has_tree and SectionKind.CORRECTION in parts,
     )
     if any(contradictions):
-        raise CorruptPayload("payload: its sections contradict each other; restore it")
+        raise CorruptPayload("payload: its sections contradict each other")
     if (fitted or has_cosine) != (info.low != info.high):
         raise CorruptPayload(
             "payload: TREE, WAVELET, COSINE or CORRECTION is there if and only if low and high "
-            f"differ, which are {info.low} and {info.high}; restore it from its source"
+            f"differ, which are {info.low} and {info.high}"
         )
     if info.low == info.high:
         return
@@ -279,7 +279,7 @@ def _check_forms(
     if not 1 <= axes <= _MOST_AXES:
         raise CorruptPayload(
             f"payload: a box of shape {box_shape} has {axes} axes longer than one voxel, not 1 to "
-            f"{_MOST_AXES}; restore it from its source"
+            f"{_MOST_AXES}"
         )
     size = sum(len(data) for data in parts.values())
     raw = math.prod(box_shape) * info.dtype.itemsize

@@ -122,12 +122,11 @@ def _version(reader: Reader) -> int:
     if not _MAGIC_1.startswith(found):
         raise CorruptPayload(
             f"payload starts with {found!r}, not {MAGIC!r} or {_MAGIC_1!r}: it was not written by "
-            "tinc_codec, check the codec of this array"
+            "tinc_codec (is that the codec of this array?)"
         )
     if len(found) < len(_MAGIC_1):
         raise TruncatedPayload(
-            f"payload has {len(found)} bytes, the shortest has {HEADER_BYTES}; "
-            "it was cut short, restore it from its source"
+            f"payload has {len(found)} bytes, the shortest has {HEADER_BYTES}: it was cut short"
         )
     version = reader.u8()
     if version != 1:
@@ -170,7 +169,7 @@ def _compare(expected: int, found: int, which: str) -> None:
     if found != expected:
         raise CorruptPayload(
             f"{which} has CRC32C {found:#010x}, not {expected:#010x} as stored: its bytes were "
-            "damaged, restore them from their source"
+            "damaged"
         )
 
 

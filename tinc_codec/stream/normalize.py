@@ -147,7 +147,7 @@ def _check_shape(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     if math.prod(shape) * dtype.itemsize > MAX_BYTES:
         raise CorruptPayload(
             f"ARRAY section: shape {shape} of {dtype} takes more than the limit of {MAX_BYTES} "
-            "bytes; restore the payload from its source"
+            "bytes"
         )
 
 

@@ -99,7 +99,7 @@ class Crop:
         if not inside or crop.shape == tuple(shape):
             raise CorruptPayload(
                 f"CROP section: box {crop.start} to {crop.stop} is not a part of an array of "
-                f"shape {tuple(shape)}; restore the payload from its source"
+                f"shape {tuple(shape)}"
             )
         return crop
 
@@ -367,7 +367,6 @@ def _inflate(coded: bytes, size: int) -> bytes:
         raise CorruptPayload(f"MASK section: deflate data are damaged ({error})") from error
     if len(data) != size or not decoder.eof or decoder.unused_data:
         raise CorruptPayload(
-            f"MASK section: deflate data do not end at the {size} bytes of the box; "
-            "restore the payload from its source"
+            f"MASK section: deflate data do not end at the {size} bytes of the box"
         )
     return data

@@ -114,7 +114,7 @@ class Reader:
         if count > self.remaining:
             raise TruncatedPayload(
                 f"{self._what} ends after {len(self._data)} bytes, but byte {self._offset} "
-                f"announces {count} more; it was cut short, restore it from its source"
+                f"announces {count} more: it was cut short"
             )
         start, self._offset = self._offset, self._offset + count
         return bytes(self._data[start : self._offset])
@@ -152,12 +152,12 @@ class Reader:
                 if byte == 0 and index > 0:
                     raise CorruptPayload(
                         f"{self._what}: the number that ends at byte {self._offset} is not in "
-                        "its shortest form; restore the payload from its source"
+                        "its shortest form"
                     )
                 return value
         raise CorruptPayload(
             f"{self._what}: the number that ends at byte {self._offset} takes more than "
-            f"{MAX_VARINT_BYTES} bytes; restore the payload from its source"
+            f"{MAX_VARINT_BYTES} bytes"
         )
 
     def done(self) -> None:
@@ -170,8 +170,7 @@ class Reader:
         """
         if self.remaining:
             raise CorruptPayload(
-                f"{self._what} has {self.remaining} bytes after its end at byte {self._offset}; "
-                "restore the payload from its source"
+                f"{self._what} has {self.remaining} bytes after its end at byte {self._offset}"
             )
 
 
@@ -227,8 +226,7 @@ class BitReader:
         """
         if bits > self._left:
             raise TruncatedPayload(
-                f"{self._what} has {self._left} bits where {bits} are announced; it was cut short, "
-                "restore it from its source"
+                f"{self._what} has {self._left} bits where {bits} are announced: it was cut short"
             )
         first, skipped = divmod(self._at, 8)
         self._at += bits
@@ -250,6 +248,4 @@ class BitReader:
         """
         left = self._left
         if left >= 8 or (left and self._data[-1] >> (8 - left)):
-            raise CorruptPayload(
-                f"{self._what} has {left} bits after its end; restore the payload from its source"
-            )
+            raise CorruptPayload(f"{self._what} has {left} bits after its end")

@@ -197,7 +197,5 @@ def _read_unit(data: bytes) -> tuple[float, int]:
     reader = Reader(data, "CORRECTION section")
     unit = float(np.frombuffer(reader.take(8), "<f8")[0])
     if not 0 < unit < math.inf:
-        raise CorruptPayload(
-            f"CORRECTION section: unit {unit} is not a positive number; restore it"
-        )
+        raise CorruptPayload(f"CORRECTION section: unit {unit} is not a positive number")
     return unit, reader.offset

@@ -429,7 +429,7 @@ def decode(
         if _code(header, wanted, wanted, segment, decoding=True) < 0:
             raise CorruptPayload(
                 f"{_NAME}: the {len(part)} bytes of planes {a} to {b - 1} end before the elements "
-                "do; restore the payload from its source"
+                "do"
             )
 
     list(run(decode_slab, slabs))
@@ -473,8 +473,7 @@ def _from_bytes(data: bytes, depth: int) -> tuple[_Header, list[bytes]]:
     mode, bound = reader.u8(), reader.varint()
     if mode > INTERPOLATED or bound >= LIMIT:
         raise CorruptPayload(
-            f"{_NAME}: mode {mode} (at most {INTERPOLATED}), bound {bound} (below 2**33); restore "
-            "the payload from its source"
+            f"{_NAME}: mode {mode} (at most {INTERPOLATED}), bound {bound} (below 2**33)"
         )
     lowest = _unzigzag(reader.varint())
     highest = lowest + reader.varint()
@@ -482,15 +481,13 @@ def _from_bytes(data: bytes, depth: int) -> tuple[_Header, list[bytes]]:
     if max(-lowest, highest) >= LIMIT or not 1 <= count <= depth:
         raise CorruptPayload(
             f"{_NAME}: values {lowest} to {highest} (below 2**33 in magnitude), {count} slabs of "
-            f"{depth} planes; restore the payload from its source"
+            f"{depth} planes"
         )
     weights = tuple(
         np.array([_unzigzag(reader.varint()) for _ in range(n)], np.int64) for n in _sets(mode)
     )
     if any((np.abs(w) >= WEIGHT_LIMIT).any() for w in weights):
-        raise CorruptPayload(
-            f"{_NAME}: a weight is {WEIGHT_LIMIT} or more; restore the payload from its source"
-        )
+        raise CorruptPayload(f"{_NAME}: a weight is {WEIGHT_LIMIT} or more")
     lengths = tuple(reader.varint() for _ in range(count - 1))
     slabs = [reader.take(n) for n in lengths]
     slabs.append(reader.take(reader.remaining))

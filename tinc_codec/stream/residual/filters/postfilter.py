@@ -185,7 +185,7 @@ def from_bytes(data: bytes, axes: int) -> PostFilter:
     found = _read_packed(bits, flags, taps)
     bits.done()
     if to_bytes(found) != data:
-        raise CorruptPayload("FILTER section: numbers take more bits than they need; restore it")
+        raise CorruptPayload("FILTER section: numbers take more bits than they need")
     return found
 
 

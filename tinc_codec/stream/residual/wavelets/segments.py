@@ -225,4 +225,4 @@ def decode_tile(coarse: Coarse, tile: Tile, data: Segment, finest: int = 0) -> N
 
 def _check(whole: bool) -> None:
     if not whole:
-        raise CorruptPayload("WAVELET section: the coefficients end early; restore it")
+        raise CorruptPayload("WAVELET section: the coefficients end early")
