@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tinc_codec.metrics import psnr
 from tinc_codec.phantom import phantom
 
 pytest.importorskip("av", reason="the rivals need the bench extra")
@@ -373,3 +374,23 @@ def test_a_rule_is_judged_by_the_best_choice_for_the_other_volumes() -> None:
     assert "+0.77 dB in the mean" in told
     assert "| d |" not in told
     assert "Too few" in leave_one_out({("a", "64.0"): {"1": 40.0, "auto": 41.0}})
+
+
+def test_regions_are_measured_apart_against_one_peak() -> None:
+    from benchmarks.experiments.common import psnr_by_region
+
+    reference = np.array([0, 0, 0, 0, 100, 100], np.uint8)
+    test = np.array([1, 1, 1, 1, 90, 90], np.uint8)
+    assert psnr_by_region(reference, test, 50) == pytest.approx((20.0, 40.0))
+    assert psnr_by_region(reference, test, 100)[1] == pytest.approx(psnr(reference, test))
+    assert math.isnan(psnr_by_region(reference, test, 100)[0])
+
+
+def test_regions_add_up_to_the_whole() -> None:
+    from benchmarks.experiments.common import psnr_by_region
+
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 60_000, (2, 9, 10, 11)).astype(np.uint16)
+    share = (a > 20_000).mean()
+    bright, dark = (10 ** (-x / 10) for x in psnr_by_region(a, b, 20_000))
+    assert -10 * math.log10(share * bright + (1 - share) * dark) == pytest.approx(psnr(a, b))

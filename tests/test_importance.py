@@ -36,8 +36,14 @@ def sparse(side: int = 40) -> npt.NDArray[np.uint16]:
 
 
 def fidelity(array: npt.NDArray[Any], payload: bytes) -> tuple[float, float]:
+    return psnr_by_region(array, decode(payload))
+
+
+def psnr_by_region(array: npt.NDArray[Any], found: npt.NDArray[Any]) -> tuple[float, float]:
     """Return the PSNR of the voxels that reach the threshold, and of the others."""
-    return metrics.psnr_by_region(array, decode(payload), THRESHOLD)
+    bright, dark = metrics.errors_by_threshold(array, found, THRESHOLD)
+    peak = (bright + dark).data_range
+    return bright.psnr(peak), dark.psnr(peak)
 
 
 # What voxels weigh.
@@ -121,9 +127,7 @@ def test_weights_follow_the_box_within_padding() -> None:
         assert not found[32:].any()
         options = WAVELET | {"ratio": ratio * 32 / 40}  # as many bytes
         alone = decode(encode(inner, importance=weights, **options))
-        reached.append(
-            [metrics.psnr_by_region(inner, f, THRESHOLD)[0] for f in (found[:32], alone)]
-        )
+        reached.append([psnr_by_region(inner, f)[0] for f in (found[:32], alone)])
     padded_db, alone_db = np.mean(reached, axis=0)
     assert padded_db == pytest.approx(alone_db, abs=0.5)
 
@@ -216,7 +220,7 @@ def test_zarr_keeps_the_threshold_and_uses_it(tmp_path: Path) -> None:
         made[:] = array
         stored.append(zarr.open(path, mode="r"))
     assert stored[1].compressors[0].settings.importance == THRESHOLD
-    bright, brighter = (metrics.psnr_by_region(array, s[:], THRESHOLD)[0] for s in stored)
+    bright, brighter = (psnr_by_region(array, s[:])[0] for s in stored)
     assert brighter > bright + 2
 
 
@@ -232,7 +236,7 @@ def test_the_command_takes_a_threshold(tmp_path: Path, capsys: pytest.CaptureFix
         command += ["--ratio", "40", "--effort", "1", "--form", "wavelet"]
         assert main([*command, *options]) == 0, capsys.readouterr().err
         found.append(np.asarray(tinc_codec.open(target)))
-    bright, brighter = (metrics.psnr_by_region(array, f, THRESHOLD)[0] for f in found)
+    bright, brighter = (psnr_by_region(array, f)[0] for f in found)
     assert brighter > bright + 2
     refused = ["convert", str(tmp_path / "source.npy"), str(tmp_path / "x.zarr"), "--psnr", "40"]
     assert main([*refused, "--importance", "3"]) == 1

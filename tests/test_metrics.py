@@ -8,7 +8,6 @@ import pytest
 
 from tinc_codec import metrics
 from tinc_codec.metrics import (
-    PAPER_PEAK,
     Errors,
     accuracy,
     block_jump,
@@ -17,7 +16,6 @@ from tinc_codec.metrics import (
     max_error,
     otsu_threshold,
     psnr,
-    psnr_by_region,
     ssim,
 )
 
@@ -149,7 +147,7 @@ def test_accuracy_counts_voxels_on_the_same_side_of_the_threshold():
     assert accuracy(reference, np.array([10, 199, 300, 0]), 200) == 0.75  # at the threshold is set
 
 
-# Regions and faces.
+# Thresholds and faces.
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
@@ -163,23 +161,6 @@ def test_otsu_equals_that_of_scikit_image(dtype):
     assert otsu_threshold(np.full(5, 7)) == 7
     with pytest.raises(ValueError, match="finite"):
         otsu_threshold(np.array([np.nan]))
-
-
-def test_regions_are_measured_apart_against_one_peak():
-    reference = np.array([0, 0, 0, 0, 100, 100], np.uint8)
-    test = np.array([1, 1, 1, 1, 90, 90], np.uint8)
-    assert psnr_by_region(reference, test) == pytest.approx((20.0, 40.0))
-    assert psnr_by_region(reference, test, 1000)[1] == pytest.approx(psnr(reference, test))
-    assert math.isnan(psnr_by_region(reference, test, 1000)[0])
-    shifted = psnr_by_region(reference, test, data_range=PAPER_PEAK)
-    assert shifted[0] == pytest.approx(20 + 20 * math.log10(PAPER_PEAK / 100))
-
-
-def test_regions_add_up_to_the_whole():
-    a, b = volume((9, 10, 11)), volume((9, 10, 11), seed=1)
-    share = (a > 20_000).mean()
-    bright, dark = (10 ** (-x / 10) for x in psnr_by_region(a, b, 20_000))
-    assert -10 * math.log10(share * bright + (1 - share) * dark) == pytest.approx(psnr(a, b))
 
 
 def test_a_step_at_a_face_is_a_jump():
@@ -203,7 +184,7 @@ def test_faces_lie_inside():
 
 
 MEASURES = [
-    *(psnr, max_error, ssim, psnr_by_region),
+    *(psnr, max_error, ssim),
     *(lambda a, b: accuracy(a, b, 1), lambda a, b: block_jump(a, b, ([], []))),
 ]
 

@@ -17,8 +17,6 @@ from numpy.typing import ArrayLike, NDArray
 
 _SLAB_VOXELS = 1 << 21  # 16 MiB of float64 for each array in work
 _BAND_VOXELS = 1 << 18  # of a plane; some twenty of them are in work
-# The TINC paper's tables have this peak whatever the range of the data: some 19 dB more on its CT.
-PAPER_PEAK = 65535
 # Of the histogram that a threshold is taken from; integers of so many bytes are counted first.
 _BINS, _COUNTED_BYTES = 256, 2
 _MOST_AXES = 3  # that a window of SSIM spans
@@ -285,45 +283,6 @@ def _distinct(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any] | None]:
     times = np.bincount(values.reshape(-1).astype(np.int64) - low)
     there = np.flatnonzero(times)
     return there + low, times[there]
-
-
-def psnr_by_region(
-    reference: ArrayLike,
-    test: ArrayLike,
-    threshold: float | None = None,
-    data_range: float | None = None,
-) -> tuple[float, float]:
-    """Return the PSNR in dB of the foreground and of the background, apart.
-
-    In sparse volumes the background's voxels drown the foreground's in a single PSNR.
-
-    Parameters
-    ----------
-    reference, test : array_like
-        Real, finite volumes of one shape.
-    threshold : float, optional
-        Voxels of the reference above it are foreground; by default :func:`otsu_threshold`.
-    data_range : float, optional
-        The peak of both; by default the largest minus the smallest value of the reference.
-
-    Returns
-    -------
-    foreground, background : float
-        NaN where there are no voxels of the kind.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ.
-    """
-    a, b = _pair(reference, test)
-    if threshold is None:
-        threshold = otsu_threshold(a)
-    bright, dark = errors_by_threshold(a, b, np.nextafter(threshold, math.inf))
-    low, high = np.fmin(bright.low, dark.low), np.fmax(bright.high, dark.high)
-    peak = float(high - low) if data_range is None else data_range
-    scores = [part.psnr(peak) if part.voxels else math.nan for part in (bright, dark)]
-    return scores[0], scores[1]
 
 
 def block_jump(reference: ArrayLike, test: ArrayLike, faces: Sequence[Sequence[int]]) -> float:

@@ -18,7 +18,7 @@ from scipy.stats import spearmanr
 
 from benchmarks.baselines.protocol import Array
 from benchmarks.experiments.choices import RULE, leave_one_out, scores
-from benchmarks.experiments.common import Blocks, Options, run_cases
+from benchmarks.experiments.common import Blocks, Options, psnr_by_region, run_cases
 from benchmarks.experiments.levels import own
 from benchmarks.experiments.regions import regions, similarity
 from benchmarks.rows import Row, markdown
@@ -64,7 +64,7 @@ def measure_regions(block: Array, case: Case) -> list[dict[str, Any]]:
     whole = {
         "whole_psnr_db": round(metrics.psnr(block, decoded), 3),
         "whole_ssim_3d": round(metrics.ssim(block, decoded), 5),
-        "whole_psnr_foreground_db": round(metrics.psnr_by_region(block, decoded, otsu)[0], 3),
+        "whole_psnr_foreground_db": round(psnr_by_region(block, decoded, otsu)[0], 3),
         "whole_acc_otsu": round(metrics.accuracy(block, decoded, otsu), 6),
     }
     rows = []
