@@ -8,9 +8,11 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 
+from tinc_codec.fit.prediction import fit_weights
 from tinc_codec.parallel import even_parts
 from tinc_codec.stream.residual.axes import three_axes
-from tinc_codec.stream.residual.corrections import predictive
+from tinc_codec.stream.residual.corrections.header import Header, to_bytes
+from tinc_codec.stream.residual.corrections.slabs import encode
 
 Field = npt.NDArray[np.int64]
 
@@ -22,17 +24,15 @@ def coded(field: npt.ArrayLike, bound: int, *, mode: int, slabs: int = 1) -> byt
     """
     values = np.asarray(field, np.int64)
     values = values.reshape(three_axes(values.shape))
-    header = predictive._Header(
+    header = Header(
         mode=mode,
         bound=bound,
         lowest=int(values.min()),
         highest=int(values.max()),
-        weights=predictive._fit_all(values, mode, bound),
+        weights=fit_weights(values, mode, bound),
     )
     parts = even_parts(len(values), min(slabs, len(values)))
-    return predictive._to_bytes(
-        header, [predictive._encode_slab(header, values[a:b]) for a, b in parts]
-    )
+    return to_bytes(header, [encode(header, values[a:b]) for a, b in parts])
 
 
 def texture(shape: Sequence[int], spread: int, seed: int) -> Field:

@@ -31,7 +31,7 @@ from tinc_codec.stream import container, normalize
 from tinc_codec.stream.container import SectionKind
 from tinc_codec.stream.entropy import ALL_ZERO, SCALES
 from tinc_codec.stream.normalize import ArrayInfo
-from tinc_codec.stream.residual.corrections.predictive import CAUSAL, INTERPOLATED, SPARSE
+from tinc_codec.stream.residual.corrections.lattices import CAUSAL, INTERPOLATED, SPARSE
 from tinc_codec.stream.residual.wavelets.section import from_bytes
 from tinc_codec.stream.residual.wavelets.tiles import Cuts
 from tinc_codec.stream.wire import pack_varint

@@ -34,7 +34,9 @@ from tinc_codec.stream.container import FORMAT_VERSION, SectionKind
 from tinc_codec.stream.normalize import ArrayInfo
 from tinc_codec.stream.residual.axes import three_axes
 from tinc_codec.stream.residual.coder import binary
-from tinc_codec.stream.residual.corrections import differences, predictive
+from tinc_codec.stream.residual.corrections import differences, lattices
+from tinc_codec.stream.residual.corrections import header as correction_header
+from tinc_codec.stream.residual.corrections import slabs as correction_slabs
 from tinc_codec.stream.residual.wavelets import cdf97, coefficients, prior, tiles, wavelet
 from tinc_codec.stream.residual.wavelets import section as wavelet_section
 from tinc_codec.tree import geometry, section, weights
@@ -208,7 +210,7 @@ def test_the_second_reader_reads_corrections(
     header, _ = correction_reader.read_header(data)
     assert (header.mode, header.bound, header.slabs) == (mode, bound, min(slabs, len(field)))
     found = correction_reader.evaluate_correction(data, field.shape)
-    np.testing.assert_array_equal(found, predictive.decode(data, field.shape))
+    np.testing.assert_array_equal(found, correction_slabs.decode(data, field.shape))
 
 
 @pytest.mark.parametrize("mode", range(3))
@@ -223,7 +225,7 @@ def test_no_integer_of_a_correction_is_beyond_64_bits(mode: int) -> None:
             data = header + weights + slab
             assert correction_reader.read_header(data)[0].highest == 2**33 - 1
             found = correction_reader.evaluate_correction(data, (4, 5, 7))
-            np.testing.assert_array_equal(found, predictive.decode(data, (4, 5, 7)))
+            np.testing.assert_array_equal(found, correction_slabs.decode(data, (4, 5, 7)))
 
 
 @pytest.mark.parametrize("at", [0, 4, 5, 6, 7, 20, -1])
@@ -397,16 +399,16 @@ def test_numbers_of_the_correction_coder() -> None:
     assert numbers(r"the gain is (\d+)", text) == [differences._RATE]
     assert numbers(r"counts are limited to (\d+)", text) == [differences._LIMIT]
     assert numbers(r"magnitude below 2\^(\d+)\. Mode 0", text) == [13]
-    assert predictive.WEIGHT_LIMIT == 2**13
+    assert correction_header.WEIGHT_LIMIT == 2**13
     assert set(numbers(r"largest error, below 2\^(\d+)", text)) == {33}
-    assert predictive.LIMIT == 2**33
-    assert numbers(r"with\s+L = (\d+) or", text) == [predictive.MOST_LEVELS]
+    assert correction_header.LIMIT == 2**33
+    assert numbers(r"with\s+L = (\d+) or", text) == [lattices.MOST_LEVELS]
 
 
 def test_neighbours_of_the_correction_coder() -> None:
     lists = dict(re.findall(r"^- (B|T_\d): (.*)$", part("CORRECTION section"), re.MULTILINE))
-    ours = {"B": predictive._BEFORE}
-    ours |= {f"T_{axis}": near for axis, near in enumerate(predictive._BETWEEN)}
+    ours = {"B": lattices.BEFORE}
+    ours |= {f"T_{axis}": near for axis, near in enumerate(lattices.BETWEEN)}
     theirs = {"B": correction_reader.B}
     theirs |= {f"T_{axis}": near for axis, near in enumerate(correction_reader.T)}
     for name, text in lists.items():

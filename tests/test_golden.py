@@ -19,7 +19,8 @@ from tinc_codec.decoding.opened import long_axes, open_chunk
 from tinc_codec.stream import container
 from tinc_codec.stream.container import SectionKind
 from tinc_codec.stream.residual.axes import three_axes
-from tinc_codec.stream.residual.corrections import predictive
+from tinc_codec.stream.residual.corrections.header import from_bytes
+from tinc_codec.stream.residual.corrections.lattices import CAUSAL, INTERPOLATED, SPARSE
 
 ENGINES = ("cpu", "reference", "torch")
 # Those of the first version, made case by case; the second has some of the same.
@@ -145,13 +146,13 @@ def test_the_correction_cases_reach_what_their_section_has() -> None:
     for chunk in chunks:
         is_float = chunk.info.dtype.kind == "f"
         depth = three_axes(long_axes(chunk.box_shape))[0]
-        header, slabs = predictive._from_bytes(chunk.correction[8 * is_float :], depth)
+        header, slabs = from_bytes(chunk.correction[8 * is_float :], depth)
         found.add((chunk.wavelet is not None, header.mode, len(slabs) > 1))
         assert header.bound == 0 or not is_float
     assert {(mode, slabs) for transformed, mode, slabs in found if not transformed} >= {
-        *product((predictive.CAUSAL, predictive.INTERPOLATED), (False, True))
+        *product((CAUSAL, INTERPOLATED), (False, True))
     }
-    assert (True, predictive.SPARSE, True) in found
+    assert (True, SPARSE, True) in found
     kinds = {chunk.info.dtype.newbyteorder("<").str[1:] for chunk in chunks}
     assert kinds == {"u1", "u2", "u4", "i1", "i2", "i4", "f2", "f4", "f8"}
     assert any(chunk.crop for chunk in chunks)

@@ -25,7 +25,7 @@ from tinc_codec.errors import CorruptPayload, TruncatedPayload
 from tinc_codec.stream import container, entropy, normalize
 from tinc_codec.stream.container import SectionKind
 from tinc_codec.stream.normalize import MAX_BYTES, ArrayInfo
-from tinc_codec.stream.residual.corrections.predictive import CAUSAL, INTERPOLATED, SPARSE
+from tinc_codec.stream.residual.corrections.lattices import CAUSAL, INTERPOLATED, SPARSE
 from tinc_codec.tree import section, weights
 from tinc_codec.tree.allocation import geometry_of
 from tinc_codec.tree.faces import Smoothing

@@ -191,7 +191,7 @@ class _Outlook:
 
     def foretold(self, bound: float) -> float:
         """Return about how many bytes a correction to a bound takes; inf if that is too fine."""
-        from tinc_codec.stream.residual.corrections import correction
+        from tinc_codec.fit import correction
 
         if bound not in self._known:
             size = math.inf
@@ -217,7 +217,7 @@ class _Outlook:
 
 def _outlook(volume: Volume, form: Form, size: int) -> _Outlook | None:
     """Return what bounded forms promise; None where that is less than another form has."""
-    from tinc_codec.stream.residual.corrections import correction
+    from tinc_codec.fit import correction
 
     exact, floats = math.isinf(form.psnr_db), volume.info.dtype.kind == "f"
     if (exact and floats) or math.isinf(_span(volume)):
@@ -274,7 +274,7 @@ def _with_correction(volume: Volume, base: Form | None, max_error: float) -> For
     InvalidSetting
         If the dtype cannot hold that.
     """
-    from tinc_codec.stream.residual.corrections import correction
+    from tinc_codec.fit import correction
 
     if base is None:
         wanted = _wanted(volume)

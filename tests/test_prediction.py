@@ -10,15 +10,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tinc_codec.errors import CorruptPayload, TruncatedPayload
+from tinc_codec.fit import prediction
+from tinc_codec.fit.prediction import encode
 from tinc_codec.stream.residual.coder import binary
-from tinc_codec.stream.residual.corrections import differences, predictive
-from tinc_codec.stream.residual.corrections.predictive import (
-    CAUSAL,
-    INTERPOLATED,
-    SPARSE,
-    decode,
-    encode,
-)
+from tinc_codec.stream.residual.corrections import differences
+from tinc_codec.stream.residual.corrections.header import from_bytes
+from tinc_codec.stream.residual.corrections.lattices import CAUSAL, INTERPOLATED, SPARSE
+from tinc_codec.stream.residual.corrections.slabs import decode
 
 # Written once; each must decode to the same integers for ever: mode, payload, CRC32C of them.
 PINNED = {
@@ -96,17 +94,17 @@ def test_no_element_is_beyond_the_bound(field: np.ndarray, bound: int) -> None:
     assert restored.dtype == np.int64
     assert restored.shape == field.shape
     assert np.abs(restored - field).max() <= bound
-    assert predictive._from_bytes(data, len(field))[0].bound == bound
+    assert from_bytes(data, len(field))[0].bound == bound
 
 
 def only(monkeypatch: pytest.MonkeyPatch, mode: int) -> None:
-    monkeypatch.setattr(predictive, "_modes", lambda field, bound: [mode])
+    monkeypatch.setattr(prediction, "_modes", lambda field, bound: [mode])
 
 
 def slabs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make slabs of small fields."""
-    monkeypatch.setattr(predictive, "_SLAB_SIZE", 1 << 10)
-    monkeypatch.setattr(predictive, "_SLAB_DEPTH", 4)
+    monkeypatch.setattr(prediction, "_SLAB_SIZE", 1 << 10)
+    monkeypatch.setattr(prediction, "_SLAB_DEPTH", 4)
 
 
 @pytest.mark.parametrize("mode", [SPARSE, CAUSAL, INTERPOLATED])
@@ -154,10 +152,10 @@ def test_only_slabs_of_the_window_are_decoded(monkeypatch: pytest.MonkeyPatch) -
 def test_slabs_are_cut_by_the_bytes_they_take(spread: int, bound: int, slabs: int) -> None:
     field = np.random.default_rng(1).integers(-spread, spread + 1, (48, 64, 80))
     data = encode(field, bound)
-    _, coded = predictive._from_bytes(data, len(field))
+    _, coded = from_bytes(data, len(field))
     assert len(coded) == slabs
     largest = max(map(len, coded))
-    assert largest <= 1.5 * predictive._SLAB_BYTES
+    assert largest <= 1.5 * prediction._SLAB_BYTES
     np.testing.assert_allclose(decode(data, field.shape), field, rtol=0, atol=bound)
 
 
@@ -211,7 +209,7 @@ def test_headers_out_of_range_are_refused() -> None:
     with pytest.raises(CorruptPayload, match="mode 3"):
         decode(b"\x03" + data[1:], (6, 5, 4))
     with pytest.raises(CorruptPayload, match="bound 8589934592"):
-        predictive.check(b"\x01\x80\x80\x80\x80\x20", (6, 5, 4))
+        from_bytes(b"\x01\x80\x80\x80\x80\x20", 6)
     with pytest.raises(CorruptPayload, match="0 slabs of 6 planes"):
         decode(b"\x00\x01\x00\x00\x00", (6, 5, 4))
     with pytest.raises(CorruptPayload, match="7 slabs of 6 planes"):
