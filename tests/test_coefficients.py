@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from wavelets import bands_of, cuts_of, cuts_of_plan, in_turn, plans, quantized, section_of, whole
 
 from tinc_codec.array_types import Float32Array
-from tinc_codec.stream.residual.wavelets import coefficients, prior, segments, wavelet
+from tinc_codec.stream.residual.wavelets import contexts, prior, segments, wavelet
 from tinc_codec.stream.residual.wavelets.section import Coefficients, Header
 from tinc_codec.stream.residual.wavelets.tiles import NO_CUTS, Cuts
 from tinc_codec.stream.residual.wavelets.wavelet import Bands, TransformPlan
@@ -116,5 +116,5 @@ def test_sizes_at_either_side_of_the_unary_part_and_of_clipping() -> None:
 
 
 def test_levels_of_activity_are_those_of_the_format() -> None:
-    assert google_crc32c.value(coefficients.LEVEL.tobytes()) == 0x02F7C805
-    assert coefficients.LEVEL.max() == coefficients.LEVELS - 1
+    assert google_crc32c.value(contexts.LEVEL.tobytes()) == 0x02F7C805
+    assert contexts.LEVEL.max() == contexts.LEVELS - 1

@@ -37,7 +37,7 @@ from tinc_codec.stream.residual.coder import binary
 from tinc_codec.stream.residual.corrections import differences, lattices
 from tinc_codec.stream.residual.corrections import header as correction_header
 from tinc_codec.stream.residual.corrections import slabs as correction_slabs
-from tinc_codec.stream.residual.wavelets import cdf97, coefficients, prior, tiles, wavelet
+from tinc_codec.stream.residual.wavelets import cdf97, contexts, prior, tiles, wavelet
 from tinc_codec.stream.residual.wavelets import section as wavelet_section
 from tinc_codec.tree import geometry, section, weights
 from tinc_codec.tree.network import Tree, layout
@@ -338,7 +338,7 @@ def test_tables_of_the_models() -> None:
 @pytest.mark.parametrize(
     ("stated", "code", "table", "ours"),
     [
-        ("CRC32C of the 1024 bytes", "B", wavelet_reader.LEVEL, coefficients.LEVEL),
+        ("CRC32C of the 1024 bytes", "B", wavelet_reader.LEVEL, contexts.LEVEL),
         ("CRC32C\\s+of the 256 entries as u8:", "B", correction_reader.LEVEL, differences.LEVEL),
         ("CRC32C of the list\\s+as i16", "h", coder_reader.STRETCH, binary.STRETCH),
         ("CRC32C of the list\\s+as u16", "H", coder_reader.SQUASH, binary.SQUASH),
@@ -353,8 +353,8 @@ def test_tables_of_the_binary_coders(
 
 
 def test_numbers_of_the_wavelet_coder() -> None:
-    assert numbers(r"a list of (\d+) probabilities") == [coefficients.SLOTS]
-    assert numbers(r"and (\d+) rows of 8 weights") == [coefficients.ROWS]
+    assert numbers(r"a list of (\d+) probabilities") == [contexts.SLOTS]
+    assert numbers(r"and (\d+) rows of 8 weights") == [contexts.ROWS]
     assert numbers(r"\| levels \| u8 \| bits 0 to 6: D, 0 to (\d+);") == [wavelet.MOST_LEVELS]
     assert numbers(r"length m of level C − 1 \((\d+) or more\)") == [tiles.LEAST_CUT]
     assert numbers(r"more\s+than (\d+)\s+bytes beyond the end of a\s+segment") == [binary.SLACK]

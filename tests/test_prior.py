@@ -8,16 +8,16 @@ from wavelets import in_turn
 from tinc_codec.phantom import phantom
 from tinc_codec.stream.residual.axes import three_axes
 from tinc_codec.stream.residual.coder import mixing
-from tinc_codec.stream.residual.wavelets import coefficients, prior, segments, wavelet
+from tinc_codec.stream.residual.wavelets import contexts, prior, segments, wavelet
 from tinc_codec.stream.residual.wavelets.tiles import NO_CUTS
 
 
 def test_the_file_holds_what_the_coder_takes() -> None:
     words, weights = prior.learnt()
     assert words.dtype == np.uint32
-    assert words.shape == (coefficients.SLOTS,)
+    assert words.shape == (contexts.SLOTS,)
     assert weights.dtype == np.int32
-    assert weights.shape == (coefficients.ROWS, mixing.INPUTS)
+    assert weights.shape == (contexts.ROWS, mixing.INPUTS)
     probabilities = words & mixing.PROBABILITY
     assert probabilities.min() >= 16
     assert probabilities.max() <= 65519

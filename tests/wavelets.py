@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tinc_codec.array_types import Float32Array
 from tinc_codec.stream.residual.axes import Window, three_axes
 from tinc_codec.stream.residual.wavelets import (
-    coefficients,
+    contexts,
     prior,
     section,
     segments,
@@ -69,9 +69,7 @@ def cuts_of_plan(draw: st.DrawFn, plan: TransformPlan) -> Cuts:
     levels = draw(st.integers(0, min(len(plan.splits), tiles.MOST_CUT_LEVELS)))
     lengths = plan.shapes[levels]
     at = [
-        draw(st.integers(1, -(-n // coefficients.BLOCK) - 1))
-        if n >= 8 and draw(st.booleans())
-        else 0
+        draw(st.integers(1, -(-n // contexts.BLOCK) - 1)) if n >= 8 and draw(st.booleans()) else 0
         for n in lengths
     ]
     if not levels or not any(at):

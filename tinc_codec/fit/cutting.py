@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from tinc_codec.compiled import compiled
 from tinc_codec.stream.residual.axes import AXES
-from tinc_codec.stream.residual.wavelets import coefficients, tiles
+from tinc_codec.stream.residual.wavelets import tiles
+from tinc_codec.stream.residual.wavelets.contexts import BLOCK
 from tinc_codec.stream.residual.wavelets.tiles import Cuts
 from tinc_codec.stream.residual.wavelets.wavelet import Bands, TransformPlan
 
@@ -72,11 +73,11 @@ def _half(axis: int, levels: int, plan: TransformPlan, works: list[list[Work]]) 
     Where the axis is too short to be cut the block is 0.
     """
     length = plan.shapes[levels][axis]
-    blocks = np.zeros(-(-length // coefficients.BLOCK), np.int64)
+    blocks = np.zeros(-(-length // BLOCK), np.int64)
     for level, work in enumerate(works[:levels]):
         halved = sum(split >> axis & 1 for split in plan.splits[level + 1 : levels])
         places = np.arange(len(work[axis])) >> halved
-        np.add.at(blocks, places // coefficients.BLOCK, work[axis])
+        np.add.at(blocks, places // BLOCK, work[axis])
     if length < tiles.LEAST_CUT:
         return int(blocks.sum()), 0
     before = np.cumsum(blocks)[:-1]

@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tinc_codec.stream.residual.axes import AXES, Shape
-from tinc_codec.stream.residual.wavelets.coefficients import BLOCK, CLASSES, COLUMNS, NO_FLAGS, PAD
+from tinc_codec.stream.residual.wavelets.coefficients import COLUMNS, NO_FLAGS
+from tinc_codec.stream.residual.wavelets.contexts import BLOCK, CLASSES, PAD
 from tinc_codec.stream.residual.wavelets.tiles import Tile
 from tinc_codec.stream.residual.wavelets.wavelet import LOW_PASS, TransformPlan, band_places
 

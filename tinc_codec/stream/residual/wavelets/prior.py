@@ -14,14 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from tinc_codec.stream.residual.coder import mixing
-from tinc_codec.stream.residual.wavelets import coefficients
+from tinc_codec.stream.residual.wavelets import contexts
 
 # Adaptive probabilities with their counts, and rows of mixing weights.
 Model = tuple[npt.NDArray[np.uint32], npt.NDArray[np.int32]]
 
 FILE = Path(__file__).with_name("prior.bin")
 _FIRST_WEIGHT, _SIZE_WEIGHT = 19661, 26214
-_SHAPE = coefficients.ROWS, mixing.INPUTS
+_SHAPE = contexts.ROWS, mixing.INPUTS
 
 
 def copy(model: Model) -> Model:
@@ -33,8 +33,8 @@ def copy(model: Model) -> Model:
 def even() -> Model:
     """Return statistics that know nothing, as payloads written before 0.12.0 start from."""
     weights = np.full(_SHAPE, _SIZE_WEIGHT, np.int32)
-    weights[: coefficients.LEVELS] = _FIRST_WEIGHT
-    return np.full(coefficients.SLOTS, mixing.EVEN, np.uint32), weights
+    weights[: contexts.LEVELS] = _FIRST_WEIGHT
+    return np.full(contexts.SLOTS, mixing.EVEN, np.uint32), weights
 
 
 def learnt() -> Model:
@@ -49,7 +49,7 @@ def _learnt() -> Model:
 
 def from_bytes(data: bytes) -> Model:
     """Return the statistics of a file: probabilities, counts and weights, as FORMAT.md has it."""
-    slots = coefficients.SLOTS
+    slots = contexts.SLOTS
     probabilities = np.frombuffer(data, "<u2", slots)
     counts = np.frombuffer(data, np.uint8, slots, 2 * slots)
     weights = np.frombuffer(data, "<i4", -1, 3 * slots)

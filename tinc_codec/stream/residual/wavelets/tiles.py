@@ -8,7 +8,7 @@ from itertools import product
 
 from tinc_codec.errors import CorruptPayload
 from tinc_codec.stream.residual.axes import AXES, Window
-from tinc_codec.stream.residual.wavelets import coefficients
+from tinc_codec.stream.residual.wavelets.contexts import BLOCK
 from tinc_codec.stream.residual.wavelets.wavelet import TransformPlan
 from tinc_codec.stream.wire import Reader
 
@@ -49,7 +49,7 @@ class Cuts:
             return []
         parts = []
         for n, block in zip(plan.shapes[self.levels], self.at, strict=True):
-            place = coefficients.BLOCK * block
+            place = BLOCK * block
             parts.append([(0, place), (place, n)] if block else [(0, n)])
         return [self._finer((a, b, c), plan) for a, b, c in product(*parts)]
 
@@ -73,7 +73,7 @@ NO_CUTS = Cuts(levels=0, at=(0, 0, 0))
 def in_the_middle(axes: int, levels: int, plan: TransformPlan) -> Cuts:
     """Return the cuts of a plan's finest levels in the middle of axes, given as bits."""
     a, b, c = (
-        math.ceil(n / (2 * coefficients.BLOCK)) if axes >> k & 1 else 0
+        math.ceil(n / (2 * BLOCK)) if axes >> k & 1 else 0
         for k, n in enumerate(plan.shapes[levels])
     )
     return Cuts(levels=levels, at=(a, b, c))
@@ -111,7 +111,7 @@ def from_byte(byte: int, plan: TransformPlan, reader: Reader) -> Cuts:
         return in_the_middle(axes, levels, plan)
     a, b, c = (reader.varint() if axes >> k & 1 else 0 for k in range(AXES))
     for k, (block, n) in enumerate(zip((a, b, c), lengths, strict=True)):
-        if axes >> k & 1 and not 0 < coefficients.BLOCK * block < n:
+        if axes >> k & 1 and not 0 < BLOCK * block < n:
             raise CorruptPayload(f"WAVELET section: no cut of {n} places at block {block}")
     cuts = Cuts(levels=levels, at=(a, b, c))
     if cuts == in_the_middle(axes, levels, plan):
