@@ -20,8 +20,9 @@ ACTIVITIES = 8
 _PARTS = 4
 # Usual size of strengths and weights.
 _USUAL = 1.0
-# How much the knots around a voxel have to say, a and v being the parts of the way from the knot
-# of activity below to the one above, and of value: 1 - a, a, 1 - v and v, as sums of 1, a and v.
+# Weights of the four knots around a voxel in linear interpolation. With a the part of the way from
+# the knot of activity below it to the one above, and v that for knots of value, they are 1 - a, a,
+# 1 - v and v: each row gives one of them as a sum of 1, a and v.
 _GATES = np.array([[1.0, -1.0, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, -1.0], [0.0, 0.0, 1.0]])
 # Products of two of 1, a and v, and which of them each two have.
 _PRODUCTS = ("1", "a", "v", "aa", "av", "vv")
@@ -120,7 +121,7 @@ def normal_equations(
 
 @compiled()
 def _between(x: Any, knots: Any) -> Any:
-    """Return the knot below x, and how much the one above has to say there."""
+    """Return the knot below x, and the weight of the one above it in linear interpolation."""
     k = 0
     while k < len(knots) - 2 and x >= knots[k + 1]:
         k += 1

@@ -87,7 +87,7 @@ def moments(unit: Float32Array, weight: Float32Array | None) -> tuple[float, flo
 
 
 def _level_losses(units: Float32Array, weights: Float32Array | None) -> npt.NDArray[np.float64]:
-    """Return what each volume's mean, said of all voxels, loses of the standardised targets."""
+    """Return each volume's loss if its mean were the value of all voxels, in standardised units."""
     if weights is None:
         return np.ones(len(units))
     means: npt.NDArray[np.float64] = weights.reshape(len(units), -1).mean(axis=1, dtype=np.float64)
@@ -97,7 +97,10 @@ def _level_losses(units: Float32Array, weights: Float32Array | None) -> npt.NDAr
 def _has_learnt(
     parameters: Float32Array, losses: npt.NDArray[np.float64], recipe: Recipe
 ) -> npt.NDArray[np.bool_]:
-    """Tell of each chunk whether its fit came to something; a level target loses 1 here."""
+    """Return which chunks' fits are finite, and not much worse than the mean of the voxels.
+
+    ``losses`` are relative to what that mean loses. The paper's recipe is not judged.
+    """
     finite = np.isfinite(losses) & np.isfinite(parameters).all(axis=1)
     found: npt.NDArray[np.bool_] = finite & ((losses <= 1.1) | recipe.paper)
     return found

@@ -171,7 +171,7 @@ def _gather(place: Any, field: Any, neighbours: Any, lowest: Any, values: Any, s
 
 @kernel(inlined=True)
 def _offsets(z: Any, y: Any, shape: Any, neighbours: Any, flat: Any) -> None:
-    """Set flat to where the neighbours are from a place of a row that is far from its ends."""
+    """Set flat to how far each neighbour is from a place that is not near the ends of its row."""
     first = np.int64(0)
     for backwards in range(len(neighbours)):
         i = len(neighbours) - 1 - backwards

@@ -297,9 +297,9 @@ class Tables(NamedTuple):
 
 
 def _passed_whole(knots: Float32Array, slopes: Float32Array) -> bool:
-    """Return whether the part of each segment that is passed is 1 for all numbers beyond it.
+    """Return whether every number beyond a segment has passed all of it, exactly.
 
-    It is a rounded quotient, and might be less just behind a knot.
+    The part passed is a rounded quotient, and might be less than 1 just behind a knot.
     """
     beyond = np.nextafter(knots[1:], np.float32(np.inf))
     return bool(np.all((beyond - knots[:-1]) * slopes >= 1))

@@ -165,7 +165,7 @@ def tile_table(plan: TransformPlan, tile: Tile, finest: int = 0) -> BandTable:
 
 
 def _parts(plan: TransformPlan, level: int, tile: Tile | None) -> dict[int, tuple[Place, Shape]]:
-    """Return of each band of a level, or a tile's part of it, its place among all and its shape."""
+    """Return the place among all, and the shape, of each band of a level or of a tile of it."""
     found = {}
     for direction, (at, shape) in band_places(plan, level).items():
         window = tile[level] if tile is not None else tuple((0, n) for n in shape)

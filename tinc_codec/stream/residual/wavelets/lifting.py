@@ -34,7 +34,7 @@ from tinc_codec.stream.residual.wavelets.sweeping import LEAST_ROWS, sweep
 
 # numba keeps compiled code until this file changes, whatever becomes of the code it builds on:
 # tests/test_kernels.py holds this to the checksum of that.
-BUILT_ON = "8d43430d"
+BUILT_ON = "e2fb2210"
 
 # Columns worked on together: the rows of a block stay in the cache.
 _COLUMNS = 256
@@ -251,7 +251,7 @@ def _restore(line: Any, start: int, scale: Any, factor: Any, out: Any) -> Any:
 
 @compiled()
 def restore_lines(q: Any, corner: Any, scale: Any, x: Any, at: Any, first: int, last: int) -> None:
-    """Set lines of x to those of a band; as :func:`synthesise_lines`, which puts two together."""
+    """Set lines of x to those of the one band there is; parameters of :func:`synthesise_lines`."""
     one = np.float32(1)
     for i in range(first, last):
         plane = x[at[0] + i * at[1]]
@@ -359,7 +359,7 @@ _SYNTHESISE_LEVEL = (
 
 @compiled()
 def _band(room: Any, row: Any, first: int) -> Any:
-    """Return a band of which a table of lines tells, and where in it the part begins."""
+    """Return the band that a row of the table of lines is about, and where its part begins."""
     at, z, y, x = row[first], row[first + 1], row[first + 2], row[first + 3]
     corner = (row[first + 4], row[first + 5], row[first + 6])
     return room[at : at + z * y * x].reshape((z, y, x)), corner
@@ -370,7 +370,7 @@ def synthesise_level(
     low: Any, room: Any, lines: Any, scale: Any, x: Any, split: int, closed: Any, piece: int,
     first: int, last: int,
 ) -> None:  # fmt: skip
-    """Put planes of a level together from its bands; all of it, if all planes are done.
+    """Put planes of a level together from its bands.
 
     Parameters
     ----------

@@ -125,7 +125,7 @@ class _Columns:
                         self._odd_end(b, n, *known)
 
     def _parted(self, values: list[Any]) -> list[_Row]:
-        """Return the rows that follow one another in a list."""
+        """Cut a list of vectors into rows."""
         m = self.vectors
         return [values[k : k + m] for k in range(0, len(values), m)]
 

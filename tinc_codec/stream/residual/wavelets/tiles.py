@@ -88,7 +88,7 @@ def to_byte(cuts: Cuts, plan: TransformPlan) -> int:
 
 
 def from_byte(byte: int, plan: TransformPlan, reader: Reader) -> Cuts:
-    """Return the cuts of a plan that a byte of the header, and the places it has, mean.
+    """Return the cuts that a byte of the header stands for, with the places that follow it.
 
     Raises
     ------
