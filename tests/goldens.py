@@ -15,7 +15,7 @@ from tinc_codec.decoding.opened import open_chunk
 from tinc_codec.inspection import inspect as inspect_payload
 from tinc_codec.stream import container
 from tinc_codec.stream.container import SectionKind
-from tinc_codec.stream.exceptions import bit_view
+from tinc_codec.stream.special_values import bit_view
 from tinc_codec.tree import weights
 
 FOLDER = Path(__file__).parent / "golden"

@@ -29,7 +29,7 @@ import tinc_codec
 from tinc_codec import decode, runtime
 from tinc_codec.decoding.opened import LARGEST_RATIO, PARAMETERS_PER_BYTE, SPARE_PARAMETERS
 from tinc_codec.errors import CorruptPayload
-from tinc_codec.stream import container, cosine, entropy, exceptions, normalize, quantize
+from tinc_codec.stream import container, cosine, entropy, normalize, quantize, special_values
 from tinc_codec.stream.container import FORMAT_VERSION, SectionKind
 from tinc_codec.stream.normalize import ArrayInfo
 from tinc_codec.stream.residual.axes import three_axes
@@ -122,10 +122,10 @@ def test_the_second_reader_reads_any_tree(tree: Tree, seed: int, raw: bool) -> N
 @given(arrays(finite=False), st.data())
 def test_the_second_reader_reads_what_is_exact(array: np.ndarray, data: st.DataObject) -> None:
     """CROP, MASK and constants of any dtype, order and bit patterns."""
-    crop = exceptions.find_crop(array)
+    crop = special_values.find_crop(array)
     box = array if crop is None else array[crop.slices]
     try:
-        mask = exceptions.find_mask(box, data.draw(st.sampled_from([(), (0,), (1, 5)])))
+        mask = special_values.find_mask(box, data.draw(st.sampled_from([(), (0,), (1, 5)])))
     except tinc_codec.UnsupportedData:
         return  # more bit patterns than a mask holds
     info = ArrayInfo(

@@ -1,7 +1,7 @@
 """From array to payload: the forward path.
 
-array - exceptions (padding, masks) - normalize - forms (tree within the budget - fit - quantize -
-entropy code; wavelet of the rest) - container. Every form is scored by decoding it.
+array - special values (padding, masks) - normalize - forms (tree within the budget - fit -
+quantize - entropy code; wavelet of the rest) - container. Every form is scored by decoding it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tinc_codec.forms.volume import Sections, Volume, size_of
 from tinc_codec.freed_memory import keep_freed_memory
 from tinc_codec.importance import by_threshold, by_weights, check_weights
 from tinc_codec.settings import Settings
-from tinc_codec.stream import container, exceptions, normalize
+from tinc_codec.stream import container, normalize, special_values
 from tinc_codec.stream.container import SectionKind
 from tinc_codec.stream.normalize import ArrayInfo
 from tinc_codec.threads import each
@@ -130,10 +130,10 @@ def _prepare(
     if weights is not None:
         _check_importance(array, weights, settings)
     budget = None if settings.ratio is None else _budget(array, settings.ratio)
-    constant = exceptions.constant_value(array)
-    crop = exceptions.find_crop(array) if constant is None else None
+    constant = special_values.constant_value(array)
+    crop = special_values.find_crop(array) if constant is None else None
     box = array if crop is None else array[crop.slices]
-    mask = exceptions.find_mask(box, settings.preserve) if constant is None else None
+    mask = special_values.find_mask(box, settings.preserve) if constant is None else None
     valid = None if mask is None else mask.labels == 0
     low, high = normalize.value_range(box, valid)
     info = ArrayInfo(

@@ -12,10 +12,10 @@ from difflib import get_close_matches
 from typing import Any, Literal
 
 from tinc_codec.errors import InvalidSetting
+from tinc_codec.tree.geometry import MAX_LEVELS
 
 Auto = Literal["auto"]
 
-MAX_LEVELS = 6
 DEFAULT_RATIO = 64
 # Effort from which trees are tried.
 TREES_FROM = 3

@@ -33,7 +33,8 @@ from tinc_codec.cli.options import (
 from tinc_codec.cli.printing import print_rows
 from tinc_codec.errors import InvalidSetting
 from tinc_codec.runtime import runtime
-from tinc_codec.settings import MAX_LEVELS, Settings
+from tinc_codec.settings import Settings
+from tinc_codec.tree.geometry import MAX_LEVELS
 
 _Ratio = Annotated[
     float | None,

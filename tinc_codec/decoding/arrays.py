@@ -13,7 +13,7 @@ from tinc_codec.array_types import Int64Array
 from tinc_codec.decoding.opened import Chunk
 from tinc_codec.decoding.selection import Selection, resolve
 from tinc_codec.decoding.voxels import box_values, field_at
-from tinc_codec.stream import exceptions
+from tinc_codec.stream import special_values
 
 # Voxels evaluated at once: working memory does not grow with the array.
 _PART = 1 << 21
@@ -71,7 +71,7 @@ def _whole(chunk: Chunk) -> npt.NDArray[Any]:
     out: npt.NDArray[Any] = np.empty(chunk.info.shape, chunk.info.dtype, order=chunk.info.order)
     box = out
     if chunk.crop is not None:
-        exceptions.fill_with(out, chunk.crop.fill)
+        special_values.fill_with(out, chunk.crop.fill)
         box = out[chunk.crop.slices]
     # Ranges, since an index of 8 bytes may be more than its voxel.
     _fill_box(chunk, box, [range(n) for n in box.shape], pointwise=False)
@@ -86,7 +86,7 @@ def _selected(chunk: Chunk, selection: Selection) -> npt.NDArray[Any]:
     if chunk.crop is None:
         _fill_box(chunk, out, selection.axes, pointwise=pointwise)
         return out.reshape(selection.shape)
-    exceptions.fill_with(out, chunk.crop.fill)
+    special_values.fill_with(out, chunk.crop.fill)
     inside = chunk.crop.holds(selection.axes)
     if pointwise:
         inside = [np.logical_and.reduce(inside)] * len(inside)

@@ -16,7 +16,7 @@ from tinc_codec.array_types import Float32Array
 from tinc_codec.errors import CorruptPayload
 from tinc_codec.forks import in_children
 from tinc_codec.freed_memory import keep_freed_memory
-from tinc_codec.stream import container, cosine, exceptions, normalize
+from tinc_codec.stream import container, cosine, normalize, special_values
 from tinc_codec.stream.container import SectionKind
 from tinc_codec.threads import each
 from tinc_codec.tree import network, section, weights
@@ -46,9 +46,9 @@ class Chunk:
     ----------
     info : normalize.ArrayInfo
         Shape, dtype, order, range.
-    crop : exceptions.Crop or None
+    crop : special_values.Crop or None
         The box that holds data, where that is not the whole chunk.
-    mask : exceptions.Mask or None
+    mask : special_values.Mask or None
         Voxels restored exactly.
     tree : network.Tree or None
         Structure, where the form is a tree.
@@ -69,8 +69,8 @@ class Chunk:
     """
 
     info: normalize.ArrayInfo
-    crop: exceptions.Crop | None
-    mask: exceptions.Mask | None
+    crop: special_values.Crop | None
+    mask: special_values.Mask | None
     tree: network.Tree | None
     parameters: Float32Array | None
     steps: Float32Array | None
@@ -209,11 +209,11 @@ def _parse(payload: bytes) -> Chunk:
     info = normalize.ArrayInfo.from_bytes(parts[SectionKind.ARRAY])
     crop = mask = tree = parameters = steps = coefficients = transformed = postfilter = None
     if SectionKind.CROP in parts:
-        crop = exceptions.Crop.from_bytes(parts[SectionKind.CROP], info.dtype, info.shape)
+        crop = special_values.Crop.from_bytes(parts[SectionKind.CROP], info.dtype, info.shape)
     box_shape = crop.shape if crop else info.shape
     _check_forms(parts, info, box_shape)
     if SectionKind.MASK in parts:
-        mask = exceptions.Mask.from_bytes(parts[SectionKind.MASK], info.dtype, box_shape)
+        mask = special_values.Mask.from_bytes(parts[SectionKind.MASK], info.dtype, box_shape)
     if SectionKind.COSINE in parts:
         coefficients = cosine.read(parts[SectionKind.COSINE], long_axes(box_shape))
     bands: list[tuple[int, ...]] = []

@@ -22,7 +22,7 @@ from tinc_codec.decoding.opened import Chunk, long_axes, open_chunk
 from tinc_codec.decoding.voxels import box_values, tree_below, unit_values
 from tinc_codec.engines import current_engine
 from tinc_codec.errors import InvalidSetting
-from tinc_codec.stream import exceptions, normalize
+from tinc_codec.stream import normalize, special_values
 from tinc_codec.threads import each
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def decode_overview(payload: Buffer, factor: int | Sequence[int]) -> npt.NDArray
     if chunk.crop is None:
         return _box(chunk, wanted, factors)
     out = np.empty([len(at) for at in wanted], chunk.info.dtype)
-    exceptions.fill_with(out, chunk.crop.fill)
+    special_values.fill_with(out, chunk.crop.fill)
     inside = chunk.crop.holds(wanted)
     kept = zip(wanted, chunk.crop.start, inside, strict=True)
     places = [index[keep] - start for index, start, keep in kept]
@@ -114,7 +114,7 @@ def _is_power_of_two(value: object) -> bool:
 
 
 def _box(chunk: Chunk, places: Sequence[Int64Array], factors: Sequence[int]) -> npt.NDArray[Any]:
-    """Return samples at places of the box in the chunk's dtype, exceptions restored."""
+    """Return samples at places of the box in the chunk's dtype, special values restored."""
     info = chunk.info
     size = [len(at) for at in places]
     if chunk.form == "constant":
@@ -126,7 +126,7 @@ def _box(chunk: Chunk, places: Sequence[Int64Array], factors: Sequence[int]) -> 
                 unit = _interpolated(unit, axis, known, at)
         values = normalize.denormalize(unit, info.low, info.high, info.dtype)
     if chunk.mask is not None:
-        exceptions.restore(values, chunk.mask.labels[np.ix_(*places)], chunk.mask.patterns)
+        special_values.restore(values, chunk.mask.labels[np.ix_(*places)], chunk.mask.patterns)
     return values
 
 

@@ -16,7 +16,7 @@ from tinc_codec.decoding.opened import Chunk, long_axes
 from tinc_codec.decoding.smoothed import begin_grid, begin_low_pass, point_values
 from tinc_codec.decoding.windowed import field_values, wavelet_values
 from tinc_codec.engines import current_engine
-from tinc_codec.stream import cosine, exceptions, normalize
+from tinc_codec.stream import cosine, normalize, special_values
 from tinc_codec.threads import each
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def box_values(
     added: npt.NDArray[np.int64] | None = None,
     out: npt.NDArray[Any] | None = None,
 ) -> npt.NDArray[Any]:
-    """Return voxels of the box in the chunk's dtype, exceptions restored.
+    """Return voxels of the box in the chunk's dtype, special values restored.
 
     ``added`` is the field of the CORRECTION section at these voxels, where it is known already;
     ``out``, C-contiguous, is where to put them if nothing is added.
@@ -146,7 +146,7 @@ def box_values(
         values = correction.add(values, added, chunk.correction, info.low, info.high)
     if chunk.mask is not None:
         at = tuple(axes) if pointwise else np.ix_(*axes)
-        exceptions.restore(values, chunk.mask.labels[at], chunk.mask.patterns)
+        special_values.restore(values, chunk.mask.labels[at], chunk.mask.patterns)
     return values
 
 

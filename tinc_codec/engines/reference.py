@@ -7,16 +7,15 @@ from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 
-from tinc_codec.array_types import Float32Array, Int64Array
+from tinc_codec.array_types import Float32Array, Float64Array, Int64Array
 from tinc_codec.tree.geometry import boxes, leaf_affine
 from tinc_codec.tree.network import Layout, Tree, layout
 
-FloatArray = npt.NDArray[np.float64]
 
-
-def forward(table: Layout, path: Int64Array, parameters: FloatArray, x: FloatArray) -> FloatArray:
+def forward(
+    table: Layout, path: Int64Array, parameters: Float64Array, x: Float64Array
+) -> Float64Array:
     """Return the outputs (points,) of one leaf's network for coordinates x (axes, points)."""
     for layer in path:
         n_in, n_out = table.n_in[layer], table.n_out[layer]
@@ -25,7 +24,7 @@ def forward(table: Layout, path: Int64Array, parameters: FloatArray, x: FloatArr
         x = weight @ x + parameters[bias_at : bias_at + n_out, None]
         if layer != path[-1]:
             x = np.sin(x)
-    output: FloatArray = x[0]
+    output: Float64Array = x[0]
     return output
 
 

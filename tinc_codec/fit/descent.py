@@ -7,12 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from tinc_codec.array_types import Float32Array
+from tinc_codec.array_types import Float32Array, Float64Array
 from tinc_codec.fit import optimiser
-
-FloatArray = npt.NDArray[np.float64]
 
 
 def warmed_cosine(x: float, warm: float) -> float:
@@ -28,7 +25,7 @@ def descend(
     rate_at: Callable[[int], float],
     steps: int,
     first_sample: int = 0,
-) -> tuple[Float32Array, FloatArray]:
+) -> tuple[Float32Array, Float64Array]:
     """Run an optimiser on chunks that share a tree; each goes its own way.
 
     Parameters
@@ -75,7 +72,7 @@ def _run(
     update: Callable[..., None],
     sizes: Float32Array,
     first_sample: int,
-) -> tuple[Float32Array, FloatArray]:
+) -> tuple[Float32Array, Float64Array]:
     """Return the last parameters and the losses (steps, chunks), step by step on arrays."""
     parameters = problem.start(start)
     flat, scale = parameters.reshape(-1), factors.reshape(-1)

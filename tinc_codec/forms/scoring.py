@@ -16,7 +16,7 @@ from tinc_codec.decoding.voxels import box_values, unit_values
 from tinc_codec.engines import current_engine
 from tinc_codec.forms.volume import Volume
 from tinc_codec.runtime import current_runtime
-from tinc_codec.stream import exceptions, normalize
+from tinc_codec.stream import normalize, special_values
 from tinc_codec.stream.normalize import ArrayInfo
 from tinc_codec.threads import each
 
@@ -87,7 +87,7 @@ def chunk_ssim(payload: bytes, volume: Volume) -> float:
     shape, box, fill = volume.unit.shape, (slice(None),) * volume.unit.ndim, math.nan
     axes = _windowed(volume.values.shape)
     if crop is not None:
-        fill = exceptions.value_of(crop.fill, volume.info.dtype)
+        fill = special_values.value_of(crop.fill, volume.info.dtype)
         if math.isfinite(fill):
             shape, axes = long_axes(volume.info.shape), _windowed(volume.info.shape)
             box = tuple(s for s, n in zip(crop.slices, volume.info.shape, strict=True) if n > 1)
@@ -110,7 +110,7 @@ def chunk_ssim(payload: bytes, volume: Volume) -> float:
     return min(found, metrics.ssim(original, given, ends, ndim=axes))
 
 
-def _ssim_of_values(payload: bytes, volume: Volume, crop: exceptions.Crop | None) -> float:
+def _ssim_of_values(payload: bytes, volume: Volume, crop: special_values.Crop | None) -> float:
     """Return the SSIM of a chunk's values themselves, those restored exactly included.
 
     Within the box, where its surroundings (``crop``) are not given.
@@ -119,7 +119,7 @@ def _ssim_of_values(payload: bytes, volume: Volume, crop: exceptions.Crop | None
     if volume.weight is not None:
         given = np.where(volume.weight.reshape(values.shape) == 0, values, given)
     if crop is not None:
-        fill = exceptions.value_of(crop.fill, volume.info.dtype)
+        fill = special_values.value_of(crop.fill, volume.info.dtype)
         pair = np.full((2, *volume.info.shape), fill, given.dtype)
         pair[0][crop.slices], pair[1][crop.slices] = values, given
         values, given = pair

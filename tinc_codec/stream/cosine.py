@@ -12,13 +12,10 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-from tinc_codec.array_types import Int64Array
+from tinc_codec.array_types import Float32Array, Float64Array, Int64Array
 from tinc_codec.errors import CorruptPayload
 from tinc_codec.stream.wire import Reader, Writer
-
-FloatArray = npt.NDArray[np.float64]
 
 MAX_TERMS = 4096
 # Frequencies per axis that are ever used, by number of axes.
@@ -46,12 +43,12 @@ def orders(shape: Sequence[int], terms: int) -> Int64Array:
     return flat[np.argsort(keys, kind="stable")[:terms]]
 
 
-def _cosine(k: Int64Array | int, index: Int64Array, n: int) -> FloatArray:
+def _cosine(k: Int64Array | int, index: Int64Array, n: int) -> Float64Array:
     """Return the basis function k of an axis of n voxels, at voxel indices."""
     return np.asarray(np.cos(np.pi * k * (2 * index + 1) / (2 * n)))
 
 
-def fit(unit: npt.NDArray[np.float32], weight: npt.NDArray[np.float32] | None, size: int) -> bytes:
+def fit(unit: Float32Array, weight: Float32Array | None, size: int) -> bytes:
     """Return the COSINE section, of at most ``size`` bytes, that best fits a volume.
 
     Parameters
@@ -69,7 +66,7 @@ def fit(unit: npt.NDArray[np.float32], weight: npt.NDArray[np.float32] | None, s
         values[weight == 0] = 0
     k = orders(unit.shape, min(MAX_TERMS, size - 5))
     needed = k.max(axis=0) + 1
-    spectrum: FloatArray = values
+    spectrum: Float64Array = values
     for axis, n in enumerate(unit.shape):
         rows = _cosine(np.arange(needed[axis])[:, None], np.arange(n), n) * (2 / n)
         rows[0] /= 2
@@ -83,7 +80,7 @@ def fit(unit: npt.NDArray[np.float32], weight: npt.NDArray[np.float32] | None, s
     return out.raw(integers[1:].astype(np.int8).tobytes()).getvalue()
 
 
-def read(data: bytes, shape: Sequence[int]) -> FloatArray:
+def read(data: bytes, shape: Sequence[int]) -> Float64Array:
     """Return the coefficients of a COSINE section, one axis of frequencies per axis of the box.
 
     Parameters
@@ -119,8 +116,8 @@ def read(data: bytes, shape: Sequence[int]) -> FloatArray:
 
 
 def _evaluate(
-    coefficients: FloatArray, shape: Sequence[int], axes: Sequence[Int64Array], pointwise: bool
-) -> npt.NDArray[np.float32]:
+    coefficients: Float64Array, shape: Sequence[int], axes: Sequence[Int64Array], pointwise: bool
+) -> Float32Array:
     """Sum the terms axis by axis, the same operations for every voxel however it is asked for."""
     values = coefficients
     for axis, n in enumerate(shape):
@@ -134,8 +131,8 @@ def _evaluate(
 
 
 def evaluate_points(
-    coefficients: FloatArray, shape: Sequence[int], points: Sequence[Int64Array]
-) -> npt.NDArray[np.float32]:
+    coefficients: Float64Array, shape: Sequence[int], points: Sequence[Int64Array]
+) -> Float32Array:
     """Return the values (n,) of coefficients at voxels given by one index array per axis.
 
     Where they nearly fill a grid, as those of a mask do, all of that is evaluated; others in
@@ -154,7 +151,7 @@ def evaluate_points(
 
 
 def evaluate_grid(
-    coefficients: FloatArray, shape: Sequence[int], axes: Sequence[Int64Array]
-) -> npt.NDArray[np.float32]:
+    coefficients: Float64Array, shape: Sequence[int], axes: Sequence[Int64Array]
+) -> Float32Array:
     """Return the values of coefficients on the outer product of voxel indices."""
     return _evaluate(coefficients, shape, axes, pointwise=False)

@@ -20,12 +20,9 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from tinc_codec.array_types import Int32Array
+from tinc_codec.array_types import Float64Array, Int32Array, Int64Array
 from tinc_codec.errors import CorruptPayload
-
-LongArray = npt.NDArray[np.int64]
 
 PRECISION = 24
 SHAPES = ("gaussian", "logistic", "laplace")
@@ -52,7 +49,7 @@ def _tail(shape: str, x: float) -> float:
 
 
 @cache
-def _tail_table(shape: int) -> LongArray:
+def _tail_table(shape: int) -> Int64Array:
     """Return P(X > j / 32) in units of 2**-24 for j = 0..320, X of unit scale.
 
     No entry lies within 1e-6 of a rounding boundary, so any double-precision libm gives these
@@ -71,7 +68,7 @@ def largest_symbol(scale: int) -> int:
 
 
 @cache
-def cumulative(model: int) -> LongArray:
+def cumulative(model: int) -> Int64Array:
     """Return the cumulative frequencies of a model's symbols, (2 T + 2,) from 0 to 2**24.
 
     Parameters
@@ -102,12 +99,12 @@ def cumulative(model: int) -> LongArray:
 
 
 @cache
-def _bits(model: int) -> npt.NDArray[np.float64]:
+def _bits(model: int) -> Float64Array:
     return PRECISION - np.log2(np.diff(cumulative(model)))
 
 
 @cache
-def _bits_of(models: tuple[int, ...]) -> npt.NDArray[np.float64]:
+def _bits_of(models: tuple[int, ...]) -> Float64Array:
     """Return the bits (models, 2 T + 1) of the integers -T to T that all of some models hold."""
     tops = [largest_symbol(model % SCALES) for model in models]
     least = min(*tops, _LARGEST_KEPT)
@@ -116,7 +113,7 @@ def _bits_of(models: tuple[int, ...]) -> npt.NDArray[np.float64]:
     )
 
 
-def _histogram(values: Int32Array) -> tuple[LongArray, npt.NDArray[np.float64], int]:
+def _histogram(values: Int32Array) -> tuple[Int64Array, Float64Array, int]:
     """Return the distinct integers, how often each occurs, and the largest magnitude."""
     top = int(np.abs(values).max(initial=0))
     counts = np.bincount(values.astype(np.int64) + top, minlength=2 * top + 1)
@@ -124,7 +121,7 @@ def _histogram(values: Int32Array) -> tuple[LongArray, npt.NDArray[np.float64], 
     return found - top, counts[found].astype(np.float64), top
 
 
-def _length(symbols: LongArray, counts: npt.NDArray[np.float64], largest: int, model: int) -> float:
+def _length(symbols: Int64Array, counts: Float64Array, largest: int, model: int) -> float:
     """Return the bits that integers of a histogram take; infinite where they do not fit."""
     top = largest_symbol(model % SCALES)
     return math.inf if largest > top else float(counts @ _bits(model)[symbols + top])

@@ -346,7 +346,7 @@ def denormalize(
         out[...] = low
         return out
     if dtype.isnative and dtype != np.float16:  # numba does not know it
-        from tinc_codec.decoding import rescale
+        from tinc_codec.stream import rescale
 
         fill = rescale.fill_floats if dtype.kind == "f" else rescale.fill_integers
         numbers, values, ends = np.ravel(unit), out.reshape(-1), (float(low), float(high))

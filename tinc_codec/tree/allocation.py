@@ -17,8 +17,8 @@ from typing import Literal
 
 import numpy as np
 
-from tinc_codec.array_types import Float32Array, Int64Array
-from tinc_codec.tree.geometry import FloatArray, Geometry, boxes, choose_splits
+from tinc_codec.array_types import Float32Array, Float64Array, Int64Array
+from tinc_codec.tree.geometry import Geometry, boxes, choose_splits
 from tinc_codec.tree.network import OUTPUT_WIDTH, Tree, count_parameters
 
 # Share of a level spread evenly whatever the importance, so that no node starves.
@@ -45,7 +45,7 @@ class Structure:
     geometry: Geometry
     depths: tuple[int, ...]
     level_ratio: float
-    shares: tuple[FloatArray, ...]
+    shares: tuple[Float64Array, ...]
 
 
 def background_level(unit: Float32Array) -> float:
@@ -65,7 +65,7 @@ def background_level(unit: Float32Array) -> float:
 
 def importance(
     unit: Float32Array, geometry: Geometry, allocation: str, weight: Float32Array | None = None
-) -> tuple[FloatArray, ...]:
+) -> tuple[Float64Array, ...]:
     """Return the share of each node in its level's parameters, mean 1 per level.
 
     Parameters
@@ -142,7 +142,7 @@ def rule_level_ratio(unit: Float32Array, even: float) -> float:
     return 1.2 * even if alike < DISSIMILAR else even
 
 
-def _widest(budget: FloatArray, n_in: Int64Array, depth: int, leaf: bool) -> Int64Array:
+def _widest(budget: Float64Array, n_in: Int64Array, depth: int, leaf: bool) -> Int64Array:
     """Return the largest width w of each node with all its layers within its budget.
 
     A node has ``n_in w + (depth - 1) w^2 + depth w`` parameters, a leaf ``w + 1`` more.

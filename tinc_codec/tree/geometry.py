@@ -13,11 +13,8 @@ from functools import lru_cache
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from tinc_codec.array_types import Int64Array
-
-FloatArray = npt.NDArray[np.float64]
+from tinc_codec.array_types import Float64Array, Int64Array
 
 MAX_AXES = 4
 MAX_LEVELS = 6
@@ -105,7 +102,7 @@ def boxes(geometry: Geometry) -> tuple[tuple[Int64Array, Int64Array], ...]:
     return tuple(out)
 
 
-def leaf_affine(geometry: Geometry) -> tuple[FloatArray, FloatArray]:
+def leaf_affine(geometry: Geometry) -> tuple[Float64Array, Float64Array]:
     """Return (scale, offset), each (leaves, axes): coordinate = scale * voxel index + offset.
 
     The first and last voxel of the box (or of the leaf's block) lie at -1 and 1; a side of one

@@ -16,7 +16,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from tinc_codec.array_types import Float32Array, Int64Array
+from tinc_codec.array_types import Float32Array, Float64Array, Int64Array
 from tinc_codec.engines.cpu import passes
 from tinc_codec.engines.cpu.vector import LANES, STRIDE
 from tinc_codec.forks import in_children
@@ -25,7 +25,6 @@ from tinc_codec.parallel import even_parts
 from tinc_codec.runtime import current_runtime
 from tinc_codec.threads import begun, shared
 from tinc_codec.tree.geometry import (
-    FloatArray,
     Geometry,
     boxes,
     coordinate_leaders,
@@ -94,7 +93,7 @@ def _rows(table: Layout) -> int:
 
 
 @lru_cache(maxsize=16)
-def _coordinates(geometry: Geometry) -> tuple[Int64Array, FloatArray, FloatArray]:
+def _coordinates(geometry: Geometry) -> tuple[Int64Array, Float64Array, Float64Array]:
     """Return (origin, scale, offset), each (leaves, axes).
 
     A voxel's coordinate is scale * (index - origin) + offset: what ``leaf_affine`` says, rounded
@@ -383,7 +382,7 @@ class Problem:
 
     def gradient(
         self, parameters: Float32Array, step: int, *, squared: bool = False
-    ) -> tuple[FloatArray, Float32Array]:
+    ) -> tuple[Float64Array, Float32Array]:
         """Return the loss at a step's sample and its gradient, in PARTS rows still to be added.
 
         Parameters

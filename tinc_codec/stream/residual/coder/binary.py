@@ -19,7 +19,7 @@ from tinc_codec.stream.residual.coder.mixing import STRETCH, UNIT
 
 # numba keeps compiled code until this file changes, whatever becomes of the code it builds on:
 # tests/test_kernels.py holds this to the checksum of that.
-BUILT_ON = "e41b74dd"
+BUILT_ON = "78ff66c1"
 
 # Fields of the coder's state.
 LOW, HIGH, AT, CODE, DECODING, STATE_SIZE = 0, 1, 2, 3, 4, 5
@@ -35,7 +35,8 @@ _CLIP = 11 * UNIT
 _X = np.arange(-_CLIP, _CLIP + 1) / UNIT
 SQUASH = np.clip(np.rint(65536 / (1 + np.exp(-_X))), 24, 65536 - 24).astype(np.uint16)
 BITS = -np.log2((np.arange(4096) + 0.5) / 4096).astype(np.float32)
-_WEIGHT_SHIFT = 16
+# Binary digits after the point of a weight.
+_WEIGHT_BITS = 16
 
 
 class Coder(NamedTuple):
@@ -82,7 +83,7 @@ def mix(coder: Any, slots: Any, row: Any) -> Any:
     And what :func:`learn` takes of them.
     """
     total, inputs, taken = mixing.take(coder.words, slots, STRETCH, coder.weights, row)
-    x = min(max(total >> _WEIGHT_SHIFT, np.int64(-_CLIP)), np.int64(_CLIP))
+    x = min(max(total >> _WEIGHT_BITS, np.int64(-_CLIP)), np.int64(_CLIP))
     return np.int64(SQUASH[np.uint32(x + _CLIP)]), inputs, taken
 
 

@@ -32,7 +32,8 @@ STRETCH = np.rint(np.log(_P / (1 - _P)) * UNIT).astype(np.int16)
 # A probability that has learnt n times moves by 655360 // (10 n + 16) in 1/65536 of the way.
 _RATE, _PER_COUNT, _FIRST = 655360, 10, 16
 _LEAST = 16
-_WEIGHT_SHIFT = 18
+# A weight moves by the product of input and error over two to the power of this.
+_LEARNING_SHIFT = 18
 
 _WORDS, _WEIGHTS = types.Array(types.uint32, 1, "C"), types.Array(types.int32, 2, "C")
 _TABLE = types.Array(types.int16, 1, "C", readonly=True)
@@ -144,8 +145,8 @@ def _give(
         inputs, taken = values[4:6]
         error, bit, limit = (broadcast(b, b.trunc(value, INT32), _lanes(n)) for value in values[6:])
         place = _row(b, weights, values[3], n)
-        moved = b.add(b.mul(inputs, error), _constant(n, 1 << (_WEIGHT_SHIFT - 1)))
-        moved = b.ashr(moved, _constant(n, _WEIGHT_SHIFT))
+        moved = b.add(b.mul(inputs, error), _constant(n, 1 << (_LEARNING_SHIFT - 1)))
+        moved = b.ashr(moved, _constant(n, _LEARNING_SHIFT))
         b.store(b.add(b.load(place, align=4), moved), place, align=4)
         learnt = _learnt(b, n, taken, bit, limit)
         for k, slot in enumerate(cgutils.unpack_tuple(b, values[1], n)):  # type: ignore[no-untyped-call]

@@ -22,12 +22,13 @@ from tinc_codec.stream.residual.coder.binary import (
     mix,
     ran_out,
 )
+from tinc_codec.stream.residual.coder.mixing import EVEN
 
 # Blocks of 4 x 4 x 4 that a sparse field skips.
 BLOCK_SHIFT = 2
 # numba keeps compiled code until this file changes, whatever becomes of the code it builds on:
 # tests/test_kernels.py holds this to the checksum of that.
-BUILT_ON = "23bbe068"
+BUILT_ON = "be97b0ae"
 
 # Neighbours whose differences count: the first four twice, eight more once.
 TWICE, COUNTED = 4, 12
@@ -38,7 +39,6 @@ CLIP = 32767
 # Of no field.
 MISSING = np.int64(-1) << 62
 
-_EVEN = 1 << 15
 _UNARY = 20
 _KINDS = 16  # places in the unary code with statistics of their own
 _LEVELS = 64
@@ -103,7 +103,7 @@ def _code_large(coder: Any, rest: Any) -> Any:
         bits += 1
     value = np.int64(1)
     for b in range(bits - 1, -1, -1):
-        value = 2 * value + code(coder, _EVEN, (rest >> b) & 1)
+        value = 2 * value + code(coder, EVEN, (rest >> b) & 1)
     return value - 1
 
 
@@ -139,7 +139,7 @@ def _code_size(
             slot = _START[7] + (shift * 2 + shift - 1 - b) * 4 + first
             bit = _code_plain(coder, slot, bit)
         else:
-            bit = code(coder, _EVEN, bit)
+            bit = code(coder, EVEN, bit)
         value = 2 * value + bit
     return value
 

@@ -25,11 +25,11 @@ from tinc_codec.stream.residual.coder.binary import (
     mix,
     ran_out,
 )
-from tinc_codec.stream.residual.coder.mixing import PROBABILITY
+from tinc_codec.stream.residual.coder.mixing import EVEN, PROBABILITY
 
 # numba keeps compiled code until this file changes, whatever becomes of the code it builds on:
 # tests/test_kernels.py holds this to the checksum of that.
-BUILT_ON = "23bbe068"
+BUILT_ON = "be97b0ae"
 
 # Zeros around each array of magnitudes, so that neighbours need no checks. Where the volume is a
 # plane or a line there are none along the axes that it lacks, and planes, or rows too, are 0 apart.
@@ -46,7 +46,6 @@ LEVEL = np.floor(2 * np.log2(1.0 + np.arange(_MOST_ACTIVITY + 1)) + 0.5).astype(
 # Bits of what :func:`_look_around` finds.
 _ACTIVITY_BITS = 11
 _ACTIVITY = (1 << _ACTIVITY_BITS) - 1
-_EVEN = 1 << 15
 _MOST_UNARY = 16
 _LONGEST_TAIL = 24
 
@@ -275,11 +274,11 @@ def _code_size(coder: Any, size: int, every: Any, same: Any, near: int, directio
             return k
     rest = size - _MOST_UNARY + 1
     bits = 0
-    while bits < _LONGEST_TAIL and code(coder, _EVEN, 1 if rest >> (bits + 1) else 0):
+    while bits < _LONGEST_TAIL and code(coder, EVEN, 1 if rest >> (bits + 1) else 0):
         bits += 1
     value = 1
     for b in range(bits - 1, -1, -1):
-        value = 2 * value + code(coder, _EVEN, (rest >> b) & 1)
+        value = 2 * value + code(coder, EVEN, (rest >> b) & 1)
     return value + _MOST_UNARY - 1
 
 

@@ -59,7 +59,7 @@ class Crop:
         return tuple(b - a for a, b in zip(self.start, self.stop, strict=True))
 
     def holds(self, axes: Sequence[NDArray[np.int64]]) -> list[NDArray[np.bool_]]:
-        """Tell of indices along each axis which are the box's."""
+        """Return, for the indices along each axis, whether they lie in the box."""
         ends = zip(axes, self.start, self.stop, strict=True)
         return [(index >= start) & (index < stop) for index, start, stop in ends]
 

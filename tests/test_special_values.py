@@ -1,4 +1,4 @@
-"""exceptions: padding and special values come back bit for bit, damage never."""
+"""special_values: padding and special values come back bit for bit, damage never."""
 
 import tracemalloc
 import zlib
@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from strategies import DTYPES, LAYOUTS, arrays, dtypes, from_bits, lay_out, shapes
 
 from tinc_codec.errors import CorruptPayload, TincError, TruncatedPayload, UnsupportedData
-from tinc_codec.stream import exceptions as stage
-from tinc_codec.stream.exceptions import (
+from tinc_codec.stream import special_values as stage
+from tinc_codec.stream.special_values import (
     Crop,
     Mask,
     bit_view,

@@ -1,6 +1,6 @@
-"""From normalised to stored values in one pass (numba).
+"""From normalised to stored values in one pass (numba): the fast path of the first stage.
 
-The fast path of :func:`tinc_codec.stream.normalize.denormalize`.
+Apart from normalize.py, which loads it when it is called: importing this is importing numba.
 """
 
 from __future__ import annotations
