@@ -129,9 +129,12 @@ def _ssim_of_values(payload: bytes, volume: Volume, crop: special_values.Crop | 
 
 def psnr_of(payload: bytes, volume: Volume) -> float:
     """Return the PSNR in dB of a payload against high - low, voxels as they weigh."""
-    error = _decoded_unit(payload, volume)
-    error -= volume.unit
-    found = decibels(float(np.average(error.astype(np.float64) ** 2, weights=volume.weight)))
+    info = volume.info
+    found = decibels(
+        normalize.mean_square(
+            decoded(payload, volume), info.low, info.high, volume.unit, volume.weight, each
+        )
+    )
     if found <= ROUNDED_FROM_DB or volume.importance() is not None:
         return found
     return precise_psnr(payload, volume)
