@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from volumes import volume
 
-from tinc_codec import InvalidSetting, Settings, decode, encode, forms, inspect, metrics
+from tinc_codec import InvalidSetting, Settings, decode, encode, inspect, metrics
 from tinc_codec.encode import _prepare
 from tinc_codec.fit import chunk
-from tinc_codec.forms import band_trees, candidate, trees, wavelets
+from tinc_codec.forms import band_trees, choice, portability, trees, wavelets
 from tinc_codec.forms.band_trees import BandTree
-from tinc_codec.forms.candidate import Form, Volume
+from tinc_codec.forms.candidate import Form
+from tinc_codec.forms.volume import Volume
 from tinc_codec.metrics import psnr
 from tinc_codec.phantom import phantom
 from tinc_codec.stream.container import SectionKind
@@ -78,15 +79,15 @@ def test_auto_is_no_worse_than_any_form_it_tries(
     array: np.ndarray, ratio: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[Form] = []
-    original = candidate.form_of
+    original = wavelets.form_of
 
     def form(*arguments: Any) -> Form:
         tried.append(original(*arguments))
         return tried[-1]
 
-    monkeypatch.setattr(candidate, "form_of", form)
+    monkeypatch.setattr(wavelets, "form_of", form)
     best = encode(array, ratio=ratio, **QUICK)
-    monkeypatch.setattr(candidate, "form_of", original)
+    monkeypatch.setattr(wavelets, "form_of", original)
     assert len({frozenset(f.sections) for f in tried}) >= 2  # with a tree, and without
     alone = encode(array, ratio=ratio, form="wavelet", **QUICK)
     reached = psnr(array, decode(best))
@@ -116,7 +117,7 @@ def test_a_tree_that_helps_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_tree_with_wavelet_decodes_in_part_as_in_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forms, "_higher", lambda form, than: 1.0)
+    monkeypatch.setattr(choice, "_higher", lambda form, than: 1.0)
     array = phantom((16, 18, 20))
     payload = encode(array, ratio=4, **QUICK)
     assert inspect(payload).form == "tree+wavelet"
@@ -196,7 +197,7 @@ def test_an_ssim_counts_masked_voxels_as_exact() -> None:
 
 
 def test_an_ssim_with_a_tree_is_reached_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forms, "_smaller", lambda form, than: 1.0)
+    monkeypatch.setattr(choice, "_smaller", lambda form, than: 1.0)
     array = phantom((16, 17, 18))
     payload = encode(array, ssim=0.93, **QUICK)
     assert inspect(payload).form == "tree+wavelet"
@@ -204,7 +205,7 @@ def test_an_ssim_with_a_tree_is_reached_too(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_psnr_with_a_tree_is_reached_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forms, "_smaller", lambda form, than: 1.0)
+    monkeypatch.setattr(choice, "_smaller", lambda form, than: 1.0)
     array = with_holes()
     payload = encode(array, psnr=41, **QUICK)
     assert inspect(payload).form == "tree+wavelet"
@@ -269,7 +270,7 @@ def test_a_chunk_of_less_than_the_rmse_takes_tens_of_bytes() -> None:
 
 
 def test_an_rmse_with_a_tree_is_held_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forms, "_smaller", lambda form, than: 1.0)
+    monkeypatch.setattr(choice, "_smaller", lambda form, than: 1.0)
     array = phantom((32, 32, 32))
     wanted = 0.009 * float(np.ptp(array))
     payload = encode(array, rmse=wanted, **QUICK)
@@ -290,7 +291,7 @@ def test_a_budget_is_held_and_used(side: int, ratio: float) -> None:
 
 
 def test_a_budget_with_a_tree_is_held_and_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forms, "_higher", lambda form, than: 1.0)
+    monkeypatch.setattr(choice, "_higher", lambda form, than: 1.0)
     array = noisy(32)
     payload = encode(array, ratio=15, **QUICK)
     assert inspect(payload).form == "tree+wavelet"
@@ -483,7 +484,7 @@ def test_trees_of_voxels_are_tried_after_those_of_a_band_from_effort_six_on(
         return whole(units, *arguments)
 
     monkeypatch.setattr(chunk, "fit_trees", watched)
-    monkeypatch.setattr(forms, "_higher", lambda form, than: 1.0)
+    monkeypatch.setattr(choice, "_higher", lambda form, than: 1.0)
     array = phantom((12, 13, 14))
     encode(array, ratio=8, effort=5, iterations=5)
     assert shapes == [(6, 7, 7)]
@@ -535,7 +536,7 @@ def kept_of(
 
     monkeypatch.setattr(band_trees, "fitted", fitted)
     monkeypatch.setattr(
-        candidate, "is_portable", lambda payload, seed: payload.decode() not in unsound
+        portability, "is_portable", lambda payload, seed: payload.decode() not in unsound
     )
     prepared = _prepare(phantom((16, 16, 16)), None, Settings(ratio=8))
     assert isinstance(prepared, Volume)

@@ -18,6 +18,7 @@ from tinc_codec.stream.normalize import (
     ArrayInfo,
     check_array,
     denormalize,
+    mean_square,
     memory_order,
     normalize,
     value_range,
@@ -228,6 +229,44 @@ def test_both_ways_to_denormalize_agree(dtype: np.dtype, seed: int) -> None:
     one, other = (denormalize(unit, low, high, d) for d in (native, swapped))
     assert one.dtype == native
     np.testing.assert_array_equal(one, other)
+
+
+def some_values(dtype: np.dtype, count: int, seed: int) -> tuple[np.ndarray, float, float]:
+    """Values within and beyond some ends, special ones among them, and these ends."""
+    rng = np.random.default_rng(seed)
+    bits = rng.integers(0, 256, (count + 2) * dtype.itemsize, np.uint8).view(
+        dtype.newbyteorder("=")
+    )
+    if seed % 2:  # neighbours, of the same magnitude
+        bits = rng.integers(0, 100, count + 2).astype(dtype.newbyteorder("="))
+    low, high = np.sort(np.nan_to_num(bits[:2], nan=1, posinf=2, neginf=-3)).tolist()
+    return bits[2:], low, high
+
+
+@given(dtypes(), st.integers(1, 300), st.integers(0, 2**32 - 1))
+def test_both_ways_to_normalize_agree(dtype: np.dtype, count: int, seed: int) -> None:
+    native, low, high = some_values(dtype, count, seed)
+    # Swapped bytes take the path of numpy, native ones that of numba.
+    swapped = native.astype(native.dtype.newbyteorder("S"))
+    one, other = (normalize(values, low, high) for values in (native, swapped))
+    np.testing.assert_array_equal(one, other)
+
+
+@given(dtypes(), st.integers(1, 300), st.integers(0, 2**32 - 1), st.booleans())
+def test_mean_square_is_that_of_normalised_values(
+    dtype: np.dtype, count: int, seed: int, weighted: bool
+) -> None:
+    values, low, high = some_values(dtype, count, seed)
+    if low == high:
+        return
+    rng = np.random.default_rng(seed)
+    unit = rng.random(count, np.float32)
+    weight = rng.random(count, np.float32) + np.float32(0.01) if weighted else None
+    squares = (normalize(values, low, high) - unit).astype(np.float64) ** 2
+    expected = np.average(squares, weights=weight)
+    for given_values in (values, values.astype(values.dtype.newbyteorder("S"))):
+        found = mean_square(given_values, low, high, unit, weight)
+        assert found == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

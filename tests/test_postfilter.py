@@ -20,7 +20,6 @@ from tinc_codec import (
     TruncatedPayload,
     decode,
     encode,
-    forms,
     inspect,
     runtime,
 )
@@ -28,7 +27,7 @@ from tinc_codec.decoding.filtered import filtered_values
 from tinc_codec.decoding.opened import open_chunk
 from tinc_codec.fit import postfilter as fit
 from tinc_codec.fit.normal_equations import normal_equations
-from tinc_codec.forms import candidate, wavelets
+from tinc_codec.forms import candidate, choice, portability, wavelets
 from tinc_codec.phantom import phantom
 from tinc_codec.stream import container
 from tinc_codec.stream.container import SectionKind
@@ -391,7 +390,7 @@ def test_the_least_effort_and_bounded_chunks_have_none() -> None:
 
 def test_engines_agree_where_a_tree_is_filtered(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[float] = []
-    original = candidate.unit_values
+    original = portability.unit_values
 
     def spied(chunk: Any, *args: Any, **kwargs: Any) -> Array:
         if chunk.postfilter is not None and kwargs.get("engine") is not None:
@@ -399,16 +398,16 @@ def test_engines_agree_where_a_tree_is_filtered(monkeypatch: pytest.MonkeyPatch)
         values: Array = original(chunk, *args, **kwargs)
         return values
 
-    monkeypatch.setattr(candidate, "unit_values", spied)
+    monkeypatch.setattr(portability, "unit_values", spied)
     array = phantom((32, 32, 32))
-    monkeypatch.setattr(forms, "_higher", lambda form, than: 1.0)  # take the tree
+    monkeypatch.setattr(choice, "_higher", lambda form, than: 1.0)  # take the tree
     payload = encode(array, ratio=32, effort=2, iterations=40)
     assert {SectionKind.TREE, SectionKind.FILTER} < container.unpack(payload).keys()
     assert asked
     with runtime(device="reference"):
         expected = decode(payload)
     np.testing.assert_allclose(decode(payload).astype(float), expected, atol=1)
-    monkeypatch.setattr(candidate, "_TOLERANCE", 0.0)
+    monkeypatch.setattr(portability, "_TOLERANCE", 0.0)
     payload = encode(array, ratio=32, effort=2, iterations=40)
     assert SectionKind.TREE not in container.unpack(payload)
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tinc_codec import forms
 from tinc_codec.decoding.opened import long_axes
 from tinc_codec.errors import InvalidSetting, UnsupportedData
-from tinc_codec.forms.candidate import Sections, Volume, size_of
+from tinc_codec.forms import choice
+from tinc_codec.forms.volume import Sections, Volume, size_of
 from tinc_codec.freed_memory import keep_freed_memory
 from tinc_codec.importance import by_threshold, by_weights, check_weights
 from tinc_codec.settings import Settings
@@ -116,7 +116,7 @@ def encode_chunks(
     ]
     prepared = each(lambda pair: _prepare(*pair, settings), pairs)
     volumes = [p for p in prepared if isinstance(p, Volume)]
-    fitted = iter(forms.encode(volumes, settings))
+    fitted = iter(choice.encode(volumes, settings))
     return [p if isinstance(p, bytes) else next(fitted) for p in prepared]
 
 

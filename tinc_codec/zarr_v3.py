@@ -13,8 +13,8 @@ import numpy as np
 
 try:
     from zarr.abc.codec import ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin
-    from zarr.core.buffer import gpu
-    from zarr.core.dtype import ZDType  # noqa: F401  # of 3.1, whose data types are read below
+    from zarr.buffer import gpu
+    from zarr.dtype import ZDType  # noqa: F401  # of 3.1, whose data types are read below
     from zarr.registry import register_codec
 except ImportError as error:
     raise ImportError(
@@ -33,8 +33,8 @@ from tinc_codec.runtime import Runtime, current_runtime, runtime
 from tinc_codec.stream.normalize import check_array
 
 if TYPE_CHECKING:
+    from zarr.abc.buffer import Buffer, NDBuffer
     from zarr.core.array_spec import ArraySpec
-    from zarr.core.buffer import Buffer, NDBuffer
 
 CODEC_NAME = "tinc_codec.tinc"
 

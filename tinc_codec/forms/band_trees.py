@@ -19,7 +19,8 @@ from tinc_codec.array_types import Float32Array
 from tinc_codec.decoding.opened import long_axes, most_parameters, open_chunk
 from tinc_codec.decoding.smoothed import made_smooth
 from tinc_codec.engines import current_engine
-from tinc_codec.forms.candidate import Form, Sections, Volume
+from tinc_codec.forms.candidate import Form
+from tinc_codec.forms.volume import Sections, Volume
 from tinc_codec.settings import Settings
 from tinc_codec.stream.container import SectionKind
 from tinc_codec.stream.residual.axes import AXES, three_axes

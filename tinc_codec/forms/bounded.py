@@ -20,8 +20,9 @@ import numpy.typing as npt
 from tinc_codec.decode import decode
 from tinc_codec.decoding.opened import open_chunk
 from tinc_codec.errors import InvalidSetting
-from tinc_codec.forms import candidate, wavelets
-from tinc_codec.forms.candidate import Form, Volume
+from tinc_codec.forms import scoring, wavelets
+from tinc_codec.forms.candidate import Form
+from tinc_codec.forms.volume import Volume
 from tinc_codec.forms.wavelets import Search
 from tinc_codec.stream import container
 from tinc_codec.stream.container import SectionKind
@@ -280,7 +281,7 @@ def _with_correction(volume: Volume, base: Form | None, max_error: float) -> For
         wanted = _wanted(volume)
         given = np.full(wanted.shape, volume.info.low, wanted.dtype)
     else:
-        given = candidate.decoded(base.payload, volume).reshape(volume.unit.shape)
+        given = scoring.decoded(base.payload, volume).reshape(volume.unit.shape)
         wanted = _wanted(volume, given)
     data = correction.encode(wanted, given, max_error, each)
     sections = {**(base.sections if base else {}), SectionKind.CORRECTION: data}
@@ -315,7 +316,7 @@ def _psnr_within(volume: Volume, payload: bytes, max_error: float) -> float:
     Both from decoded bytes.
     """
     given, crop = decode(payload), open_chunk(payload).crop
-    error = candidate.errors(given if crop is None else given[crop.slices], volume)
+    error = scoring.errors(given if crop is None else given[crop.slices], volume)
     largest = float(np.abs(error).max())
     if largest > max_error:
         raise InvalidSetting(
@@ -323,5 +324,5 @@ def _psnr_within(volume: Volume, payload: bytes, max_error: float) -> float:
             f"values: an error of {largest:g} is left; use a lossless codec"
         )
     weights = None if volume.weight is None else volume.weight[volume.weight != 0].reshape(-1)
-    squares = candidate.of_range(error, volume.info) ** 2
-    return candidate.decibels(float(np.average(squares, weights=weights)))
+    squares = scoring.of_range(error, volume.info) ** 2
+    return scoring.decibels(float(np.average(squares, weights=weights)))

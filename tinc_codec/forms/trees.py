@@ -8,9 +8,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from tinc_codec.decoding.opened import open_chunk
-from tinc_codec.forms import band_trees, candidate
+from tinc_codec.forms import band_trees, portability, scoring
 from tinc_codec.forms.band_trees import BandTree
-from tinc_codec.forms.candidate import Form, Sections, Volume
+from tinc_codec.forms.candidate import Form, forms_of
+from tinc_codec.forms.volume import Sections, Volume
 from tinc_codec.runtime import current_runtime
 from tinc_codec.settings import TREES_FROM, Settings
 from tinc_codec.stream import container
@@ -126,7 +127,7 @@ def with_trees(
         forms = each(added, list(zip(some, trees, likes, strict=True)))
         return {k: form for k, form in zip(chosen, forms, strict=True) if form is not None}
 
-    is_sound = partial(candidate.is_portable, seed=settings.seed)
+    is_sound = partial(portability.is_portable, seed=settings.seed)
     worth = _LEAST_TREE_WORTH_DB if settings.effort >= _VOXELS_FROM else _TREE_WORTH_DB
     tried: dict[int, float] = {}
     for fit in _fits(settings):
@@ -211,8 +212,8 @@ def fitted(
     pairs = [(volume, tree) for volume, tree in zip(volumes, found, strict=True) if tree]
     # A GPU holds the values of one chunk at a time.
     sections = [said(p) for p in pairs] if current_runtime().uses_torch else each(said, pairs)
-    forms = candidate.forms_of([volume for volume, _ in pairs], sections)
-    sound = each(lambda form: candidate.is_portable(form.payload, settings.seed, raw=raw), forms)
+    forms = forms_of([volume for volume, _ in pairs], sections)
+    sound = each(lambda form: portability.is_portable(form.payload, settings.seed, raw=raw), forms)
     made = iter(form if kept else None for form, kept in zip(forms, sound, strict=True))
     return [next(made) if tree else None for tree in found]
 
@@ -226,7 +227,7 @@ def _smooth(volume: Volume, sections: Sections) -> Sections:
     assert chunk.tree is not None
     if not chunk.tree.geometry.splits:
         return sections
-    said = candidate.tree_says(chunk, volume)
+    said = scoring.tree_says(chunk, volume)
     smoothing = faces.choose(chunk.tree.geometry, said, volume.unit, volume.weight)
     tree = section.to_bytes(replace(chunk.tree, smoothing=smoothing))
     return {**sections, SectionKind.TREE: tree}

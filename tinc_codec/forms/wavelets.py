@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from tinc_codec.forms import candidate
+from tinc_codec.forms import scoring
 from tinc_codec.forms.band_trees import BandTree
-from tinc_codec.forms.candidate import Form, Volume
+from tinc_codec.forms.candidate import Form, best, form_of
+from tinc_codec.forms.volume import Volume, size_of
 from tinc_codec.settings import Settings
 from tinc_codec.stream import container
 from tinc_codec.stream.container import SectionKind
@@ -80,7 +81,7 @@ def _rest(volume: Volume, tree: BandTree | None) -> residual.Residual:
 
 def _with_wavelet(volume: Volume, tree: BandTree | None, coding: residual.Coding) -> Form:
     sections = {} if tree is None else tree.sections
-    return candidate.form_of(volume, {**sections, SectionKind.WAVELET: coding.data}, coding.price)
+    return form_of(volume, {**sections, SectionKind.WAVELET: coding.data}, coding.price)
 
 
 def within_budget(volume: Volume, tree: BandTree | None, search: Search) -> Form | None:
@@ -90,7 +91,7 @@ def within_budget(volume: Volume, tree: BandTree | None, search: Search) -> Form
     of a bit that decodes best.
     """
     sections = {} if tree is None else tree.sections
-    room = volume.own_budget() - candidate.size_of({**volume.exact, **sections})
+    room = volume.own_budget() - size_of({**volume.exact, **sections})
     size = room - container.section_overhead(max(room, 0))
     if size < _SMALLEST_WAVELET:
         return None
@@ -116,7 +117,7 @@ def within_budget(volume: Volume, tree: BandTree | None, search: Search) -> Form
         form = _at_price(volume, tree, rest.at_price(price), less, used, start)
         if form is not None:
             forms.append(form)
-    return candidate.best(volume, forms)
+    return best(volume, forms)
 
 
 def _at_price(
@@ -207,13 +208,13 @@ def _filtered(
 
     if math.isinf(plain.psnr_db):
         return plain, None
-    said = candidate.said(plain.payload, volume)
+    said = scoring.said(plain.payload, volume)
     price = coding.worth_of_byte if like is None else 0.0
     found = postfilter.choose(said, volume.unit, volume.weight, price, like)
     if found is None:
         return plain, None
     data = stage.to_bytes(found)
-    form = candidate.form_of(volume, {**plain.sections, SectionKind.FILTER: data}, plain.price)
+    form = form_of(volume, {**plain.sections, SectionKind.FILTER: data}, plain.price)
     least = 0.0
     if like is None:
         squares = postfilter.counted(volume.unit.size, volume.weight) * 10 ** (-plain.psnr_db / 10)

@@ -289,12 +289,17 @@ def normalize(values: np.ndarray, low: Number, high: Number, run: Run = map) -> 
     numpy.ndarray of float32
         Same shape, C order.
     """
-    out = np.zeros(values.shape, np.float32)
     if low == high:
+        return np.zeros(values.shape, np.float32)
+    out = np.empty(values.shape, np.float32)
+    scale, base, span = _scaled(low, high)
+    if is_compiled_for(values):
+        from tinc_codec.stream import rescale
+
+        given, numbers = values.reshape(-1), out.reshape(-1)
+        parts = [slice(at, at + _SLAB) for at in range(0, given.size, _SLAB)]
+        list(run(lambda p: rescale.fill_unit(given[p], scale, base, span, numbers[p]), parts))
         return out
-    # Half of each, where the span of float64 extremes overflows.
-    scale = 1.0 if math.isfinite(float(high) - float(low)) else 0.5
-    base, span = low * scale, high * scale - low * scale
 
     def fill(part: tuple[slice | int, ...]) -> None:
         with np.errstate(over="ignore", invalid="ignore"):
@@ -307,6 +312,71 @@ def normalize(values: np.ndarray, low: Number, high: Number, run: Run = map) -> 
 
     list(run(fill, list(_slabs(values.shape))))
     return out
+
+
+def _scaled(low: Number, high: Number) -> tuple[float, float, float]:
+    """Return scale, base and span: a value v is normalised to (scale v - base) / span.
+
+    The scale is 1, or a half where the span of float64's extremes would overflow.
+    """
+    scale = 1.0 if math.isfinite(float(high) - float(low)) else 0.5
+    return scale, low * scale, high * scale - low * scale
+
+
+def is_compiled_for(values: np.ndarray) -> bool:
+    """Tell whether the kernels of ``rescale`` take an array: numba knows no float16."""
+    return values.dtype.isnative and values.dtype != np.float16 and values.flags.c_contiguous
+
+
+def mean_square(
+    values: np.ndarray,
+    low: Number,
+    high: Number,
+    unit: NDArray[np.float32],
+    weight: NDArray[np.float32] | None = None,
+    run: Run = map,
+) -> float:
+    """Return the weighted mean of the squared errors of values, normalised.
+
+    Parameters
+    ----------
+    values : numpy.ndarray
+        Any supported dtype.
+    low, high : int or float
+        As for :func:`normalize`; low < high.
+    unit : numpy.ndarray of float32
+        What they should be, normalised; as many, in the same order.
+    weight : numpy.ndarray of float32, optional
+        What each squared error weighs, 0 or more and not all 0; 1 by default.
+    run : callable
+        Maps a function over items, on threads perhaps.
+
+    Returns
+    -------
+    float
+        In squared units of high - low.
+    """
+    from tinc_codec.stream import rescale
+
+    if not is_compiled_for(values):
+        with np.errstate(invalid="ignore"):  # signalling NaN
+            values = values.astype(np.float64)
+    given, wanted = values.reshape(-1), unit.reshape(-1)
+    scaled, starts = _scaled(low, high), list(range(0, given.size, _SLAB))
+    if weight is None:
+
+        def squares(at: int) -> float:
+            p = slice(at, at + _SLAB)
+            return float(rescale.squares(given[p], *scaled, wanted[p]))
+
+        return math.fsum(run(squares, starts)) / given.size
+    worth = weight.reshape(-1)
+
+    def weighted(at: int) -> float:
+        p = slice(at, at + _SLAB)
+        return float(rescale.weighted_squares(given[p], *scaled, wanted[p], worth[p]))
+
+    return math.fsum(run(weighted, starts)) / float(worth.sum(dtype=np.float64))
 
 
 def denormalize(
