@@ -17,7 +17,7 @@ Attempt = tuple[float, bool, bool]
 def volume(noise: float = 0.0005) -> residual.Residual:
     rng = np.random.default_rng(5)
     values = phantom((48, 64, 56)).astype(np.float32) / np.float32(65535)
-    return residual.Residual(values + rng.normal(0, noise, values.shape).astype(np.float32))
+    return residual.Residual.of(values + rng.normal(0, noise, values.shape).astype(np.float32))
 
 
 def line(slope: float) -> Forecast:
@@ -28,15 +28,13 @@ def line(slope: float) -> Forecast:
 @pytest.mark.parametrize("step", [0.001, 0.003, 0.01, 0.05, 0.4])
 def test_size_and_error_are_about_as_foretold(step: float) -> None:
     coded = volume()
-    coding = coded.whole(step)
+    coding, forecasts = coded.whole(step), coded.transform.magnitudes
     assert coding is not None
     size = coding.nbytes + steps.HEADER_BYTES
-    assert coded.magnitudes().sizes().value(math.log2(step)) == pytest.approx(
-        math.log2(size), abs=0.4
-    )
-    squares = residual._cost(coded._chosen, coding, step, price=0.0) * step**2
-    found = -10 * math.log10(squares / coded._values.size)
-    assert coded.magnitudes().decibels().value(math.log2(step)) == pytest.approx(found, abs=1.0)
+    assert forecasts.sizes().value(math.log2(step)) == pytest.approx(math.log2(size), abs=0.4)
+    squares = coded.at_price(0.0).cost(coding, step) * step**2
+    found = -10 * math.log10(squares / coded.values.size)
+    assert forecasts.decibels().value(math.log2(step)) == pytest.approx(found, abs=1.0)
 
 
 def test_forecasts_are_counted_from_magnitudes() -> None:
@@ -123,15 +121,17 @@ def test_a_size_is_found_with_few_codings(monkeypatch: pytest.MonkeyPatch) -> No
     by_rule = volume()
     sizes = range(2000, 6001, 500)
     for size in sizes:
-        start = rate_control.foretold(by_rule, size)
-        coding = rate_control.within_size(by_rule, size, start=start)
+        cut, start = rate_control.foretold(by_rule, size)
+        coding = rate_control.within_size(cut, size, start)
         assert coding is not None
         assert 0.995 * size <= len(coding.data) <= size
     assert len(calls) <= 6 * len(sizes)
     calls.clear()
-    plan = by_rule._chosen.plan
+    given = residual.Residual.of(by_rule.values, plan=by_rule.transform.plan)
     for size in sizes:
-        coding = rate_control.within_size(residual.Residual(by_rule._values, plan=plan), size)
+        settled = rate_control.settle_about(given, size)
+        assert settled is not None
+        coding = rate_control.within_size(settled[0], size, settled[1])
         assert coding is not None
         assert 0.995 * size <= len(coding.data) <= size
     assert len(calls) <= 7 * len(sizes)

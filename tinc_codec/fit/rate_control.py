@@ -14,6 +14,8 @@ import math
 from collections.abc import Callable
 from functools import cache
 
+from tinc_codec.fit.cutting import choose_cuts, cut_by_rule
+from tinc_codec.fit.plans import choose_plan
 from tinc_codec.fit.residual import Coding, Residual
 from tinc_codec.fit.steps import HEADER_BYTES, search
 from tinc_codec.stream.residual.wavelets.section import stored_step
@@ -40,17 +42,17 @@ def step_at(price: float, coding: Coding) -> float:
     return float(coding.step * (coding.price / price) ** _STEP_BY_PRICE)
 
 
-def settle(rest: Residual, step: float, whole: Quantized) -> int:
-    """Take the plan and the cuts that do best at a step.
+def settle(rest: Residual, step: float, whole: Quantized) -> tuple[Residual, Quantized]:
+    """Return a volume in the plan and with the cuts that do best at a step, and its coding there.
 
-    Given the coding at that step without cuts, return how many bytes it takes then, about.
+    ``whole`` is that in the plan to begin with, without cuts.
     """
-    whole = rest.choose_plan(step, whole)
-    return rest.choose_cuts(step, whole).nbytes + HEADER_BYTES
+    rest, whole = choose_plan(rest, step, whole)
+    return choose_cuts(rest, step, whole)
 
 
-def settle_about(rest: Residual, size: int) -> float | None:
-    """Take plan and cuts where a size is about as wanted; return the step that may give it.
+def settle_about(rest: Residual, size: int) -> tuple[Residual, float] | None:
+    """Choose plan and cuts where a size is about as wanted; return also the step that may give it.
 
     None where all that was tried takes several times the size.
     """
@@ -66,25 +68,26 @@ def settle_about(rest: Residual, size: int) -> float | None:
         found = math.log2(whole.nbytes + HEADER_BYTES)
         return found, found > wanted, abs(found - wanted) < _ABOUT_SIZE
 
-    forecast, finest = rest.magnitudes().sizes(), rest.finest_step()
+    forecast, finest = rest.transform.magnitudes.sizes(), rest.finest_step()
     start = 2 ** forecast.step(wanted)
     search(forecast, start, finest, wanted, _SIZE_WIDTH, _TURNS, attempt)
     if tried is None:
         return None
     step, whole = tried
-    found = math.log2(settle(rest, step, whole))
-    return 2 ** rest.magnitudes().sizes().beyond(math.log2(step), wanted - found)
+    settled, coded = settle(rest, step, whole)
+    found = math.log2(coded.nbytes + HEADER_BYTES)
+    forecast = settled.transform.magnitudes.sizes()
+    return settled, 2 ** forecast.beyond(math.log2(step), wanted - found)
 
 
-def foretold(rest: Residual, size: int) -> float:
-    """Take cuts by rule; return the step that may give a size."""
-    step = 2 ** rest.magnitudes().sizes().step(math.log2(size))
-    rest.cut_by_rule(step)
-    return step
+def foretold(rest: Residual, size: int) -> tuple[Residual, float]:
+    """Return a volume with cuts by rule, and the step that may give a size."""
+    step = 2 ** rest.transform.magnitudes.sizes().step(math.log2(size))
+    return cut_by_rule(rest, step), step
 
 
 def within_size(
-    rest: Residual, size: int, *, start: float | None = None, enough: float = _ENOUGH
+    rest: Residual, size: int, start: float, *, enough: float = _ENOUGH
 ) -> Coding | None:
     """Return the coding with the finest step that takes at most ``size`` bytes.
 
@@ -93,12 +96,11 @@ def within_size(
     Parameters
     ----------
     rest : Residual
-        What to code.
+        What to code, in its plan and with its cuts.
     size : int
         Bytes at hand for the section.
-    start : float, optional
-        A step near the wanted one, for a volume whose plan and cuts have been taken; by default
-        they are chosen first.
+    start : float
+        A step near the wanted one.
     enough : float
         Share of the size at which no finer step is looked for.
 
@@ -107,10 +109,6 @@ def within_size(
     Coding or None
         None where not even zeros fit.
     """
-    if start is None:
-        start = settle_about(rest, size)
-    if start is None:
-        return None
     best = None
 
     @cache
@@ -126,7 +124,7 @@ def within_size(
     def attempt(step: float) -> tuple[float, bool, bool]:
         return attempt_stored(stored_step(step))
 
-    forecast, finest = rest.magnitudes().sizes(), rest.finest_step()
+    forecast, finest = rest.transform.magnitudes.sizes(), rest.finest_step()
     wanted = math.log2((1 + enough) / 2 * size)
     search(forecast, start, finest, wanted, _SIZE_WIDTH, _TURNS, attempt)
     return best
@@ -134,11 +132,13 @@ def within_size(
 
 def _step_of_score(rest: Residual, wanted: float) -> float:
     """Return the step that may give a score in dB; at most what the values vary by."""
-    return float(min(2 ** rest.magnitudes().decibels().step(wanted), rest.spread()))
+    return float(min(2 ** rest.transform.magnitudes.decibels().step(wanted), rest.spread()))
 
 
-def settle_near(rest: Residual, score: Callable[[Coding], float], wanted: float) -> float:
-    """Take plan and cuts where a score is about as wanted; return the step that may give it."""
+def settle_near(
+    rest: Residual, score: Callable[[Coding], float], wanted: float
+) -> tuple[Residual, float]:
+    """Choose plan and cuts where a score is about as wanted; return also the step for it."""
     tried: tuple[float, float, Quantized] | None = None
 
     def attempt(step: float) -> tuple[float, bool, bool]:
@@ -150,20 +150,20 @@ def settle_near(rest: Residual, score: Callable[[Coding], float], wanted: float)
         tried = step, found, whole
         return found, found >= wanted, abs(found - wanted) < _NEAR_DB
 
-    forecast, finest = rest.magnitudes().decibels(), rest.finest_step()
+    forecast, finest = rest.transform.magnitudes.decibels(), rest.finest_step()
     start = _step_of_score(rest, wanted)
     search(forecast, start, finest, wanted, _SCORE_WIDTH, _MOST_TURNS, attempt)
     assert tried is not None
     step, found, whole = tried
-    settle(rest, step, whole)
-    return 2 ** rest.magnitudes().decibels().beyond(math.log2(step), wanted - found)
+    settled, _ = settle(rest, step, whole)
+    forecast = settled.transform.magnitudes.decibels()
+    return settled, 2 ** forecast.beyond(math.log2(step), wanted - found)
 
 
-def foretold_score(rest: Residual, wanted: float) -> float:
-    """Take cuts by rule; return the step that may give a score in dB."""
+def foretold_score(rest: Residual, wanted: float) -> tuple[Residual, float]:
+    """Return a volume with cuts by rule, and the step that may give a score in dB."""
     step = _step_of_score(rest, wanted)
-    rest.cut_by_rule(step)
-    return step
+    return cut_by_rule(rest, step), step
 
 
 def as_good(
@@ -174,7 +174,7 @@ def as_good(
     Parameters
     ----------
     rest : Residual
-        What to code, whose plan and cuts have been taken.
+        What to code, in its plan and with its cuts.
     score : callable
         Tells in dB how good a coding is, from its decoded bytes.
     wanted : float
@@ -199,7 +199,7 @@ def as_good(
             best = coding
         return found, found >= wanted, wanted <= found <= wanted + _NEAR_DB
 
-    forecast, finest = rest.magnitudes().decibels(), rest.finest_step()
+    forecast, finest = rest.transform.magnitudes.decibels(), rest.finest_step()
     aimed = wanted + _NEAR_DB / 2
     search(forecast, start, finest, aimed, _SCORE_WIDTH, _MOST_TURNS, attempt)
     return best

@@ -72,11 +72,11 @@ def _rest(volume: Volume, tree: BandTree | None) -> residual.Residual:
     from tinc_codec.fit import residual
 
     if tree is None:
-        return residual.Residual(volume.unit, volume.importance())
+        return residual.Residual.of(volume.unit, volume.importance())
     rest = volume.unit - tree.said
     if volume.weight is not None:
         rest[volume.weight == 0] = 0
-    return residual.Residual(rest, volume.importance(), tree.plan)
+    return residual.Residual.of(rest, volume.importance(), tree.plan)
 
 
 def _with_wavelet(volume: Volume, tree: BandTree | None, coding: residual.Coding) -> Form:
@@ -99,11 +99,13 @@ def within_budget(volume: Volume, tree: BandTree | None, search: Search) -> Form
 
     first, *others = search.prices
     rest = _rest(volume, tree).at_price(first)
-    if search.tries:
-        coding = rate_control.within_size(rest, size)
-    else:
-        start = rate_control.foretold(rest, size)
-        coding = rate_control.within_size(rest, size, start=start, enough=_ROUGHLY)
+    coding = None
+    if not search.tries:
+        rest, start = rate_control.foretold(rest, size)
+        coding = rate_control.within_size(rest, size, start, enough=_ROUGHLY)
+    elif settled := rate_control.settle_about(rest, size):
+        rest, start = settled
+        coding = rate_control.within_size(rest, size, start)
     if coding is None:
         return None
     plain = _with_wavelet(volume, tree, coding)
@@ -127,7 +129,7 @@ def _at_price(
     """Add the wavelet section that fits a size, and a filter like one; None if none does."""
     from tinc_codec.fit import rate_control
 
-    coding = rate_control.within_size(rest, size, start=start)
+    coding = rate_control.within_size(rest, size, start)
     if coding is None:
         return None
     form = _with_wavelet(volume, tree, coding)
@@ -183,9 +185,11 @@ def as_good(
     if search.tries:
         # What is best without a filter is found on the way: its 40 bytes are more than it is worth
         # where all is a few hundred.
-        finish, start = filtered, rate_control.settle_near(rest, plain, wanted)
+        finish = filtered
+        rest, start = rate_control.settle_near(rest, plain, wanted)
     else:
-        finish, start = plain, rate_control.foretold_score(rest, wanted)
+        finish = plain
+        rest, start = rate_control.foretold_score(rest, wanted)
     coding = rate_control.as_good(rest, finish, wanted, start)
     if coding is None:
         return None
@@ -224,16 +228,16 @@ def _filtered(
 
 def at_step(volume: Volume, step: float, search: Search) -> Form:
     """Return the form of wavelet coefficients at a step, in normalised units, without a filter."""
-    from tinc_codec.fit import rate_control
+    from tinc_codec.fit import cutting, rate_control
 
     rest = _rest(volume, None)
     step = max(step, rest.finest_step())
     if search.tries:
         whole = rest.whole(step)
         assert whole is not None
-        rate_control.settle(rest, step, whole)
+        rest, _ = rate_control.settle(rest, step, whole)
     else:
-        rest.cut_by_rule(step)
+        rest = cutting.cut_by_rule(rest, step)
     coding = rest.code(step)
     assert coding is not None
     return _with_wavelet(volume, None, coding)
