@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -115,7 +115,7 @@ def within_budget(volume: Volume, tree: BandTree | None, search: Search) -> Form
         taken = len(filtered.sections[SectionKind.FILTER])
         less -= taken + container.section_overhead(taken)
     for price in others if used is None else search.prices:
-        start = rate_control.step_at(price, coding)
+        start = rate_control.step_at(price, coding.step, first)
         form = _at_price(volume, tree, rest.at_price(price), less, used, start)
         if form is not None:
             forms.append(form)
@@ -163,40 +163,50 @@ def as_good(
     """
     from tinc_codec.fit import rate_control
 
-    best: Form | None = None
+    def plain(coding: residual.Coding) -> tuple[float, Form | None]:
+        return _scored([_with_wavelet(volume, tree, coding)], score, wanted)
 
-    def scored(form: Form) -> float:
-        nonlocal best
-        found = score(form)
-        if found >= wanted and (best is None or len(form.payload) < len(best.payload)):
-            best = form
-        return found
-
-    def plain(coding: residual.Coding) -> float:
-        return scored(_with_wavelet(volume, tree, coding))
-
-    def filtered(coding: residual.Coding) -> float:
+    def filtered(coding: residual.Coding) -> tuple[float, Form | None]:
         form = _with_wavelet(volume, tree, coding)
-        scored(form)
-        return scored(_filtered(volume, form, coding)[0])
+        return _scored([form, _filtered(volume, form, coding)[0]], score, wanted)
 
     first, *others = search.prices
     rest = _rest(volume, tree).at_price(first)
     if search.tries:
         # What is best without a filter is found on the way: its 40 bytes are more than it is worth
         # where all is a few hundred.
-        finish = filtered
-        rest, start = rate_control.settle_near(rest, plain, wanted)
+        rest, start, made = rate_control.settle_near(rest, plain, wanted)
+        finish, found = filtered, _smallest(made)
+        del made  # payloads, of which one is kept
     else:
-        finish = plain
         rest, start = rate_control.foretold_score(rest, wanted)
-    coding = rate_control.as_good(rest, finish, wanted, start)
-    if coding is None:
+        finish, found = plain, None
+    step: float | None = None
+    for trial in rate_control.as_good(rest, finish, wanted, start):
+        found = _smallest([found, trial.made])
+        step = trial.step if trial.is_fine else step
+    if step is None:
         return None
     for price in others:
-        start = rate_control.step_at(price, coding)
-        rate_control.as_good(rest.at_price(price), finish, wanted, start)
-    return best
+        start = rate_control.step_at(price, step, first)
+        for trial in rate_control.as_good(rest.at_price(price), finish, wanted, start):
+            found = _smallest([found, trial.made])
+    return found
+
+
+def _scored(
+    forms: Sequence[Form], score: Callable[[Form], float], wanted: float
+) -> tuple[float, Form | None]:
+    """Return how good the last of some forms is, and the smallest of those that are good."""
+    scores = [score(form) for form in forms]
+    good = [form for form, found in zip(forms, scores, strict=True) if found >= wanted]
+    return scores[-1], _smallest(good)
+
+
+def _smallest(forms: Iterable[Form | None]) -> Form | None:
+    """Return the smallest of some forms, the first of several; None if there is none."""
+    found = (form for form in forms if form is not None)
+    return min(found, key=lambda form: len(form.payload), default=None)
 
 
 def _filtered(
