@@ -69,34 +69,41 @@ def test_short_axes_are_not_cut() -> None:
     assert {cuts.at for cuts in cutting.candidates(q)} == {(0, 4, 0)}
 
 
+def coded(volume: residual.Residual, size: int) -> residual.Coding:
+    settled = rate_control.settle_about(volume, size)
+    assert settled is not None
+    coding = rate_control.within_size(settled[0], size, settled[1])
+    assert coding is not None
+    return coding
+
+
 @pytest.mark.parametrize("shape", [(64, 64, 64), (8, 128, 260)])
 def test_a_large_section_has_two_tiles_and_decodes_the_same(shape: tuple[int, int, int]) -> None:
     rng = np.random.default_rng(3)
     values = phantom(shape).astype(np.float32) / np.float32(65535)
-    volume = residual.Residual(values + rng.normal(0, 0.05, shape).astype(np.float32))
-    coding = rate_control.within_size(volume, 20_000)
-    assert coding is not None
+    volume = residual.Residual.of(values + rng.normal(0, 0.05, shape).astype(np.float32))
+    coding = coded(volume, 20_000)
     assert 0.99 * 20_000 < len(coding.data) <= 20_000
     read = section.from_bytes(coding.data, shape)
     cuts = read.header.cuts
+    assert volume.cuts == NO_CUTS  # it is as it was
     first, *tiles = map(len, read._segments)
     assert len(tiles) == 2
     assert first + max(tiles) < 0.75 * len(coding.data)
     with_tiles = read.values(whole(read.header.plan), each)
-    plain = volume._transform(read.header.plan)
-    coded = segments.encode(
+    plain = residual.Residual.of(volume.values, plan=read.header.plan).transform
+    again = segments.encode(
         plain.bands, plain.worth, prior.learnt(), step=coding.step, price=residual.PRICE, cuts=cuts,
         most=1 << 20, run=map,
     )  # fmt: skip
-    assert coded is not None
-    assert coded.segments == tuple(segment.tobytes() for segment in read._segments)
+    assert again is not None
+    assert again.segments == tuple(segment.tobytes() for segment in read._segments)
     assert with_tiles.shape == shape
 
 
 def test_a_small_section_is_not_cut() -> None:
     values = phantom((64, 64, 64)).astype(np.float32) / np.float32(65535)
-    coding = rate_control.within_size(residual.Residual(values), 2_000)
-    assert coding is not None
+    coding = coded(residual.Residual.of(values), 2_000)
     assert section.from_bytes(coding.data, values.shape).header.cuts == NO_CUTS
 
 
@@ -104,23 +111,23 @@ def test_cuts_by_rule_are_those_of_most_levels() -> None:
     shape = (64, 64, 64)
     rng = np.random.default_rng(3)
     noise = rng.normal(0, 0.05, shape).astype(np.float32)
-    volume = residual.Residual(phantom(shape).astype(np.float32) / np.float32(65535) + noise)
-    start = rate_control.foretold(volume, 20_000)
-    coding = rate_control.within_size(volume, 20_000, start=start, enough=0.99)
+    volume = residual.Residual.of(phantom(shape).astype(np.float32) / np.float32(65535) + noise)
+    cut, start = rate_control.foretold(volume, 20_000)
+    coding = rate_control.within_size(cut, 20_000, start, enough=0.99)
     assert coding is not None
     assert 0.98 * 20_000 < len(coding.data) <= 20_000
     cuts = section.from_bytes(coding.data, shape).header.cuts
-    coded = volume.whole(coding.step)
-    assert coded is not None
-    deepest = list(cutting.candidates(coded.bands))[-1]
+    uncut = volume.whole(coding.step)
+    assert uncut is not None
+    deepest = list(cutting.candidates(uncut.bands))[-1]
     assert cuts.levels == deepest.levels
     assert len(section.from_bytes(coding.data, shape)._segments) == 3
 
 
 def test_a_section_that_will_be_small_is_not_cut_by_rule() -> None:
     values = phantom((64, 64, 64)).astype(np.float32) / np.float32(65535)
-    volume = residual.Residual(values)
-    rate_control.foretold(volume, 20_000)
-    assert volume._cuts != NO_CUTS
-    rate_control.foretold(volume, 2_000)
-    assert volume._cuts == NO_CUTS
+    volume = residual.Residual.of(values)
+    large, _ = rate_control.foretold(volume, 20_000)
+    assert large.cuts != NO_CUTS
+    small, _ = rate_control.foretold(large, 2_000)
+    assert small.cuts == NO_CUTS

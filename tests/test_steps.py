@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
+import weakref
 
 import numpy as np
 import pytest
 
 from tinc_codec.fit import rate_control, residual, steps
-from tinc_codec.fit.steps import Forecast, Magnitudes
+from tinc_codec.fit.steps import Forecast, Magnitudes, Trial
 from tinc_codec.phantom import phantom
-
-Attempt = tuple[float, bool, bool]
 
 
 def volume(noise: float = 0.0005) -> residual.Residual:
     rng = np.random.default_rng(5)
     values = phantom((48, 64, 56)).astype(np.float32) / np.float32(65535)
-    return residual.Residual(values + rng.normal(0, noise, values.shape).astype(np.float32))
+    return residual.Residual.of(values + rng.normal(0, noise, values.shape).astype(np.float32))
 
 
 def line(slope: float) -> Forecast:
@@ -28,15 +27,13 @@ def line(slope: float) -> Forecast:
 @pytest.mark.parametrize("step", [0.001, 0.003, 0.01, 0.05, 0.4])
 def test_size_and_error_are_about_as_foretold(step: float) -> None:
     coded = volume()
-    coding = coded.whole(step)
+    coding, forecasts = coded.whole(step), coded.transform.magnitudes
     assert coding is not None
     size = coding.nbytes + steps.HEADER_BYTES
-    assert coded.magnitudes().sizes().value(math.log2(step)) == pytest.approx(
-        math.log2(size), abs=0.4
-    )
-    squares = residual._cost(coded._chosen, coding, step, price=0.0) * step**2
-    found = -10 * math.log10(squares / coded._values.size)
-    assert coded.magnitudes().decibels().value(math.log2(step)) == pytest.approx(found, abs=1.0)
+    assert forecasts.sizes().value(math.log2(step)) == pytest.approx(math.log2(size), abs=0.4)
+    squares = coded.at_price(0.0).cost(coding, step) * step**2
+    found = -10 * math.log10(squares / coded.values.size)
+    assert forecasts.decibels().value(math.log2(step)) == pytest.approx(found, abs=1.0)
 
 
 def test_forecasts_are_counted_from_magnitudes() -> None:
@@ -68,47 +65,68 @@ def test_nothing_but_zeros_takes_a_header() -> None:
     assert math.isfinite(sizes.step(12))
 
 
+def trial(
+    step: float, value: float, wanted: float, near: float = 0.0, made: object = None
+) -> Trial[object]:
+    return Trial(
+        step=step, value=value, is_fine=value > wanted, is_enough=abs(value - wanted) < near,
+        made=made,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("pace", [0.7, 1.0, 1.5])
 @pytest.mark.parametrize("off", [-3.0, 0.0, 2.0])
 def test_few_tries_correct_a_forecast(pace: float, off: float) -> None:
-    tried = []
-
-    def attempt(step: float) -> Attempt:
+    def attempt(step: float) -> Trial[object]:
         value = -pace * math.log2(step) + off
-        tried.append(value)
-        return value, value > 9.0, abs(value - 9.0) < 0.002
+        return trial(step, value, wanted=9.0, near=0.002, made=f"of {step}")
 
-    steps.search(line(1.0), 2**-4.0, 2**-30, 9.0, 1e-6, 20, attempt)
-    assert tried[-1] == pytest.approx(9.0, abs=0.002)
+    tried = list(steps.search(line(1.0), 2**-4.0, 2**-30, 9.0, 1e-6, 20, attempt))
+    assert tried[-1].value == pytest.approx(9.0, abs=0.002)
     assert len(tried) <= 7
+    assert [t.made for t in tried] == [f"of {t.step}" for t in tried]
 
 
 def test_a_jump_over_what_is_wanted_ends_the_search() -> None:
-    tried = []
+    def attempt(step: float) -> Trial[object]:
+        return trial(step, 5.0 if math.log2(step) > -7.25 else 8.0, wanted=6.0)
 
-    def attempt(step: float) -> Attempt:
-        tried.append(math.log2(step))
-        value = 5.0 if tried[-1] > -7.25 else 8.0
-        return value, value > 6.0, False
-
-    steps.search(line(1.0), 2**-3.0, 2**-30, 6.0, 0.01, 99, attempt)
-    fine = max(at for at in tried if at <= -7.25)
-    coarse = min(at for at in tried if at > -7.25)
-    assert coarse - fine < 0.01
+    tried = list(steps.search(line(1.0), 2**-3.0, 2**-30, 6.0, 0.01, 99, attempt))
+    # Steps come nearer to the jump from either side.
+    *_, fine = coarser = [math.log2(t.step) for t in tried if t.is_fine]
+    *_, coarse = finer = [math.log2(t.step) for t in tried if not t.is_fine]
+    assert coarser == sorted(coarser)
+    assert finer == sorted(finer, reverse=True)
+    assert fine <= -7.25 < coarse < fine + 0.01
     assert len(tried) < 30
 
 
 @pytest.mark.parametrize(("value", "end"), [(50.0, 0.0), (1.0, -12.0)])
 def test_what_no_step_gives_ends_at_the_last_step(value: float, end: float) -> None:
-    tried = []
+    def attempt(step: float) -> Trial[object]:
+        return trial(step, value, wanted=9.0)
 
-    def attempt(step: float) -> Attempt:
-        tried.append(math.log2(step))
-        return value, value > 9.0, False
-
-    steps.search(line(1.0), 2**-6.0, 2**-12.0, 9.0, 1e-3, 40, attempt)
-    assert tried[-1] == end
+    tried = list(steps.search(line(1.0), 2**-6.0, 2**-12.0, 9.0, 1e-3, 40, attempt))
+    assert math.log2(tried[-1].step) == end
     assert len(tried) < 30
+
+
+def test_a_search_keeps_nothing_that_was_made() -> None:
+    class Large:
+        pass
+
+    alive: list[weakref.ref[Large]] = []
+
+    def attempt(step: float) -> Trial[object]:
+        # The last one is still in the hands of the search and of this loop.
+        assert sum(large() is not None for large in alive) <= 1
+        made = Large()
+        alive.append(weakref.ref(made))
+        return trial(step, 5.0 if math.log2(step) > -7.25 else 8.0, wanted=6.0, made=made)
+
+    tries = sum(1 for _ in steps.search(line(1.0), 2**-3.0, 2**-30, 6.0, 0.01, 99, attempt))
+    assert tries == len(alive) > 3
+    assert not any(large() for large in alive)
 
 
 def test_a_size_is_found_with_few_codings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,15 +141,17 @@ def test_a_size_is_found_with_few_codings(monkeypatch: pytest.MonkeyPatch) -> No
     by_rule = volume()
     sizes = range(2000, 6001, 500)
     for size in sizes:
-        start = rate_control.foretold(by_rule, size)
-        coding = rate_control.within_size(by_rule, size, start=start)
+        cut, start = rate_control.foretold(by_rule, size)
+        coding = rate_control.within_size(cut, size, start)
         assert coding is not None
         assert 0.995 * size <= len(coding.data) <= size
     assert len(calls) <= 6 * len(sizes)
     calls.clear()
-    plan = by_rule._chosen.plan
+    given = residual.Residual.of(by_rule.values, plan=by_rule.transform.plan)
     for size in sizes:
-        coding = rate_control.within_size(residual.Residual(by_rule._values, plan=plan), size)
+        settled = rate_control.settle_about(given, size)
+        assert settled is not None
+        coding = rate_control.within_size(settled[0], size, settled[1])
         assert coding is not None
         assert 0.995 * size <= len(coding.data) <= size
     assert len(calls) <= 7 * len(sizes)

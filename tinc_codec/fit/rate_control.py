@@ -11,13 +11,18 @@ rest, and where few voxels are far brighter than the rest, by tenths of a dB.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
+from typing import TypeVar
 
+from tinc_codec.fit.cutting import choose_cuts, cut_by_rule
+from tinc_codec.fit.plans import choose_plan
 from tinc_codec.fit.residual import Coding, Residual
-from tinc_codec.fit.steps import HEADER_BYTES, search
+from tinc_codec.fit.steps import HEADER_BYTES, Trial, search
 from tinc_codec.stream.residual.wavelets.section import stored_step
 from tinc_codec.stream.residual.wavelets.segments import Quantized
+
+_Made = TypeVar("_Made")
 
 # A size is near enough from so many parts of it on, and the middle is aimed at; codings of more
 # than so many times the size are given up.
@@ -35,56 +40,70 @@ _NEAR_DB, _FAR_DB = 0.01, 30.0
 _STEP_BY_PRICE = 0.2
 
 
-def step_at(price: float, coding: Coding) -> float:
-    """Return the step that may give as large a coding at another price of a bit."""
-    return float(coding.step * (coding.price / price) ** _STEP_BY_PRICE)
+def step_at(price: float, step: float, before: float) -> float:
+    """Return the step that may give as large a coding at a price of a bit as a step gave before.
 
-
-def settle(rest: Residual, step: float, whole: Quantized) -> int:
-    """Take the plan and the cuts that do best at a step.
-
-    Given the coding at that step without cuts, return how many bytes it takes then, about.
+    ``before`` is the price that it was at.
     """
-    whole = rest.choose_plan(step, whole)
-    return rest.choose_cuts(step, whole).nbytes + HEADER_BYTES
+    return float(step * (before / price) ** _STEP_BY_PRICE)
 
 
-def settle_about(rest: Residual, size: int) -> float | None:
-    """Take plan and cuts where a size is about as wanted; return the step that may give it.
+def settle(rest: Residual, step: float, whole: Quantized) -> tuple[Residual, Quantized]:
+    """Return a volume in the plan and with the cuts that do best at a step, and its coding there.
 
-    None where all that was tried takes several times the size.
+    ``whole`` is that in the plan to begin with, without cuts.
+    """
+    rest, whole = choose_plan(rest, step, whole)
+    return choose_cuts(rest, step, whole)
+
+
+def settle_about(rest: Residual, size: int) -> tuple[Residual, float] | None:
+    """Choose plan and cuts where a size is about as wanted.
+
+    Parameters
+    ----------
+    rest : Residual
+        What to code.
+    size : int
+        Bytes at hand for the section.
+
+    Returns
+    -------
+    tuple of Residual and float, or None
+        The volume so, and the step that may give the size. None where all that was tried takes
+        several times that.
     """
     wanted = math.log2((1 + _ENOUGH) / 2 * size)
-    tried: tuple[float, Quantized] | None = None
 
-    def attempt(step: float) -> tuple[float, bool, bool]:
-        nonlocal tried
+    def attempt(step: float) -> Trial[Quantized | None]:
         whole = rest.whole(step, _ROOM * size)
-        if whole is None:
-            return math.log2(_ROOM * size), True, False
-        tried = step, whole
-        found = math.log2(whole.nbytes + HEADER_BYTES)
-        return found, found > wanted, abs(found - wanted) < _ABOUT_SIZE
+        found = math.log2(_ROOM * size if whole is None else whole.nbytes + HEADER_BYTES)
+        return Trial(
+            step=step, value=found, is_fine=found > wanted,
+            is_enough=abs(found - wanted) < _ABOUT_SIZE, made=whole,
+        )  # fmt: skip
 
-    forecast, finest = rest.magnitudes().sizes(), rest.finest_step()
+    forecast, finest = rest.transform.magnitudes.sizes(), rest.finest_step()
     start = 2 ** forecast.step(wanted)
-    search(forecast, start, finest, wanted, _SIZE_WIDTH, _TURNS, attempt)
+    trials = search(forecast, start, finest, wanted, _SIZE_WIDTH, _TURNS, attempt)
+    tried = _last((trial.step, trial.made) for trial in trials if trial.made is not None)
     if tried is None:
         return None
     step, whole = tried
-    found = math.log2(settle(rest, step, whole))
-    return 2 ** rest.magnitudes().sizes().beyond(math.log2(step), wanted - found)
+    settled, coded = settle(rest, step, whole)
+    found = math.log2(coded.nbytes + HEADER_BYTES)
+    forecast = settled.transform.magnitudes.sizes()
+    return settled, 2 ** forecast.beyond(math.log2(step), wanted - found)
 
 
-def foretold(rest: Residual, size: int) -> float:
-    """Take cuts by rule; return the step that may give a size."""
-    step = 2 ** rest.magnitudes().sizes().step(math.log2(size))
-    rest.cut_by_rule(step)
-    return step
+def foretold(rest: Residual, size: int) -> tuple[Residual, float]:
+    """Return a volume with cuts by rule, and the step that may give a size."""
+    step = 2 ** rest.transform.magnitudes.sizes().step(math.log2(size))
+    return cut_by_rule(rest, step), step
 
 
 def within_size(
-    rest: Residual, size: int, *, start: float | None = None, enough: float = _ENOUGH
+    rest: Residual, size: int, start: float, *, enough: float = _ENOUGH
 ) -> Coding | None:
     """Return the coding with the finest step that takes at most ``size`` bytes.
 
@@ -93,12 +112,11 @@ def within_size(
     Parameters
     ----------
     rest : Residual
-        What to code.
+        What to code, in its plan and with its cuts.
     size : int
         Bytes at hand for the section.
-    start : float, optional
-        A step near the wanted one, for a volume whose plan and cuts have been taken; by default
-        they are chosen first.
+    start : float
+        A step near the wanted one.
     enough : float
         Share of the size at which no finer step is looked for.
 
@@ -107,76 +125,97 @@ def within_size(
     Coding or None
         None where not even zeros fit.
     """
-    if start is None:
-        start = settle_about(rest, size)
-    if start is None:
-        return None
-    best = None
 
-    @cache
-    def attempt_stored(step: float) -> tuple[float, bool, bool]:
-        nonlocal best
+    # A step between two that are nearly alike is stored as one of them: not to be coded again.
+    @lru_cache(maxsize=2)
+    def attempt_stored(step: float) -> Trial[Coding | None]:
         coding = rest.code(step, _ROOM * size)
         found = _ROOM * size if coding is None else len(coding.data)
-        if coding is None or found > size:
-            return math.log2(found), True, False
-        best = coding
-        return math.log2(found), False, found >= enough * size
+        return Trial(
+            step=step, value=math.log2(found), is_fine=found > size,
+            is_enough=enough * size <= found <= size, made=coding if found <= size else None,
+        )  # fmt: skip
 
-    def attempt(step: float) -> tuple[float, bool, bool]:
+    def attempt(step: float) -> Trial[Coding | None]:
         return attempt_stored(stored_step(step))
 
-    forecast, finest = rest.magnitudes().sizes(), rest.finest_step()
+    forecast, finest = rest.transform.magnitudes.sizes(), rest.finest_step()
     wanted = math.log2((1 + enough) / 2 * size)
-    search(forecast, start, finest, wanted, _SIZE_WIDTH, _TURNS, attempt)
-    return best
+    trials = search(forecast, start, finest, wanted, _SIZE_WIDTH, _TURNS, attempt)
+    return _last(trial.made for trial in trials if trial.made is not None)
+
+
+def _last(items: Iterable[_Made]) -> _Made | None:
+    """Return the last of some items; none before it is kept."""
+    last = None
+    for item in items:
+        last = item
+    return last
 
 
 def _step_of_score(rest: Residual, wanted: float) -> float:
     """Return the step that may give a score in dB; at most what the values vary by."""
-    return float(min(2 ** rest.magnitudes().decibels().step(wanted), rest.spread()))
+    return float(min(2 ** rest.transform.magnitudes.decibels().step(wanted), rest.spread()))
 
 
-def settle_near(rest: Residual, score: Callable[[Coding], float], wanted: float) -> float:
-    """Take plan and cuts where a score is about as wanted; return the step that may give it."""
-    tried: tuple[float, float, Quantized] | None = None
-
-    def attempt(step: float) -> tuple[float, bool, bool]:
-        nonlocal tried
-        step = stored_step(step)
-        whole = rest.whole(step)
-        assert whole is not None
-        found = min(score(rest.finished(whole, step)), wanted + _FAR_DB)
-        tried = step, found, whole
-        return found, found >= wanted, abs(found - wanted) < _NEAR_DB
-
-    forecast, finest = rest.magnitudes().decibels(), rest.finest_step()
-    start = _step_of_score(rest, wanted)
-    search(forecast, start, finest, wanted, _SCORE_WIDTH, _MOST_TURNS, attempt)
-    assert tried is not None
-    step, found, whole = tried
-    settle(rest, step, whole)
-    return 2 ** rest.magnitudes().decibels().beyond(math.log2(step), wanted - found)
-
-
-def foretold_score(rest: Residual, wanted: float) -> float:
-    """Take cuts by rule; return the step that may give a score in dB."""
-    step = _step_of_score(rest, wanted)
-    rest.cut_by_rule(step)
-    return step
-
-
-def as_good(
-    rest: Residual, score: Callable[[Coding], float], wanted: float, start: float
-) -> Coding | None:
-    """Return the coding with about the coarsest step that is good enough.
+def settle_near(
+    rest: Residual, finish: Callable[[Coding], tuple[float, _Made]], wanted: float
+) -> tuple[Residual, float, list[_Made]]:
+    """Choose plan and cuts where a score is about as wanted.
 
     Parameters
     ----------
     rest : Residual
-        What to code, whose plan and cuts have been taken.
-    score : callable
-        Tells in dB how good a coding is, from its decoded bytes.
+        What to code.
+    finish : callable
+        Tells in dB how good a coding is, and returns what it makes of it.
+    wanted : float
+        The score, in dB.
+
+    Returns
+    -------
+    tuple of Residual, float and list
+        The volume so, the step that may give the score, and what was made of each coding.
+    """
+
+    def attempt(step: float) -> Trial[tuple[Quantized, _Made]]:
+        step = stored_step(step)
+        whole = rest.whole(step)
+        assert whole is not None
+        score, made = finish(rest.finished(whole, step))
+        found = min(score, wanted + _FAR_DB)
+        return Trial(
+            step=step, value=found, is_fine=found >= wanted,
+            is_enough=abs(found - wanted) < _NEAR_DB, made=(whole, made),
+        )  # fmt: skip
+
+    forecast, finest = rest.transform.magnitudes.decibels(), rest.finest_step()
+    start, every = _step_of_score(rest, wanted), list[_Made]()
+    for trial in search(forecast, start, finest, wanted, _SCORE_WIDTH, _MOST_TURNS, attempt):
+        whole, made = trial.made
+        every.append(made)
+    settled, _ = settle(rest, trial.step, whole)
+    forecast = settled.transform.magnitudes.decibels()
+    return settled, 2 ** forecast.beyond(math.log2(trial.step), wanted - trial.value), every
+
+
+def foretold_score(rest: Residual, wanted: float) -> tuple[Residual, float]:
+    """Return a volume with cuts by rule, and the step that may give a score in dB."""
+    step = _step_of_score(rest, wanted)
+    return cut_by_rule(rest, step), step
+
+
+def as_good(
+    rest: Residual, finish: Callable[[Coding], tuple[float, _Made]], wanted: float, start: float
+) -> Iterator[Trial[_Made]]:
+    """Return what is tried to find about the coarsest step that is good enough.
+
+    Parameters
+    ----------
+    rest : Residual
+        What to code, in its plan and with its cuts.
+    finish : callable
+        Tells in dB how good a coding is, from its decoded bytes, and returns what it makes of it.
     wanted : float
         How good it has to be, in dB.
     start : float
@@ -184,22 +223,22 @@ def as_good(
 
     Returns
     -------
-    Coding or None
-        Never worse than wanted, better by about 0.01 dB or with a step that is finer by 0.3 % than
-        one that is not good. None where not even the finest step that integers can hold is good.
+    Iterator of Trial
+        Those that are fine are good. The last of them is better by about 0.01 dB, or its step is
+        finer by 0.3 % than one that is not good. There is none if not even the finest step that
+        integers can hold is good.
     """
-    best: Coding | None = None
 
-    def attempt(step: float) -> tuple[float, bool, bool]:
-        nonlocal best
+    def attempt(step: float) -> Trial[_Made]:
         coding = rest.code(step)
         assert coding is not None
-        found = min(score(coding), wanted + _FAR_DB)
-        if found >= wanted:
-            best = coding
-        return found, found >= wanted, wanted <= found <= wanted + _NEAR_DB
+        score, made = finish(coding)
+        found = min(score, wanted + _FAR_DB)
+        return Trial(
+            step=coding.step, value=found, is_fine=found >= wanted,
+            is_enough=wanted <= found <= wanted + _NEAR_DB, made=made,
+        )  # fmt: skip
 
-    forecast, finest = rest.magnitudes().decibels(), rest.finest_step()
+    forecast, finest = rest.transform.magnitudes.decibels(), rest.finest_step()
     aimed = wanted + _NEAR_DB / 2
-    search(forecast, start, finest, aimed, _SCORE_WIDTH, _MOST_TURNS, attempt)
-    return best
+    return search(forecast, start, finest, aimed, _SCORE_WIDTH, _MOST_TURNS, attempt)

@@ -8,14 +8,16 @@ eighth of a squared step. Each coding that is tried corrects the forecast where 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from tinc_codec.array_types import Float32Array, Float64Array
 from tinc_codec.compiled import compiled
+
+_Made = TypeVar("_Made")
 
 # Magnitudes below so many steps are mostly coded as 0.
 ZERO_BELOW = 0.6
@@ -139,6 +141,31 @@ def _count(values: Any, bits: Any, counts: Any, squares: Any) -> None:
                 squares[cell] += np.float64(row[x]) * np.float64(row[x])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial(Generic[_Made]):
+    """A step that was tried.
+
+    Attributes
+    ----------
+    step : float
+        In normalised units.
+    value : float
+        What was found there.
+    is_fine : bool
+        Whether a coarser step is wanted.
+    is_enough : bool
+        Whether no other has to be tried.
+    made : object
+        What came of it, a coding say.
+    """
+
+    step: float
+    value: float
+    is_fine: bool
+    is_enough: bool
+    made: _Made
+
+
 @dataclass(frozen=True, slots=True)
 class _Side:
     """A step that was tried, as its logarithm, and the value found."""
@@ -149,9 +176,12 @@ class _Side:
 
 def search(
     forecast: Forecast, start: float, finest: float, wanted: float, width: float, turns: int,
-    attempt: Callable[[float], tuple[float, bool, bool]],
-) -> None:  # fmt: skip
+    attempt: Callable[[float], Trial[_Made]],
+) -> Iterator[Trial[_Made]]:  # fmt: skip
     """Try steps until one is near enough to what is wanted, or nothing is left between two.
+
+    Yields each trial, at least one, and keeps none: what they made may take much memory. Of those
+    that are fine the last one is the coarsest, of the others the finest.
 
     Parameters
     ----------
@@ -166,8 +196,7 @@ def search(
     turns : int
         The most tries.
     attempt : callable
-        Called with a step; returns the value, whether the step is too fine, and whether it is good
-        enough.
+        Called with a step.
     """
     least, most = math.log2(finest), max(math.log2(finest), float(forecast.steps[-1]))
     fine: _Side | None = None
@@ -175,13 +204,14 @@ def search(
     pace = 1.0
     at = min(max(math.log2(start), least), most)
     for turn in range(turns):
-        value, is_fine, does = attempt(2.0**at)
-        last, here = coarse if fine is None else fine, _Side(at, value)
-        if is_fine:
+        trial = attempt(2.0**at)
+        yield trial
+        last, here = coarse if fine is None else fine, _Side(at, trial.value)
+        if trial.is_fine:
             fine = here
         else:
             coarse = here
-        if does or at == (most if is_fine else least):
+        if trial.is_enough or at == (most if trial.is_fine else least):
             return
         if fine is not None and coarse is not None:
             if coarse.at - fine.at < width:
@@ -190,8 +220,8 @@ def search(
         else:
             pace = pace if last is None else _pace(forecast, last, here)
             stride = _STRIDE * _GROWTH**turn
-            beyond = forecast.beyond(at, (wanted - value) / pace)
-            at = max(beyond, at + stride) if is_fine else min(beyond, at - stride)
+            beyond = forecast.beyond(at, (wanted - trial.value) / pace)
+            at = max(beyond, at + stride) if trial.is_fine else min(beyond, at - stride)
             at = min(max(at, least), most)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -72,11 +72,11 @@ def _rest(volume: Volume, tree: BandTree | None) -> residual.Residual:
     from tinc_codec.fit import residual
 
     if tree is None:
-        return residual.Residual(volume.unit, volume.importance())
+        return residual.Residual.of(volume.unit, volume.importance())
     rest = volume.unit - tree.said
     if volume.weight is not None:
         rest[volume.weight == 0] = 0
-    return residual.Residual(rest, volume.importance(), tree.plan)
+    return residual.Residual.of(rest, volume.importance(), tree.plan)
 
 
 def _with_wavelet(volume: Volume, tree: BandTree | None, coding: residual.Coding) -> Form:
@@ -99,11 +99,13 @@ def within_budget(volume: Volume, tree: BandTree | None, search: Search) -> Form
 
     first, *others = search.prices
     rest = _rest(volume, tree).at_price(first)
-    if search.tries:
-        coding = rate_control.within_size(rest, size)
-    else:
-        start = rate_control.foretold(rest, size)
-        coding = rate_control.within_size(rest, size, start=start, enough=_ROUGHLY)
+    coding = None
+    if not search.tries:
+        rest, start = rate_control.foretold(rest, size)
+        coding = rate_control.within_size(rest, size, start, enough=_ROUGHLY)
+    elif settled := rate_control.settle_about(rest, size):
+        rest, start = settled
+        coding = rate_control.within_size(rest, size, start)
     if coding is None:
         return None
     plain = _with_wavelet(volume, tree, coding)
@@ -113,7 +115,7 @@ def within_budget(volume: Volume, tree: BandTree | None, search: Search) -> Form
         taken = len(filtered.sections[SectionKind.FILTER])
         less -= taken + container.section_overhead(taken)
     for price in others if used is None else search.prices:
-        start = rate_control.step_at(price, coding)
+        start = rate_control.step_at(price, coding.step, first)
         form = _at_price(volume, tree, rest.at_price(price), less, used, start)
         if form is not None:
             forms.append(form)
@@ -127,7 +129,7 @@ def _at_price(
     """Add the wavelet section that fits a size, and a filter like one; None if none does."""
     from tinc_codec.fit import rate_control
 
-    coding = rate_control.within_size(rest, size, start=start)
+    coding = rate_control.within_size(rest, size, start)
     if coding is None:
         return None
     form = _with_wavelet(volume, tree, coding)
@@ -161,38 +163,50 @@ def as_good(
     """
     from tinc_codec.fit import rate_control
 
-    best: Form | None = None
+    def plain(coding: residual.Coding) -> tuple[float, Form | None]:
+        return _scored([_with_wavelet(volume, tree, coding)], score, wanted)
 
-    def scored(form: Form) -> float:
-        nonlocal best
-        found = score(form)
-        if found >= wanted and (best is None or len(form.payload) < len(best.payload)):
-            best = form
-        return found
-
-    def plain(coding: residual.Coding) -> float:
-        return scored(_with_wavelet(volume, tree, coding))
-
-    def filtered(coding: residual.Coding) -> float:
+    def filtered(coding: residual.Coding) -> tuple[float, Form | None]:
         form = _with_wavelet(volume, tree, coding)
-        scored(form)
-        return scored(_filtered(volume, form, coding)[0])
+        return _scored([form, _filtered(volume, form, coding)[0]], score, wanted)
 
     first, *others = search.prices
     rest = _rest(volume, tree).at_price(first)
     if search.tries:
         # What is best without a filter is found on the way: its 40 bytes are more than it is worth
         # where all is a few hundred.
-        finish, start = filtered, rate_control.settle_near(rest, plain, wanted)
+        rest, start, made = rate_control.settle_near(rest, plain, wanted)
+        finish, found = filtered, _smallest(made)
+        del made  # payloads, of which one is kept
     else:
-        finish, start = plain, rate_control.foretold_score(rest, wanted)
-    coding = rate_control.as_good(rest, finish, wanted, start)
-    if coding is None:
+        rest, start = rate_control.foretold_score(rest, wanted)
+        finish, found = plain, None
+    step: float | None = None
+    for trial in rate_control.as_good(rest, finish, wanted, start):
+        found = _smallest([found, trial.made])
+        step = trial.step if trial.is_fine else step
+    if step is None:
         return None
     for price in others:
-        start = rate_control.step_at(price, coding)
-        rate_control.as_good(rest.at_price(price), finish, wanted, start)
-    return best
+        start = rate_control.step_at(price, step, first)
+        for trial in rate_control.as_good(rest.at_price(price), finish, wanted, start):
+            found = _smallest([found, trial.made])
+    return found
+
+
+def _scored(
+    forms: Sequence[Form], score: Callable[[Form], float], wanted: float
+) -> tuple[float, Form | None]:
+    """Return how good the last of some forms is, and the smallest of those that are good."""
+    scores = [score(form) for form in forms]
+    good = [form for form, found in zip(forms, scores, strict=True) if found >= wanted]
+    return scores[-1], _smallest(good)
+
+
+def _smallest(forms: Iterable[Form | None]) -> Form | None:
+    """Return the smallest of some forms, the first of several; None if there is none."""
+    found = (form for form in forms if form is not None)
+    return min(found, key=lambda form: len(form.payload), default=None)
 
 
 def _filtered(
@@ -224,16 +238,16 @@ def _filtered(
 
 def at_step(volume: Volume, step: float, search: Search) -> Form:
     """Return the form of wavelet coefficients at a step, in normalised units, without a filter."""
-    from tinc_codec.fit import rate_control
+    from tinc_codec.fit import cutting, rate_control
 
     rest = _rest(volume, None)
     step = max(step, rest.finest_step())
     if search.tries:
         whole = rest.whole(step)
         assert whole is not None
-        rate_control.settle(rest, step, whole)
+        rest, _ = rate_control.settle(rest, step, whole)
     else:
-        rest.cut_by_rule(step)
+        rest = cutting.cut_by_rule(rest, step)
     coding = rest.code(step)
     assert coding is not None
     return _with_wavelet(volume, None, coding)

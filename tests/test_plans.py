@@ -1,0 +1,65 @@
+"""Which plan of the transform is taken, and that the volume it is taken for stays as it is."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tinc_codec.fit import rate_control, residual
+from tinc_codec.fit.plans import choose_plan
+
+STEP = 0.02
+
+
+def rough_along_z() -> residual.Residual:
+    """Return a volume whose planes are smooth and have little to do with one another."""
+    rng = np.random.default_rng(2)
+    y, x = np.mgrid[:48, :48] / 20
+    values = [np.sin(x + a) * np.cos(y + b) for a, b in rng.uniform(0, 6, (32, 2))]
+    return residual.Residual.of((np.array(values) / 2 + 0.5).astype(np.float32))
+
+
+def test_a_rough_axis_is_halved_later() -> None:
+    volume = rough_along_z()
+    whole = volume.whole(STEP)
+    assert whole is not None
+    moved, coded = choose_plan(volume, STEP, whole)
+    assert moved.starts is not None
+    assert moved.starts[0] > 0 == moved.starts[1] == moved.starts[2]
+    assert moved.cost(coded, STEP) < volume.cost(whole, STEP)
+    again = moved.whole(STEP)
+    assert again is not None
+    assert again.segments == coded.segments
+
+
+def test_a_given_plan_stays() -> None:
+    volume = rough_along_z()
+    given = residual.Residual.of(volume.values, plan=volume.transform.plan)
+    whole = given.whole(STEP)
+    assert whole is not None
+    rest, coded = choose_plan(given, STEP, whole)
+    assert rest is given
+    assert coded is whole
+
+
+def test_choosing_changes_nothing_of_the_volume_given() -> None:
+    volume = rough_along_z()
+    before = {field.name: getattr(volume, field.name) for field in dataclasses.fields(volume)}
+    settled = rate_control.settle_about(volume, 2_000)
+    assert settled is not None
+    assert settled[0].starts != volume.starts
+    for name, value in before.items():
+        assert getattr(volume, name) is value
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        volume.price = 0.1  # type: ignore[misc]
+
+
+def test_magnitudes_are_those_of_the_transform() -> None:
+    volume = rough_along_z()
+    known = volume.transform.magnitudes
+    assert volume.at_price(0.05).transform.magnitudes is known
+    other = volume.starting_at((2, 0, 0)).transform.magnitudes
+    assert other.count == known.count
+    assert not np.array_equal(other.squares, known.squares)
