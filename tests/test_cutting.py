@@ -117,7 +117,7 @@ def test_cuts_by_rule_are_those_of_most_levels() -> None:
     assert coding is not None
     assert 0.98 * 20_000 < len(coding.data) <= 20_000
     cuts = section.from_bytes(coding.data, shape).header.cuts
-    uncut = volume.whole(coding.step)
+    uncut = cut.whole(coding.step)
     assert uncut is not None
     deepest = list(cutting.candidates(uncut.bands))[-1]
     assert cuts.levels == deepest.levels

@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import TypeVar
 
 from tinc_codec.fit.cutting import choose_cuts, cut_by_rule
-from tinc_codec.fit.plans import choose_plan
+from tinc_codec.fit.plans import choose_plan, plan_by_rule
 from tinc_codec.fit.residual import Coding, Residual
 from tinc_codec.fit.steps import HEADER_BYTES, Trial, search
 from tinc_codec.stream.residual.wavelets.section import stored_step
@@ -97,8 +97,10 @@ def settle_about(rest: Residual, size: int) -> tuple[Residual, float] | None:
 
 
 def foretold(rest: Residual, size: int) -> tuple[Residual, float]:
-    """Return a volume with cuts by rule, and the step that may give a size."""
-    step = 2 ** rest.transform.magnitudes.sizes().step(math.log2(size))
+    """Return a volume in a plan and with cuts by rule, and the step that may give a size."""
+    wanted = math.log2(size)
+    rest = plan_by_rule(rest, 2 ** rest.transform.magnitudes.sizes().step(wanted))
+    step = 2 ** rest.transform.magnitudes.sizes().step(wanted)
     return cut_by_rule(rest, step), step
 
 
@@ -200,7 +202,8 @@ def settle_near(
 
 
 def foretold_score(rest: Residual, wanted: float) -> tuple[Residual, float]:
-    """Return a volume with cuts by rule, and the step that may give a score in dB."""
+    """Return a volume in a plan and with cuts by rule, and the step that may give a score in dB."""
+    rest = plan_by_rule(rest, _step_of_score(rest, wanted))
     step = _step_of_score(rest, wanted)
     return cut_by_rule(rest, step), step
 

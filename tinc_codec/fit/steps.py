@@ -117,6 +117,15 @@ class Magnitudes:
             count=int(counts.sum()),
         )
 
+    def cost(self, step: float, price: float) -> float:
+        """Return what coding at a step leaves and takes, in squared steps, a bit having a price."""
+        found = math.log2(step)
+        larger, octaves, squares = (
+            float(np.interp(found, self.steps, sums))
+            for sums in (self.larger, self.octaves, self.squares)
+        )
+        return squares / step**2 + _LEFT * larger + price * (_BITS * larger + octaves)
+
     def sizes(self) -> Forecast:
         """Return the forecast of the logarithm to the base 2 of a size in bytes."""
         bits = _BITS * self.larger + self.octaves

@@ -25,7 +25,7 @@ _SMALLEST_WAVELET = 24
 # Share of the bytes that is enough where cuts are taken by rule: a coding or two less, of two to
 # four, for 0.01 dB.
 _ROUGHLY = 0.99
-# Effort from which other plans of the transform, several cuts and filters are tried.
+# Effort from which plans of the transform, cuts and filters are tried with all of a chunk.
 _TRIES_FROM = 2
 # What a filter has to gain, its bytes paid: it takes a sixth to a third of the time to decode.
 _FILTER_WORTH_DB = 0.05
@@ -40,8 +40,8 @@ class Search:
     Attributes
     ----------
     tries : bool
-        Other plans of the transform than the one in which all axes are alike, several cuts in
-        tiles, and filters of the decoded values; else rules choose, and there is no filter.
+        Plans of the transform and cuts in tiles are chosen with all of the chunk, and filters of
+        the decoded values are tried; else rules choose, and there is no filter.
     prices : tuple of float
         Prices of a bit, in squared steps; plans are chosen at the first one.
     """
@@ -238,7 +238,7 @@ def _filtered(
 
 def at_step(volume: Volume, step: float, search: Search) -> Form:
     """Return the form of wavelet coefficients at a step, in normalised units, without a filter."""
-    from tinc_codec.fit import cutting, rate_control
+    from tinc_codec.fit import cutting, plans, rate_control
 
     rest = _rest(volume, None)
     step = max(step, rest.finest_step())
@@ -247,7 +247,7 @@ def at_step(volume: Volume, step: float, search: Search) -> Form:
         assert whole is not None
         rest, _ = rate_control.settle(rest, step, whole)
     else:
-        rest = cutting.cut_by_rule(rest, step)
+        rest = cutting.cut_by_rule(plans.plan_by_rule(rest, step), step)
     coding = rest.code(step)
     assert coding is not None
     return _with_wavelet(volume, None, coding)
