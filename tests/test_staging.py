@@ -112,6 +112,30 @@ def test_a_slab_that_fails_leaves_nothing_and_can_be_tried_again(folder, tmp_pat
     assert np.array_equal(staging.read(np.s_[0:4, 0:16, 0:16]), STACK[:4, :16, :16])
 
 
+def test_a_link_in_place_of_the_folder_is_refused_and_what_it_names_left_alone(folder, tmp_path):
+    """Anyone may put one where the folder will be: its name can be foretold."""
+    (tmp_path / "theirs").mkdir()
+    kept = {".lock": b"who", **{f"{k}-{k + 1}.npy": b"old" for k in range(4)}}
+    for name, data in kept.items():
+        (tmp_path / "theirs" / name).write_bytes(data)
+    (tmp_path / "slabs").symlink_to(tmp_path / "theirs")
+    staging = Staging(source=open_source(folder), folder=tmp_path / "slabs")
+    with pytest.raises(PermissionError, match=r"slabs is a link.*remove it, or set TMPDIR"):
+        staging.read(np.s_[0:4, 0:16, 0:16])
+    assert {p.name: p.read_bytes() for p in (tmp_path / "theirs").iterdir()} == kept
+
+
+def test_files_that_are_no_slabs_stay(folder, tmp_path):
+    (tmp_path / "slabs").mkdir()
+    others = {"weights.npy", "1-2.npy.npy", "a_0-4.npy"}
+    for name in others:
+        (tmp_path / "slabs" / name).write_bytes(b"?")
+    staging = Staging(source=open_source(folder), folder=tmp_path / "slabs")
+    for _, region in chunk_regions(STACK.shape, SHARD):
+        staging.read(region)
+    assert {p.name for p in (tmp_path / "slabs").iterdir()} >= others
+
+
 def stage(arguments):
     staging, region = arguments
     return staging.read(region)

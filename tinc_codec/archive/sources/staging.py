@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import math
 import os
+import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from tinc_codec.archive.sources.source import Source
 from tinc_codec.errors import InvalidSetting
 
 _KEPT = 2  # slabs on the disk besides the one being written
+_SLAB_NAME = re.compile(r"\d+-\d+(_\d+-\d+)*\.npy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +63,11 @@ class Staging:
 
     def _slab(self, slab: Region) -> NDArray[Any]:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if self.folder.stat().st_uid != os.getuid():  # in a folder that all may write to
-            raise PermissionError(f"{self.folder} is another user's; remove it, or set TMPDIR")
+        found = os.lstat(self.folder)  # in a folder that all may write to, links included
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+            raise PermissionError(
+                f"{self.folder} is a link, or another user's; remove it, or set TMPDIR"
+            )
         file = self.folder / ("_".join(f"{s.start}-{s.stop}" for s in slab) + ".npy")
         with open(self.folder / ".lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # let go by the system if this process dies
@@ -102,6 +108,6 @@ class Staging:
             yield (*slab[:axis], slice(start, stop), *slab[axis + 1 :])
 
     def _forget(self, newest: Path) -> None:
-        others = sorted(self.folder.glob("*.npy"), key=lambda p: p.stat().st_mtime_ns)
-        for old in [p for p in others if p != newest][: -(_KEPT - 1)]:
+        slabs = (p for p in self.folder.iterdir() if _SLAB_NAME.fullmatch(p.name) and p != newest)
+        for old in sorted(slabs, key=lambda p: p.stat().st_mtime_ns)[: -(_KEPT - 1)]:
             old.unlink(missing_ok=True)
