@@ -31,7 +31,13 @@ from tinc_codec.archive import (
     verify,
     work,
 )
-from tinc_codec.archive.cluster import Waiting, local_client, on_client, visible_gpus
+from tinc_codec.archive.cluster import (
+    Waiting,
+    local_client,
+    on_client,
+    scheduler_client,
+    visible_gpus,
+)
 from tinc_codec.archive.layout import shard_shape
 from tinc_codec.archive.manifest import open_manifest
 from tinc_codec.archive.pyramid import downsample
@@ -665,8 +671,30 @@ def test_workers_below_one_are_refused() -> None:
 def test_gpus_are_those_that_the_environment_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,GPU-abc")
     assert visible_gpus() == ["1", "GPU-abc"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert visible_gpus() == []
+    for listed, found in {"": [], "-1": [], "0, 2 ,-1,3": ["0", "2"], "1,,2": ["1"]}.items():
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
+        assert visible_gpus() == found
+
+
+def test_a_time_out_of_the_work_is_none_of_the_scheduler() -> None:
+    with (
+        local_client(1) as there,
+        pytest.raises(TimeoutError, match="the source is slow"),
+        scheduler_client(there.scheduler_info()["address"]),
+    ):
+        raise TimeoutError("the source is slow")
+
+
+def test_a_scheduler_without_workers_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: Any, **__: Any) -> None:
+        raise TimeoutError("0 of 1 workers")
+
+    with local_client(1) as there:
+        address = there.scheduler_info()["address"]
+        monkeypatch.setattr(type(there), "wait_for_workers", never)
+        said = f"no scheduler with workers at {address}"
+        with pytest.raises(OSError, match=said), scheduler_client(address):
+            pass
 
 
 def test_records_survive_json(npy: Path, dst: Path) -> None:

@@ -186,10 +186,14 @@ def _in_environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 def visible_gpus() -> list[str]:
-    """Return the numbers or names of the GPUs that this process may use."""
+    """Return the numbers or names of the GPUs that this process may use.
+
+    Of those that ``CUDA_VISIBLE_DEVICES`` lists, CUDA takes the ones before the first that is none.
+    """
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
-        return [name for name in named.split(",") if name]
+        names = (name.strip() for name in named.split(","))
+        return list(itertools.takewhile(lambda name: name and not name.startswith("-"), names))
     if not shutil.which("nvidia-smi"):
         return []
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
@@ -241,12 +245,13 @@ def scheduler_client(address: str) -> Iterator[Client]:
     """
     from distributed import Client
 
-    try:
-        with Client(address, timeout=10) as client:
+    with contextlib.ExitStack() as stack:
+        try:
+            client = stack.enter_context(Client(address, timeout=10))
             client.wait_for_workers(1, timeout=30)
-            yield client
-    except TimeoutError as error:
-        raise OSError(f"no scheduler with workers at {address}: {error}") from error
+        except TimeoutError as error:
+            raise OSError(f"no scheduler with workers at {address}: {error}") from error
+        yield client
 
 
 @contextlib.contextmanager
