@@ -275,14 +275,35 @@ def test_damaged_notes_of_a_plan_are_those_of_another(npy: Path, dst: Path, said
     assert run(made, overwrite=True).finished
 
 
-def test_a_damaged_record_is_told(npy: Path, dst: Path) -> None:
+@pytest.mark.parametrize("line", [b'{"index":7,"level":0}\n', b'{"index":12,"level":0}\n'])
+def test_a_damaged_record_is_told_with_a_remedy_that_helps(
+    npy: Path, dst: Path, line: bytes
+) -> None:
     made = plan(npy, dst, SETTINGS, **SMALL)
     run_some(made, 2)
     records = next(dst.with_name("a.zarr.tinc-progress").glob("shards-*.jsonl"))
     with records.open("ab") as file:
-        file.write(b'{"index":7,"level":0}\n')
-    with pytest.raises(InvalidSetting, match=r"damaged.*--overwrite"):
+        file.write(line)
+    with pytest.raises(InvalidSetting, match=rf"in {records} is damaged .*remove that file"):
         run(made)
+    records.unlink()
+    assert run(made).finished
+
+
+def test_records_added_meanwhile_hide_none_of_the_others(npy: Path, dst: Path) -> None:
+    made = plan(npy, dst, SETTINGS, **SMALL)
+    for part in (0, 1):
+        run(made, partition=(part, 3))
+    folder = dst.with_name("a.zarr.tinc-progress")
+    with open_manifest(made, Target(dst), overwrite=False, partition=(2, 3)) as manifest:
+        records = manifest.records()
+        found = [next(records).index]
+        with (folder / "shards-1-of-3.jsonl").open("r+b") as file:
+            line = file.readline()
+            file.seek(0, os.SEEK_END)
+            file.write(line)
+        found += [record.index for record in records]
+    assert sorted(found) == [k for k in range(len(made)) if k % 3 < 2]
 
 
 @pytest.mark.parametrize(
