@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 _FAILURES_IN_A_ROW = 10
 _SYNC_SECONDS = 2.0
+# Read again of provenance.
+_TOLD = {"fingerprint", "raw_bytes", "stored_bytes", "lossless_chunks"}
 
 Result = ShardRecord | Exception
 OnShard = Callable[[ShardRecord, bool], None]
@@ -235,12 +237,13 @@ def is_complete(plan: Plan, overwrite: bool) -> bool:
 
 
 def _stored_provenance(plan: Plan, target: Target) -> dict[str, Any]:
-    """Return what the archive tells of its making; nothing if it is not there, or of others."""
+    """Return what the archive tells of its making; nothing if it is not there, or not all told."""
     name = "zarr.json" if plan.zarr_format == 3 else ".zattrs"
     try:
         found = json.loads(target.read_finished(f"{plan.levels[0].path}/{name}") or b"{}")
         attributes = found["attributes"] if plan.zarr_format == 3 else found
-        return dict(attributes["tinc_codec"])
+        told = dict(attributes["tinc_codec"])
+        return told if told.keys() >= _TOLD else {}
     except (ValueError, KeyError, TypeError):
         return {}
 
