@@ -36,6 +36,7 @@ from tinc_codec.archive.cluster import (
     local_client,
     on_client,
     scheduler_client,
+    slurm_client,
     visible_gpus,
 )
 from tinc_codec.archive.layout import shard_shape
@@ -684,9 +685,15 @@ def test_seconds_of_a_task_leave_nothing_out(
     assert all(record.seconds[counted] >= 0.3 for record in records)
 
 
-def test_workers_below_one_are_refused() -> None:
-    with pytest.raises(InvalidSetting, match="workers=0"), local_client(0):
-        pass
+@pytest.mark.parametrize("workers", [0, -3])
+def test_workers_below_one_are_refused(npy: Path, dst: Path, workers: int) -> None:
+    said = f"workers={workers} must be at least 1"
+    for start in (local_client, slurm_client):
+        with pytest.raises(InvalidSetting, match=said), start(workers):
+            pass
+    with pytest.raises(InvalidSetting, match=said):
+        convert(npy, dst, SETTINGS, workers=workers)
+    assert not dst.exists()
 
 
 def test_gpus_are_those_that_the_environment_leaves(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from functools import lru_cache
 from multiprocessing.resource_tracker import ensure_running
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from tinc_codec.archive.counts import check_counts
 from tinc_codec.errors import InvalidSetting
 from tinc_codec.runtime import processors
 
@@ -119,8 +120,7 @@ def local_client(workers: int) -> Iterator[Client]:
     InvalidSetting
         If workers is below 1.
     """
-    if workers < 1:
-        raise InvalidSetting(f"workers={workers} must be at least 1")
+    check_counts(workers=workers)
     share = max(1, processors() // workers)
     environment = {**_ONE_THREAD, "TINC_THREADS": str(share)}
     with _nannies([environment] * workers, {}) as client:
@@ -217,8 +217,9 @@ def slurm_client(workers: int) -> Iterator[Client]:
     Raises
     ------
     InvalidSetting
-        If dask-jobqueue is not installed.
+        If workers is below 1, or dask-jobqueue is not installed.
     """
+    check_counts(workers=workers)
     try:
         from dask_jobqueue import SLURMCluster  # type: ignore[import-not-found,unused-ignore]
     except ImportError:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tinc_codec.archive.counts import check_counts
 from tinc_codec.archive.layout import Region, chunk_shape, grid_shape, region_of
 from tinc_codec.archive.outputs import check_can_be_written
 from tinc_codec.archive.plan import open_part
@@ -27,7 +28,6 @@ from tinc_codec.archive.sources import Source
 from tinc_codec.archive.threaded import in_window
 from tinc_codec.decode import decode
 from tinc_codec.encode import encode_chunk
-from tinc_codec.errors import InvalidSetting
 from tinc_codec.inspection import inspect
 from tinc_codec.metrics import Errors
 from tinc_codec.runtime import current_runtime, runtime
@@ -217,9 +217,7 @@ def estimate(
     for name, values in fidelities.items():
         given: list[dict[str, Any]] = [{"ratio": None, name: value} for value in values]
         tried += [replace(base, **some) for some in given]
-    for name, value in (("sample", sample), ("workers", workers), ("ratios", len(tried))):
-        if value is not None and value < 1:
-            raise InvalidSetting(f"{name}={value} must be at least 1")
+    check_counts(sample=sample, workers=workers, targets=len(tried))
     machine = current_runtime()
     at_once = 1 if machine.uses_torch else workers or machine.thread_count()
     threads = max(1, machine.thread_count() // at_once)
