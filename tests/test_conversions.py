@@ -6,9 +6,12 @@ import errno
 import json
 import math
 import os
+import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -666,6 +669,34 @@ def test_a_worker_whose_gpu_is_lost_ends(monkeypatch: pytest.MonkeyPatch) -> Non
         with pytest.raises(RuntimeError):
             work.convert_on_worker(None, index)  # type: ignore[arg-type]
     assert len(ended) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_does_not_wait_for_a_task_of_its_parent(
+    npy: Path, dst: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = work.Job(plan=plan(npy, dst, SETTINGS, **SMALL), scratch=str(dst.parent))
+    begun, forked = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        begun.set()
+        forked.wait()
+        raise Stop
+
+    monkeypatch.setattr(work, "check_device", wait)  # the first that a task does
+    with ThreadPoolExecutor(1) as pool:
+        task = pool.submit(work.convert_task, job, 0)
+        begun.wait()
+        child = os.fork()
+        if child == 0:
+            signal.alarm(30)
+            monkeypatch.setattr(work, "check_device", lambda: os._exit(0))
+            work.convert_task(job, 1)
+        status = os.waitpid(child, 0)[1]
+        forked.set()
+        assert isinstance(task.exception(), Stop)
+    assert status == 0
 
 
 @pytest.mark.parametrize(("slow", "counted"), [("_read", "read"), ("score_chunk", "decode")])

@@ -6,7 +6,6 @@ import itertools
 import math
 import os
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +34,7 @@ from tinc_codec.decode import decode
 from tinc_codec.encode import encode_chunk
 from tinc_codec.engines.gpu.device import check_device
 from tinc_codec.errors import InvalidSetting, TincError
+from tinc_codec.forks import Lock
 from tinc_codec.metrics import Errors, errors
 from tinc_codec.runtime import current_runtime, runtime
 
@@ -43,7 +43,7 @@ _OUT_OF_MEMORY = ("OutOfMemoryError", "MemoryError", "_ArrayMemoryError")
 _GPU_LOST = 70  # exit status
 _FIT_FAILED = (TincError, ArithmeticError, np.linalg.LinAlgError)
 # One shard at a time in a process: the plan's memory and the threads are reckoned so.
-_TURN = threading.Lock()
+_TURN = Lock()
 _OPENED: dict[str, tuple[Source, Source | Staging]] = {}
 
 
