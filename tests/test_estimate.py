@@ -86,6 +86,16 @@ def test_reads_planes_of_some_chunks_and_the_whole_of_few(
     assert found.fitted <= 3 + 2 * found.strata
 
 
+@pytest.mark.parametrize(("sample", "least", "most"), [(1, 1, 2), (2, 2, 4)])
+def test_small_samples_have_chunks_of_each_stratum(
+    tmp_path: Path, sample: int, least: int, most: int
+) -> None:
+    with open_source(half_empty(tmp_path / "s.npy")) as source:
+        drawn = [_draw(source, (8, 8, 8), sample, seed) for seed in range(20)]
+    assert min(np.bincount(found.strata).min() for found in drawn) == least
+    assert max(len(found.regions) for found in drawn) == most
+
+
 def test_every_chunk_of_a_small_volume_leaves_no_doubt(tmp_path: Path) -> None:
     np.save(tmp_path / "s.npy", volume((16, 16, 40)))  # the last chunk overhangs
     settings = Settings(ratio=16, effort=1, iterations=10)

@@ -174,7 +174,8 @@ def estimate(
 ) -> Estimate:
     """Fit a sample of chunks at several targets, and tell what all chunks would cost and keep.
 
-    Of the source only a plane of ten times ``sample`` chunks, and ``sample`` whole chunks are read.
+    Of the source only a plane of ten times ``sample`` chunks, and the chunks that are fitted whole
+    are read.
 
     Parameters
     ----------
@@ -189,7 +190,9 @@ def estimate(
     chunks : sequence of int, optional
         As for :func:`tinc_codec.archive.convert`.
     sample : int
-        Chunks to fit.
+        Chunks to fit, about: each stratum's share of so many is rounded, and at least two chunks of
+        each are fitted, or one where ``sample`` is 1. That makes up to 2 of 1, 4 of 2 and 5 of 3;
+        ``fitted`` of the result tells how many.
     roi, mask
         As for :func:`tinc_codec.archive.plan`.
     workers : int, optional

@@ -45,7 +45,12 @@ def estimate(
     ] = None,
     effort: Effort = 5,
     chunks: Chunks = None,
-    sample: Annotated[int, typer.Option(min=1, help="Chunks to fit.")] = 20,
+    sample: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Chunks to fit, about: at least two (of 1: one) of each kind, empty or not."
+        ),
+    ] = 20,
     roi: Roi = None,
     mask: Mask = None,
     seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
