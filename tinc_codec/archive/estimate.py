@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinc_codec.archive.counts import check_counts
-from tinc_codec.archive.layout import Region, chunk_shape, grid_shape, region_of
+from tinc_codec.archive.layout import Region, chunk_shape, grid_shape, middle_plane, region_of
 from tinc_codec.archive.outputs import check_can_be_written
 from tinc_codec.archive.plan import open_part
 from tinc_codec.archive.scores import ChunkScore, Progress, ProgressCallback, score_chunk
@@ -282,11 +282,7 @@ def _draw(source: Source, edges: tuple[int, ...], sample: int, seed: int) -> _Sa
 
 def _look(source: Source, region: Region) -> tuple[float, float]:
     """Return mean and standard deviation of the middle plane of a chunk."""
-    plane = list(region)
-    for axis, side in enumerate(plane[:-2]):
-        middle = (side.start + side.stop) // 2
-        plane[axis] = slice(middle, middle + 1)
-    voxels = source.read(tuple(plane)).astype(np.float64)
+    voxels = source.read(middle_plane(region)).astype(np.float64)
     voxels = voxels[np.isfinite(voxels)]
     return (float(voxels.mean()), float(voxels.std())) if voxels.size else (0.0, 0.0)
 

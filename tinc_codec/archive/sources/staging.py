@@ -19,6 +19,7 @@ from tinc_codec.archive.layout import Region, within
 from tinc_codec.archive.sources.source import Source
 from tinc_codec.errors import InvalidSetting
 
+SLAB_BYTES = 1 << 28  # that reading a slab takes at once, at most
 _KEPT = 2  # slabs on the disk besides the one being written
 _SLAB_NAME = re.compile(r"\d+-\d+(_\d+-\d+)*\.npy")
 
@@ -38,13 +39,10 @@ class Staging:
         Read region by region.
     folder : Path
         Of this source alone, on a local disk with room for three slabs; made if absent.
-    memory : int
-        Bytes that reading a slab may take at once.
     """
 
     source: Source
     folder: Path
-    memory: int = 2**28
 
     def read(self, region: Region) -> NDArray[Any]:
         """Return a region, as :meth:`Source.read` does.
@@ -52,7 +50,7 @@ class Staging:
         Raises
         ------
         InvalidSetting
-            If even the smallest part of a slab that the source can give exceeds ``memory``.
+            If even the smallest part of a slab that the source can give exceeds 256 MiB.
         OSError
             If the source cannot be read, or the folder not be written.
         """
@@ -97,12 +95,12 @@ class Staging:
         axis = next(several, 0)
         layer = math.prod(lengths) // lengths[axis] * min(chunks[axis], lengths[axis])
         layer *= self.source.dtype.itemsize
-        if layer > self.memory:
+        if layer > SLAB_BYTES:
             raise InvalidSetting(
-                f"{self.source.spec.location} gives {layer} bytes at once, more than memory="
-                f"{self.memory}; allow that many"
+                f"{self.source.spec.location} gives {layer} bytes at once, more than the "
+                f"{SLAB_BYTES} that are taken; save it in smaller chunks"
             )
-        step = self.memory // layer * chunks[axis]
+        step = SLAB_BYTES // layer * chunks[axis]
         for start in range(slab[axis].start, slab[axis].stop, step):
             stop = min(start + step, slab[axis].stop)
             yield (*slab[:axis], slice(start, stop), *slab[axis + 1 :])
