@@ -70,6 +70,16 @@ def test_progress_is_plain_lines_off_a_terminal(here, capsys):
     assert all("ratio" in line and "PSNR" in line and " left" in line for line in lines)
 
 
+def test_lines_are_of_this_run_alone(here, capsys):
+    options = ["--chunks", "16,16,5", "--shards", "16,16,5", "--workers", "1"]
+    command = ["convert", "source.npy", "a.zarr", *FAST, *options]
+    assert main([*command, "--partition", "1/2"]) == 0
+    capsys.readouterr()
+    assert main(command) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["encoding 3/4 shards", "encoding 4/4 shards"]
+
+
 def test_progress_is_a_bar_on_a_terminal(here, capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes this for a terminal
     monkeypatch.setenv("COLUMNS", "120")
