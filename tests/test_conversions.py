@@ -35,13 +35,12 @@ from tinc_codec.archive import (
     work,
 )
 from tinc_codec.archive.cluster import (
-    Waiting,
     local_client,
-    on_client,
     scheduler_client,
     slurm_client,
     visible_gpus,
 )
+from tinc_codec.archive.in_flight import Waiting, on_client
 from tinc_codec.archive.layout import shard_shape
 from tinc_codec.archive.manifest import open_manifest
 from tinc_codec.archive.pyramid import downsample

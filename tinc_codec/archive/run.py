@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinc_codec import __version__
-from tinc_codec.archive.cluster import on_client, worker_memory
+from tinc_codec.archive.cluster import worker_memory
+from tinc_codec.archive.in_flight import on_client
 from tinc_codec.archive.layout import slices_text
 from tinc_codec.archive.manifest import Manifest, Partition, finishing, open_manifest
 from tinc_codec.archive.metadata import documents
