@@ -1,18 +1,10 @@
 """Whole archives: open a source, convert, verify, describe. Needs the archive extra."""
 
-from tinc_codec.archive.cluster import (
-    cluster_client,
-    default_workers,
-)
+from tinc_codec.archive.cluster import cluster_client, default_workers
 from tinc_codec.archive.convert import convert
 from tinc_codec.archive.demo import Demo, demonstrate
-from tinc_codec.archive.estimate import (
-    Estimate,
-    RatioEstimate,
-    check_plot_can_be_written,
-    estimate,
-    plot_estimate,
-)
+from tinc_codec.archive.estimate import Estimate, RatioEstimate, estimate
+from tinc_codec.archive.estimate_plot import check_plot_can_be_written, plot_estimate
 from tinc_codec.archive.info import ArchiveInfo, ChunkSummary, info
 from tinc_codec.archive.plan import Plan, plan
 from tinc_codec.archive.reading import open_archive
