@@ -28,8 +28,10 @@ from tinc_codec.archive import (
     ShardsFailed,
     convert,
     info,
+    level_reading,
     plan,
     run,
+    shard_encoding,
     target,
     verify,
     work,
@@ -44,9 +46,9 @@ from tinc_codec.archive.in_flight import Waiting, on_client
 from tinc_codec.archive.layout import shard_shape
 from tinc_codec.archive.manifest import open_manifest
 from tinc_codec.archive.pyramid import downsample
+from tinc_codec.archive.records import ShardRecord
 from tinc_codec.archive.shards import pack
 from tinc_codec.archive.target import Target
-from tinc_codec.archive.work import ShardRecord
 from tinc_codec.phantom import phantom
 
 # Wavelets alone, which take a tenth of the time: what is tested here is not the fit.
@@ -380,7 +382,7 @@ def test_partitions_share_the_work_and_the_last_one_finishes(npy: Path, dst: Pat
 def test_a_shard_that_cannot_be_read_fails_alone(
     npy: Path, dst: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = work._read_level
+    original = work.read_level
     tries: list[Any] = []
 
     def fails(made: Any, level: Any, region: Any) -> Any:
@@ -389,14 +391,14 @@ def test_a_shard_that_cannot_be_read_fails_alone(
             raise OSError(f"the disk has a scratch at {region[0].start}")
         return original(made, level, region)
 
-    monkeypatch.setattr(work, "_read_level", fails)
+    monkeypatch.setattr(work, "read_level", fails)
     made = plan(npy, dst, SETTINGS, **SMALL)
     with pytest.raises(ShardsFailed, match=r"2 of 12 shards failed \(data .*scratch") as failure:
         run(made)
     assert len(failure.value.failed) == 2
     assert len(tries) == 2 * 3  # again after a pause, twice
     assert not dst.exists()
-    monkeypatch.setattr(work, "_read_level", original)
+    monkeypatch.setattr(work, "read_level", original)
     told: list[bool] = []
     assert run(made, on_shard=lambda record, earlier: told.append(earlier)).finished
     assert told.count(False) == 2
@@ -405,7 +407,7 @@ def test_a_shard_that_cannot_be_read_fails_alone(
 def test_an_error_that_passes_is_not_noticed(
     npy: Path, dst: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = work._read_level
+    original = work.read_level
     failing = [True, True, False]
 
     def fails(*arguments: Any) -> Any:
@@ -413,7 +415,7 @@ def test_an_error_that_passes_is_not_noticed(
             raise OSError("the network is down")
         return original(*arguments)
 
-    monkeypatch.setattr(work, "_read_level", fails)
+    monkeypatch.setattr(work, "read_level", fails)
     assert run(plan(npy, dst, SETTINGS, **SMALL)).finished
 
 
@@ -425,7 +427,7 @@ def test_many_failures_in_a_row_end_the_run(
     def fails(*arguments: Any) -> Any:
         raise OSError("the source is gone")
 
-    monkeypatch.setattr(work, "_read_level", fails)
+    monkeypatch.setattr(work, "read_level", fails)
     made = plan(tmp_path / "s.npy", dst, SETTINGS, chunks=(16, 16, 16), shards=(16, 16, 16))
     with pytest.raises(ShardsFailed, match="10 of 15 shards failed"):
         run(made)
@@ -510,7 +512,7 @@ def test_a_pyramid_is_made_from_the_source(npy: Path, dst: Path, zarr_format: An
 def test_pieces_of_a_coarse_level_are_as_if_read_at_once(
     npy: Path, dst: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(work, "PIECE_BYTES", 1000)
+    monkeypatch.setattr(level_reading, "PIECE_BYTES", 1000)
     run(plan(npy, dst, SETTINGS, chunks=(16, 16, 16), levels=3))
     coarse = zarr.open_group(dst, mode="r")["2"][:]
     assert np.array_equal(coarse, downsample(np.load(npy), (4, 4, 4)))
@@ -568,7 +570,7 @@ def test_floats_without_loss_are_refused_before_any_work(npy: Path, dst: Path) -
 def test_chunks_whose_fit_fails_are_stored_losslessly(
     npy: Path, dst: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = work._encode_batch
+    original = shard_encoding._encode_batch
     tried: list[int] = []
 
     def fails(shard: Any, batch: Any) -> Any:
@@ -577,7 +579,7 @@ def test_chunks_whose_fit_fails_are_stored_losslessly(
             raise InvalidSetting("this chunk cannot be fitted")
         return original(shard, batch)
 
-    monkeypatch.setattr(work, "_encode_batch", fails)
+    monkeypatch.setattr(shard_encoding, "_encode_batch", fails)
     outcome = run(plan(npy, dst, SETTINGS, **SMALL))
     assert outcome.lossless == 1
     assert tried[:3] == [2, 1, 1]
@@ -600,7 +602,7 @@ def test_a_device_that_is_not_there_is_refused_before_any_work(npy: Path, dst: P
 def test_a_chunk_that_can_be_stored_neither_way_fails_its_shard_alone(
     npy: Path, dst: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = work._encode_batch
+    original = shard_encoding._encode_batch
 
     def fails(shard: Any, batch: Any) -> Any:
         if shard.task.index == 3:
@@ -610,8 +612,8 @@ def test_a_chunk_that_can_be_stored_neither_way_fails_its_shard_alone(
     def no_exact_form(*arguments: Any) -> Any:
         raise InvalidSetting("no exact form")
 
-    monkeypatch.setattr(work, "_encode_batch", fails)
-    monkeypatch.setattr(work, "encode_chunk", no_exact_form)
+    monkeypatch.setattr(shard_encoding, "_encode_batch", fails)
+    monkeypatch.setattr(shard_encoding, "encode_chunk", no_exact_form)
     with pytest.raises(ShardsFailed, match=r"1 of 12 shards failed.*chunk 0:16,32:40,0:16 of"):
         run(plan(npy, dst, SETTINGS, **SMALL))
 

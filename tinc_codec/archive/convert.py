@@ -10,10 +10,10 @@ from typing import Any, Literal
 from tinc_codec.archive.cluster import local_client
 from tinc_codec.archive.counts import check_counts
 from tinc_codec.archive.plan import plan
+from tinc_codec.archive.records import ShardRecord
 from tinc_codec.archive.run import check_target, run
 from tinc_codec.archive.scores import ChunkScore, Progress, ProgressCallback, Scores
 from tinc_codec.archive.verify import verify
-from tinc_codec.archive.work import ShardRecord
 from tinc_codec.settings import Settings
 
 

@@ -24,8 +24,8 @@ import google_crc32c
 import numpy as np
 
 from tinc_codec.archive.plan import Plan
+from tinc_codec.archive.records import ShardRecord
 from tinc_codec.archive.target import Target
-from tinc_codec.archive.work import ShardRecord
 from tinc_codec.errors import InvalidSetting
 
 Partition = tuple[int, int]

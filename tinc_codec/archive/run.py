@@ -19,20 +19,15 @@ from tinc_codec import __version__
 from tinc_codec.archive.cluster import worker_memory
 from tinc_codec.archive.in_flight import on_client
 from tinc_codec.archive.layout import slices_text
+from tinc_codec.archive.level_reading import close_sources, slab_folder
 from tinc_codec.archive.manifest import Manifest, Partition, finishing, open_manifest
 from tinc_codec.archive.metadata import documents
 from tinc_codec.archive.plan import Plan
+from tinc_codec.archive.records import ShardRecord
 from tinc_codec.archive.remote import target_of
 from tinc_codec.archive.scores import ratio
 from tinc_codec.archive.target import FATAL, Target
-from tinc_codec.archive.work import (
-    Job,
-    ShardRecord,
-    close_sources,
-    convert_on_worker,
-    convert_task,
-    slab_folder,
-)
+from tinc_codec.archive.work import Job, convert_on_worker, convert_task
 from tinc_codec.engines.gpu.device import check_device
 from tinc_codec.errors import InvalidSetting, TincError
 from tinc_codec.metrics import Errors
