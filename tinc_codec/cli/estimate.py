@@ -20,6 +20,7 @@ from tinc_codec.cli.options import (
     Source,
     Threads,
     Workers,
+    edges_of,
     numbers,
     roi_of,
 )
@@ -74,7 +75,7 @@ def estimate(
             numbers("--ratio", ratio or ("" if fidelities else "64,128,256"), float),
             Settings(effort=effort, seed=seed),
             fidelities=fidelities,
-            chunks=None if chunks is None else numbers("--chunks", chunks, int),
+            chunks=edges_of("--chunks", chunks),
             sample=sample,
             roi=roi_of(roi),
             mask=mask,
