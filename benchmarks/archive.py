@@ -23,7 +23,8 @@ import numpy as np
 from benchmarks.rows import markdown
 from tinc_codec import Settings
 from tinc_codec.archive import ChunkScore, ShardRecord, plan, run
-from tinc_codec.archive.cluster import local_client, on_client
+from tinc_codec.archive.cluster import local_client
+from tinc_codec.archive.in_flight import on_client
 from tinc_codec.archive.layout import chunk_regions
 from tinc_codec.archive.work import Job
 from tinc_codec.encode import encode_chunks

@@ -17,7 +17,7 @@ import zarr
 from volumes import QUICK, volume
 
 from tinc_codec import InvalidSetting, Settings, TincError, UnsupportedData, runtime
-from tinc_codec.archive import Bounds, arrays, convert, info, open_source, verify, work
+from tinc_codec.archive import Bounds, arrays, convert, info, levels, open_source, verify, work
 from tinc_codec.archive.layout import chunk_groups, chunk_regions, chunk_shape
 from tinc_codec.archive.target import Target
 from tinc_codec.metrics import psnr
@@ -30,8 +30,7 @@ SETTINGS = Settings(**QUICK)
 def lossless(monkeypatch):
     """Put zarr's own codecs in TINC's place."""
     monkeypatch.setattr(arrays, "codec", lambda settings, zarr_format: {})
-    planning = import_module("tinc_codec.archive.plan")  # the name is also its function's
-    monkeypatch.setattr(planning, "check_encoder", lambda chunks, dtype, settings: None)
+    monkeypatch.setattr(levels, "check_encoder", lambda chunks, dtype, settings: None)
     monkeypatch.setattr(work, "form", lambda payload: "absent" if payload is None else "")
 
 

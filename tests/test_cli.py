@@ -15,6 +15,8 @@ import zarr
 from volumes import volume
 
 import tinc_codec
+from tinc_codec import archive
+from tinc_codec.archive import ome
 from tinc_codec.archive.payloads import payloads
 from tinc_codec.cli import main
 from tinc_codec.metrics import errors
@@ -66,6 +68,16 @@ def test_progress_is_plain_lines_off_a_terminal(here, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(",")[0] for line in lines] == ["encoding 1/2 shards", "encoding 2/2 shards"]
     assert all("ratio" in line and "PSNR" in line and " left" in line for line in lines)
+
+
+def test_lines_are_of_this_run_alone(here, capsys):
+    options = ["--chunks", "16,16,5", "--shards", "16,16,5", "--workers", "1"]
+    command = ["convert", "source.npy", "a.zarr", *FAST, *options]
+    assert main([*command, "--partition", "1/2"]) == 0
+    capsys.readouterr()
+    assert main(command) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["encoding 3/4 shards", "encoding 4/4 shards"]
 
 
 def test_progress_is_a_bar_on_a_terminal(here, capsys, monkeypatch):
@@ -216,6 +228,28 @@ def test_errors_are_one_line(here, capsys, arguments, expected):
     assert expected in refused(capsys, *arguments)
     assert not (here / "a.zarr").exists()
     assert not (here / "a.zarr.partial").exists()
+
+
+def test_a_mistake_in_the_program_keeps_its_traceback(here, monkeypatch):
+    def mistaken(path):
+        return {}["shape"]
+
+    monkeypatch.setattr(archive, "info", mistaken)
+    with pytest.raises(KeyError, match="shape"):
+        main(["info", "source.npy"])
+
+
+def test_what_a_group_names_and_does_not_hold_is_one_line(here, capsys):
+    image = ome.image_attributes(ome.grid("zyx"), [("0", (1, 1, 1))], 3)
+    zarr.create_group("a.zarr", attributes=image)
+    assert "a.zarr cannot be opened as zarr: '0'" in refused(capsys, "info", "a.zarr")
+
+
+def test_an_archive_that_does_not_tell_all_of_its_making_is_not_taken_for_complete(here, capsys):
+    ok(capsys, "convert", "source.npy", "a.zarr", *FAST)
+    metadata = here / "a.zarr/data/zarr.json"
+    metadata.write_text(metadata.read_text().replace('"stored_bytes"', '"bytes"'))
+    assert "--overwrite" in refused(capsys, "convert", "source.npy", "a.zarr", *FAST)
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,12 @@ import errno
 import json
 import math
 import os
+import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,19 +28,27 @@ from tinc_codec.archive import (
     ShardsFailed,
     convert,
     info,
+    level_reading,
     plan,
     run,
+    shard_encoding,
     target,
     verify,
     work,
 )
-from tinc_codec.archive.cluster import Waiting, local_client, on_client, visible_gpus
+from tinc_codec.archive.cluster import (
+    local_client,
+    scheduler_client,
+    slurm_client,
+    visible_gpus,
+)
+from tinc_codec.archive.in_flight import Waiting, on_client
 from tinc_codec.archive.layout import shard_shape
 from tinc_codec.archive.manifest import open_manifest
 from tinc_codec.archive.pyramid import downsample
+from tinc_codec.archive.records import ShardRecord
 from tinc_codec.archive.shards import pack
 from tinc_codec.archive.target import Target
-from tinc_codec.archive.work import ShardRecord
 from tinc_codec.phantom import phantom
 
 # Wavelets alone, which take a tenth of the time: what is tested here is not the fit.
@@ -269,14 +280,35 @@ def test_damaged_notes_of_a_plan_are_those_of_another(npy: Path, dst: Path, said
     assert run(made, overwrite=True).finished
 
 
-def test_a_damaged_record_is_told(npy: Path, dst: Path) -> None:
+@pytest.mark.parametrize("line", [b'{"index":7,"level":0}\n', b'{"index":12,"level":0}\n'])
+def test_a_damaged_record_is_told_with_a_remedy_that_helps(
+    npy: Path, dst: Path, line: bytes
+) -> None:
     made = plan(npy, dst, SETTINGS, **SMALL)
     run_some(made, 2)
     records = next(dst.with_name("a.zarr.tinc-progress").glob("shards-*.jsonl"))
     with records.open("ab") as file:
-        file.write(b'{"index":7,"level":0}\n')
-    with pytest.raises(InvalidSetting, match=r"damaged.*--overwrite"):
+        file.write(line)
+    with pytest.raises(InvalidSetting, match=rf"in {records} is damaged .*remove that file"):
         run(made)
+    records.unlink()
+    assert run(made).finished
+
+
+def test_records_added_meanwhile_hide_none_of_the_others(npy: Path, dst: Path) -> None:
+    made = plan(npy, dst, SETTINGS, **SMALL)
+    for part in (0, 1):
+        run(made, partition=(part, 3))
+    folder = dst.with_name("a.zarr.tinc-progress")
+    with open_manifest(made, Target(dst), overwrite=False, partition=(2, 3)) as manifest:
+        records = manifest.records()
+        found = [next(records).index]
+        with (folder / "shards-1-of-3.jsonl").open("r+b") as file:
+            line = file.readline()
+            file.seek(0, os.SEEK_END)
+            file.write(line)
+        found += [record.index for record in records]
+    assert sorted(found) == [k for k in range(len(made)) if k % 3 < 2]
 
 
 @pytest.mark.parametrize(
@@ -350,7 +382,7 @@ def test_partitions_share_the_work_and_the_last_one_finishes(npy: Path, dst: Pat
 def test_a_shard_that_cannot_be_read_fails_alone(
     npy: Path, dst: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = work._read_level
+    original = work.read_level
     tries: list[Any] = []
 
     def fails(made: Any, level: Any, region: Any) -> Any:
@@ -359,14 +391,14 @@ def test_a_shard_that_cannot_be_read_fails_alone(
             raise OSError(f"the disk has a scratch at {region[0].start}")
         return original(made, level, region)
 
-    monkeypatch.setattr(work, "_read_level", fails)
+    monkeypatch.setattr(work, "read_level", fails)
     made = plan(npy, dst, SETTINGS, **SMALL)
     with pytest.raises(ShardsFailed, match=r"2 of 12 shards failed \(data .*scratch") as failure:
         run(made)
     assert len(failure.value.failed) == 2
     assert len(tries) == 2 * 3  # again after a pause, twice
     assert not dst.exists()
-    monkeypatch.setattr(work, "_read_level", original)
+    monkeypatch.setattr(work, "read_level", original)
     told: list[bool] = []
     assert run(made, on_shard=lambda record, earlier: told.append(earlier)).finished
     assert told.count(False) == 2
@@ -375,7 +407,7 @@ def test_a_shard_that_cannot_be_read_fails_alone(
 def test_an_error_that_passes_is_not_noticed(
     npy: Path, dst: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = work._read_level
+    original = work.read_level
     failing = [True, True, False]
 
     def fails(*arguments: Any) -> Any:
@@ -383,7 +415,7 @@ def test_an_error_that_passes_is_not_noticed(
             raise OSError("the network is down")
         return original(*arguments)
 
-    monkeypatch.setattr(work, "_read_level", fails)
+    monkeypatch.setattr(work, "read_level", fails)
     assert run(plan(npy, dst, SETTINGS, **SMALL)).finished
 
 
@@ -395,7 +427,7 @@ def test_many_failures_in_a_row_end_the_run(
     def fails(*arguments: Any) -> Any:
         raise OSError("the source is gone")
 
-    monkeypatch.setattr(work, "_read_level", fails)
+    monkeypatch.setattr(work, "read_level", fails)
     made = plan(tmp_path / "s.npy", dst, SETTINGS, chunks=(16, 16, 16), shards=(16, 16, 16))
     with pytest.raises(ShardsFailed, match="10 of 15 shards failed"):
         run(made)
@@ -480,7 +512,7 @@ def test_a_pyramid_is_made_from_the_source(npy: Path, dst: Path, zarr_format: An
 def test_pieces_of_a_coarse_level_are_as_if_read_at_once(
     npy: Path, dst: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(work, "PIECE_BYTES", 1000)
+    monkeypatch.setattr(level_reading, "PIECE_BYTES", 1000)
     run(plan(npy, dst, SETTINGS, chunks=(16, 16, 16), levels=3))
     coarse = zarr.open_group(dst, mode="r")["2"][:]
     assert np.array_equal(coarse, downsample(np.load(npy), (4, 4, 4)))
@@ -538,7 +570,7 @@ def test_floats_without_loss_are_refused_before_any_work(npy: Path, dst: Path) -
 def test_chunks_whose_fit_fails_are_stored_losslessly(
     npy: Path, dst: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = work._encode_batch
+    original = shard_encoding._encode_batch
     tried: list[int] = []
 
     def fails(shard: Any, batch: Any) -> Any:
@@ -547,7 +579,7 @@ def test_chunks_whose_fit_fails_are_stored_losslessly(
             raise InvalidSetting("this chunk cannot be fitted")
         return original(shard, batch)
 
-    monkeypatch.setattr(work, "_encode_batch", fails)
+    monkeypatch.setattr(shard_encoding, "_encode_batch", fails)
     outcome = run(plan(npy, dst, SETTINGS, **SMALL))
     assert outcome.lossless == 1
     assert tried[:3] == [2, 1, 1]
@@ -570,7 +602,7 @@ def test_a_device_that_is_not_there_is_refused_before_any_work(npy: Path, dst: P
 def test_a_chunk_that_can_be_stored_neither_way_fails_its_shard_alone(
     npy: Path, dst: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = work._encode_batch
+    original = shard_encoding._encode_batch
 
     def fails(shard: Any, batch: Any) -> Any:
         if shard.task.index == 3:
@@ -580,8 +612,8 @@ def test_a_chunk_that_can_be_stored_neither_way_fails_its_shard_alone(
     def no_exact_form(*arguments: Any) -> Any:
         raise InvalidSetting("no exact form")
 
-    monkeypatch.setattr(work, "_encode_batch", fails)
-    monkeypatch.setattr(work, "encode_chunk", no_exact_form)
+    monkeypatch.setattr(shard_encoding, "_encode_batch", fails)
+    monkeypatch.setattr(shard_encoding, "encode_chunk", no_exact_form)
     with pytest.raises(ShardsFailed, match=r"1 of 12 shards failed.*chunk 0:16,32:40,0:16 of"):
         run(plan(npy, dst, SETTINGS, **SMALL))
 
@@ -640,6 +672,34 @@ def test_a_worker_whose_gpu_is_lost_ends(monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(ended) == 1
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_does_not_wait_for_a_task_of_its_parent(
+    npy: Path, dst: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = work.Job(plan=plan(npy, dst, SETTINGS, **SMALL), scratch=str(dst.parent))
+    begun, forked = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        begun.set()
+        forked.wait()
+        raise Stop
+
+    monkeypatch.setattr(work, "check_device", wait)  # the first that a task does
+    with ThreadPoolExecutor(1) as pool:
+        task = pool.submit(work.convert_task, job, 0)
+        begun.wait()
+        child = os.fork()
+        if child == 0:
+            signal.alarm(30)
+            monkeypatch.setattr(work, "check_device", lambda: os._exit(0))
+            work.convert_task(job, 1)
+        status = os.waitpid(child, 0)[1]
+        forked.set()
+        assert isinstance(task.exception(), Stop)
+    assert status == 0
+
+
 @pytest.mark.parametrize(("slow", "counted"), [("_read", "read"), ("score_chunk", "decode")])
 def test_seconds_of_a_task_leave_nothing_out(
     npy: Path, dst: Path, monkeypatch: pytest.MonkeyPatch, slow: str, counted: str
@@ -657,16 +717,44 @@ def test_seconds_of_a_task_leave_nothing_out(
     assert all(record.seconds[counted] >= 0.3 for record in records)
 
 
-def test_workers_below_one_are_refused() -> None:
-    with pytest.raises(InvalidSetting, match="workers=0"), local_client(0):
-        pass
+@pytest.mark.parametrize("workers", [0, -3])
+def test_workers_below_one_are_refused(npy: Path, dst: Path, workers: int) -> None:
+    said = f"workers={workers} must be at least 1"
+    for start in (local_client, slurm_client):
+        with pytest.raises(InvalidSetting, match=said), start(workers):
+            pass
+    with pytest.raises(InvalidSetting, match=said):
+        convert(npy, dst, SETTINGS, workers=workers)
+    assert not dst.exists()
 
 
 def test_gpus_are_those_that_the_environment_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,GPU-abc")
     assert visible_gpus() == ["1", "GPU-abc"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert visible_gpus() == []
+    for listed, found in {"": [], "-1": [], "0, 2 ,-1,3": ["0", "2"], "1,,2": ["1"]}.items():
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
+        assert visible_gpus() == found
+
+
+def test_a_time_out_of_the_work_is_none_of_the_scheduler() -> None:
+    with (
+        local_client(1) as there,
+        pytest.raises(TimeoutError, match="the source is slow"),
+        scheduler_client(there.scheduler_info()["address"]),
+    ):
+        raise TimeoutError("the source is slow")
+
+
+def test_a_scheduler_without_workers_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: Any, **__: Any) -> None:
+        raise TimeoutError("0 of 1 workers")
+
+    with local_client(1) as there:
+        address = there.scheduler_info()["address"]
+        monkeypatch.setattr(type(there), "wait_for_workers", never)
+        said = f"no scheduler with workers at {address}"
+        with pytest.raises(OSError, match=said), scheduler_client(address):
+            pass
 
 
 def test_records_survive_json(npy: Path, dst: Path) -> None:

@@ -15,7 +15,7 @@ from volumes import QUICK, volume
 
 from tinc_codec import InvalidSetting, Settings, UnsupportedData
 from tinc_codec.archive import convert, estimate, open_source, plot_estimate
-from tinc_codec.archive.estimate import _draw, _Sample, _strata
+from tinc_codec.archive.sampling import Sample, _strata, draw
 from tinc_codec.archive.sources import Source
 from tinc_codec.cli import main
 from tinc_codec.encode import encode_chunk
@@ -86,6 +86,16 @@ def test_reads_planes_of_some_chunks_and_the_whole_of_few(
     assert found.fitted <= 3 + 2 * found.strata
 
 
+@pytest.mark.parametrize(("sample", "least", "most"), [(1, 1, 2), (2, 2, 4)])
+def test_small_samples_have_chunks_of_each_stratum(
+    tmp_path: Path, sample: int, least: int, most: int
+) -> None:
+    with open_source(half_empty(tmp_path / "s.npy")) as source:
+        drawn = [draw(source, (8, 8, 8), sample, seed) for seed in range(20)]
+    assert min(np.bincount(found.strata).min() for found in drawn) == least
+    assert max(len(found.regions) for found in drawn) == most
+
+
 def test_every_chunk_of_a_small_volume_leaves_no_doubt(tmp_path: Path) -> None:
     np.save(tmp_path / "s.npy", volume((16, 16, 40)))  # the last chunk overhangs
     settings = Settings(ratio=16, effort=1, iterations=10)
@@ -117,7 +127,7 @@ def test_fidelities_are_tried_and_their_ratios_told(tmp_path: Path) -> None:
 
 def test_the_same_seed_draws_the_same(tmp_path: Path) -> None:
     with open_source(half_empty(tmp_path / "s.npy")) as source:
-        first, again, other = (_draw(source, (8, 8, 8), 9, seed) for seed in (0, 0, 1))
+        first, again, other = (draw(source, (8, 8, 8), 9, seed) for seed in (0, 0, 1))
     assert first.regions == again.regions != other.regions
 
 
@@ -141,7 +151,7 @@ def test_intervals_hold_about_as_often_as_they_say() -> None:
         picked = np.concatenate(
             [rng.permutation(np.flatnonzero(strata == h))[:6] for h in range(strata.max() + 1)]
         )
-        sample = _Sample(
+        sample = Sample(
             regions=(), strata=strata[picked], shares=np.bincount(strata) / 200, looked_at=200,
             empty_share=0.6, chunk_count=10_000,
         )  # fmt: skip
@@ -158,7 +168,7 @@ def test_strata_are_few_enough_for_two_chunks_each(sample: int) -> None:
 
 
 def test_without_two_chunks_of_a_stratum_nothing_is_claimed() -> None:
-    sample = _Sample(
+    sample = Sample(
         regions=(), strata=np.array([0, 1]), shares=np.array([0.5, 0.5]), looked_at=10,
         empty_share=0, chunk_count=100,
     )  # fmt: skip
@@ -168,7 +178,7 @@ def test_without_two_chunks_of_a_stratum_nothing_is_claimed() -> None:
 
 
 def test_quantiles_are_those_of_the_archive_not_of_the_sample() -> None:
-    sample = _Sample(
+    sample = Sample(
         regions=(), strata=np.array([0, 1, 1, 1]), shares=np.array([0.9, 0.1]), looked_at=10,
         empty_share=0, chunk_count=100,
     )  # fmt: skip

@@ -18,6 +18,7 @@ from volumes import QUICK, volume
 
 from tinc_codec import InvalidSetting, Settings
 from tinc_codec.archive import convert, open_source
+from tinc_codec.archive.remote import RemoteTarget, target_of
 from tinc_codec.cli import main
 
 pytest.importorskip("s3fs", reason="s3fs is not installed")
@@ -133,6 +134,17 @@ def test_refusals_are_one_line_and_change_nothing(store, here, capsys):
     fs.invalidate_cache()
     assert sorted(fs.find(store.bucket)) == before
     assert not list(here.iterdir())
+
+
+def test_an_object_is_removed_unread(store, here, monkeypatch):
+    target = target_of(f"{store.url}/shards.zarr")
+    for key in ("c/0", "c/1"):
+        target.put(key, b"shard", here)
+    with monkeypatch.context() as patched:
+        patched.setattr(RemoteTarget, "read", lambda *_: pytest.fail("it was fetched"))
+        for key in ("c/1", "c/1", "c/2"):  # the last two are not there
+            target.remove(key)
+    assert list(objects(store, "shards.zarr")) == ["/c/0"]
 
 
 def test_other_settings_are_refused_until_overwritten(store, here):

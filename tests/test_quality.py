@@ -422,9 +422,21 @@ class TestCommand:
         error = capsys.readouterr().err
         assert error.splitlines()[-1].startswith("tinc: 1 of 8 chunks break a bound")
         assert "10:20,12:24,14:28" in error.splitlines()[-1]
-        assert main(["verify", "s.npy", "a.zarr", "--min-psnr", "90"]) == 1
         assert Path("r.html").exists()
         assert Path("t.parquet").exists()
+
+    def test_the_least_psnr_is_against_the_range_of_the_chunk(
+        self, pair: tuple[Path, Path], capsys: Any
+    ) -> None:
+        original, changed = np.load(pair[0]), zarr.open_array(pair[1], mode="r")[:]
+        at = np.s_[10:20, 12:24, 14:28]
+        own = psnr(original[at], changed[at])
+        assert own < psnr(original[at], changed[at], float(np.ptp(original))) - 0.1
+        command = ["verify", *map(str, pair), "--min-psnr"]
+        assert main([*command, f"{own - 0.01}"]) == 0
+        assert f"{own:.2f} dB" in capsys.readouterr().out
+        assert main([*command, f"{own + 0.01}"]) == 1
+        assert "PSNR against the chunk's own range at least" in capsys.readouterr().err
 
     def test_another_volume_is_a_failure(self, pair: tuple[Path, Path], capsys: Any) -> None:
         np.save(pair[0], volume((20, 24, 29)))

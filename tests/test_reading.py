@@ -205,6 +205,25 @@ def test_urls(tmp_path: Path) -> None:
     np.testing.assert_array_equal(opened.to_numpy(), stored)
 
 
+def test_a_setting_that_is_unknown_is_told_of_a_url_as_of_a_path(tmp_path: Path) -> None:
+    pytest.importorskip("fsspec")
+    create(zarr.create_group(tmp_path / "a.zarr"), "data", volume((16, 16, 16)), V3)
+    metadata = tmp_path / "a.zarr/data/zarr.json"
+    metadata.write_text(metadata.read_text().replace('"effort"', '"exertion"'))
+    for path in (f"{tmp_path}/a.zarr/data", f"file://{tmp_path}/a.zarr/data"):
+        with pytest.raises(InvalidSetting, match="exertion"):
+            tinc_codec.open(path)
+
+
+def test_a_lack_of_memory_is_none_of_the_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(zarr, "open", exhausted)
+    with pytest.raises(MemoryError):
+        tinc_codec.open("s3://bucket/a.zarr")
+
+
 def test_what_is_no_archive(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nothing"):
         tinc_codec.open(tmp_path / "nothing")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-from test_sources import WRITERS
+import tifffile
+from test_sources import WRITERS, nibabel
 
 from tinc_codec import TincError
 from tinc_codec.archive import open_source, target
@@ -68,6 +71,39 @@ def test_files_with_their_headers_overwritten_raise_nothing_unforeseen(tmp_path,
                 source.read(tuple(slice(0, 1) for _ in source.shape))
         except (TincError, OSError, MemoryError):
             pass
+
+
+def exhausted(*_, **__):
+    raise MemoryError
+
+
+@pytest.mark.parametrize(
+    ("kind", "reader", "name"),
+    [
+        ("tiff zlib", tifffile, "TiffFile"),
+        ("tiff planes", tifffile, "TiffFile"),
+        ("nifti", nibabel, "load"),
+    ],
+)
+def test_a_lack_of_memory_is_no_damage_to_a_file(tmp_path, monkeypatch, kind, reader, name):
+    path = WRITERS[kind](tmp_path)
+    monkeypatch.setattr(reader, name, exhausted)
+    with pytest.raises(MemoryError):
+        open_source(path)
+
+
+def test_a_lack_of_memory_while_reading_is_none_of_the_file(tmp_path, monkeypatch):
+    planes = open_source(WRITERS["tiff planes"](tmp_path))
+    monkeypatch.setattr(tifffile, "TiffFile", exhausted)
+
+    class TooLarge:
+        shape, dtype = (2, 2), np.dtype("u1")
+        __getitem__ = exhausted
+
+    array = open_source(np.zeros((2, 2)))
+    for source in (planes, replace(array, array=TooLarge())):
+        with pytest.raises(MemoryError):
+            source.read(tuple(map(slice, source.shape)))
 
 
 @pytest.mark.parametrize("kind", ["n5", "zarr v2", "zarr v3"])

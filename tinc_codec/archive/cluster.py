@@ -1,33 +1,24 @@
-"""Dask's part: clusters of pinned worker processes, and a window of tasks on them."""
+"""Dask's clusters: worker processes on this machine, on its GPUs, of SLURM, or there already."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
 import os
-import pickle
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Generator, Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Iterator, Mapping
 from multiprocessing.resource_tracker import ensure_running
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
+from tinc_codec.archive.counts import check_counts
 from tinc_codec.errors import InvalidSetting
 from tinc_codec.runtime import processors
 
 if TYPE_CHECKING:
-    from distributed import Client, Future
+    from distributed import Client
 
-_Job = TypeVar("_Job")
-_Result = TypeVar("_Result")
-
-_WINDOW = 4  # futures under way for each worker, of one task each, or of many that take no time
-_BATCH_SECONDS = 0.2
-_LARGEST_BATCH = 64
-_REFRESH_SECONDS = 5.0
 _ALLOWED_FAILURES = 10  # of the worker a task is on; under preemption tasks are rarely to blame
 # One shard at a time in a process: libraries that would start threads of their own are kept to one.
 _OTHERS_THREADS = (
@@ -119,8 +110,7 @@ def local_client(workers: int) -> Iterator[Client]:
     InvalidSetting
         If workers is below 1.
     """
-    if workers < 1:
-        raise InvalidSetting(f"workers={workers} must be at least 1")
+    check_counts(workers=workers)
     share = max(1, processors() // workers)
     environment = {**_ONE_THREAD, "TINC_THREADS": str(share)}
     with _nannies([environment] * workers, {}) as client:
@@ -186,10 +176,14 @@ def _in_environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 def visible_gpus() -> list[str]:
-    """Return the numbers or names of the GPUs that this process may use."""
+    """Return the numbers or names of the GPUs that this process may use.
+
+    Of those that ``CUDA_VISIBLE_DEVICES`` lists, CUDA takes the ones before the first that is none.
+    """
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
-        return [name for name in named.split(",") if name]
+        names = (name.strip() for name in named.split(","))
+        return list(itertools.takewhile(lambda name: name and not name.startswith("-"), names))
     if not shutil.which("nvidia-smi"):
         return []
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
@@ -213,8 +207,9 @@ def slurm_client(workers: int) -> Iterator[Client]:
     Raises
     ------
     InvalidSetting
-        If dask-jobqueue is not installed.
+        If workers is below 1, or dask-jobqueue is not installed.
     """
+    check_counts(workers=workers)
     try:
         from dask_jobqueue import SLURMCluster  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
@@ -241,12 +236,13 @@ def scheduler_client(address: str) -> Iterator[Client]:
     """
     from distributed import Client
 
-    try:
-        with Client(address, timeout=10) as client:
+    with contextlib.ExitStack() as stack:
+        try:
+            client = stack.enter_context(Client(address, timeout=10))
             client.wait_for_workers(1, timeout=30)
-            yield client
-    except TimeoutError as error:
-        raise OSError(f"no scheduler with workers at {address}: {error}") from error
+        except TimeoutError as error:
+            raise OSError(f"no scheduler with workers at {address}: {error}") from error
+        yield client
 
 
 @contextlib.contextmanager
@@ -310,126 +306,3 @@ def _configured() -> Iterator[None]:
     }
     with dask.config.set(options):
         yield
-
-
-def on_client(
-    work: Callable[[_Job, int], _Result],
-    job: _Job,
-    tasks: Iterator[int],
-    client: Client,
-    *,
-    name: str,
-) -> Generator[tuple[int, _Result | Exception]]:
-    """Do tasks on dask's workers, a few for each under way: memory stays flat at any number.
-
-    Parameters
-    ----------
-    work : callable
-        What a worker calls, with a job and the number of a task.
-    job : object
-        Its first argument, small: it goes along with each task.
-    tasks : iterator of int
-        Numbers of tasks.
-    client : distributed.Client
-        Of the workers.
-    name : str
-        Of the run, to tell its tasks from those of others.
-
-    Yields
-    ------
-    (int, result or Exception)
-        Of each task, as they end.
-
-    Raises
-    ------
-    OSError
-        If the scheduler is gone.
-    """
-    import cloudpickle
-    from distributed import as_completed
-
-    packed = cloudpickle.dumps((work, job))  # once, not with each task
-    waiting = Waiting(tasks)
-    under_way: dict[Any, tuple[list[int], Future[Any]]] = {}
-    window = as_completed()
-    most, asked = 0, -_REFRESH_SECONDS
-    try:
-        for number in itertools.count():
-            if time.monotonic() - asked > _REFRESH_SECONDS:
-                workers = client.scheduler_info(n_workers=-1)["workers"]
-                most, asked = _WINDOW * max(1, len(workers)), time.monotonic()
-            batch = waiting.take() if len(under_way) < most else []
-            if batch:
-                key = f"shards-{name}-{number}-{batch[0]}"
-                future = client.submit(_do, packed, batch, key=key, pure=False)
-                under_way[key] = batch, future
-                window.add(future)
-            elif under_way:
-                future = next(window)
-                yield from _ended(future, under_way.pop(future.key)[0], waiting)
-            else:
-                return
-    finally:
-        if client.status == "running":
-            client.cancel([future for _, future in under_way.values()])
-
-
-class Waiting:
-    """Tasks still to be sent, in batches that take about as long as scheduling is worth.
-
-    Scheduling takes milliseconds for each future. Shards of background take no longer.
-    """
-
-    def __init__(self, tasks: Iterator[int]) -> None:
-        self._tasks = tasks
-        self._back: list[int] = []
-        self._alone: list[int] = []
-        self._size = 1
-
-    def take(self) -> list[int]:
-        """Return the next batch; none if there are no tasks."""
-        if self._alone:
-            return [self._alone.pop()]
-        batch = self._back[: self._size]
-        del self._back[: self._size]
-        return batch + list(itertools.islice(self._tasks, self._size - len(batch)))
-
-    def done(self, batch: list[int], count: int, seconds: float) -> None:
-        """Note how long the first ones of a batch took; the others were not begun."""
-        self._back += batch[count:]
-        wanted = int(count * _BATCH_SECONDS / max(seconds, 1e-9))
-        self._size = max(1, min(wanted, 2 * count, _LARGEST_BATCH))
-
-    def failed(self, batch: list[int]) -> None:
-        """Take tasks back, of which one has failed: which one shows if each is sent alone."""
-        self._alone += reversed(batch)
-
-
-def _do(packed: bytes, batch: list[int]) -> tuple[list[Any], float]:
-    """Do tasks until the time of a batch is over, at least one; return results and seconds."""
-    work, job = _unpacked(packed)
-    started = time.perf_counter()
-    results: list[Any] = []
-    for index in batch:
-        results.append(work(job, index))
-        if time.perf_counter() - started > _BATCH_SECONDS:
-            break
-    return results, time.perf_counter() - started
-
-
-@lru_cache(maxsize=1)
-def _unpacked(packed: bytes) -> Any:
-    return pickle.loads(packed)
-
-
-def _ended(future: Future[Any], batch: list[int], waiting: Waiting) -> Iterator[tuple[int, Any]]:
-    if future.status == "finished":
-        results, seconds = future.result()
-        waiting.done(batch, len(results), seconds)
-        yield from zip(batch, results, strict=False)
-    elif future.status != "error":
-        raise OSError("the scheduler is gone; start it again, and run the same command to go on")
-    elif len(batch) > 1:
-        waiting.failed(batch)
-    else:
-        yield batch[0], future.exception()

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tinc_codec.archive.cluster import local_client
+from tinc_codec.archive.counts import check_counts
 from tinc_codec.archive.plan import plan
+from tinc_codec.archive.records import ShardRecord
 from tinc_codec.archive.run import check_target, run
 from tinc_codec.archive.scores import ChunkScore, Progress, ProgressCallback, Scores
 from tinc_codec.archive.verify import verify
-from tinc_codec.archive.work import ShardRecord
 from tinc_codec.settings import Settings
 
 
@@ -59,9 +60,12 @@ def convert(
 
     Raises
     ------
+    InvalidSetting
+        If workers is below 1.
     InvalidSetting, UnsupportedData, FileExistsError, BlockingIOError, ShardsFailed, OSError
         See :func:`tinc_codec.archive.plan` and :func:`tinc_codec.archive.run`.
     """
+    check_counts(workers=workers)
     made = plan(
         src,
         dst,

@@ -1,10 +1,4 @@
-"""What a conversion would cost and keep, from fits of a few chunks.
-
-The few are a stratified sample (double sampling, Cochran, *Sampling Techniques*, 1977, ch. 12): of
-some hundred chunks drawn at random one plane is read; chunks whose planes are alike in mean and
-spread form strata, empty ones a stratum of their own; from each, as many chunks are fitted as its
-size deserves, but at least two, for their difference tells how sure the estimate is.
-"""
+"""What a conversion would cost and keep, from fits of a few chunks."""
 
 from __future__ import annotations
 
@@ -17,27 +11,21 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tinc_codec.archive.layout import Region, chunk_shape, grid_shape, region_of
-from tinc_codec.archive.outputs import check_can_be_written
+from tinc_codec.archive.counts import check_counts
+from tinc_codec.archive.layout import Region, chunk_shape
 from tinc_codec.archive.plan import open_part
+from tinc_codec.archive.sampling import Sample, draw
 from tinc_codec.archive.scores import ChunkScore, Progress, ProgressCallback, score_chunk
 from tinc_codec.archive.sources import Source
 from tinc_codec.archive.threaded import in_window
 from tinc_codec.decode import decode
 from tinc_codec.encode import encode_chunk
-from tinc_codec.errors import InvalidSetting
 from tinc_codec.inspection import inspect
 from tinc_codec.metrics import Errors
 from tinc_codec.runtime import current_runtime, runtime
 from tinc_codec.settings import Settings
 from tinc_codec.stream.normalize import check_array
-
-_LOOKS = 10  # planes looked at for each chunk fitted
-_MEAN_CLASSES, _SPREAD_CLASSES = 2, 3  # of the chunks that are not empty, at most
-_Z = 1.96  # standard errors within which 95 % of a normal distribution lie
-_SHARES = (0.05, 0.5, 0.95)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,49 +104,6 @@ class Estimate:
     ratios: tuple[RatioEstimate, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Sample:
-    """Chunks to fit: regions, strata, and each stratum's share of the archive."""
-
-    regions: tuple[Region, ...]
-    strata: NDArray[np.int64]
-    shares: NDArray[np.float64]
-    looked_at: int
-    empty_share: float
-    chunk_count: int
-
-    def mean(self, values: Sequence[float]) -> tuple[float, float]:
-        """Return the mean over all chunks, and half the width of its 95 % interval.
-
-        The latter is NaN where one chunk of each stratum is all there is to judge by.
-        """
-        measured = np.asarray(values, np.float64)
-        groups = [measured[self.strata == h] for h in range(len(self.shares))]
-        means = np.array([group.mean() for group in groups])
-        sizes = np.array([group.size for group in groups])
-        mean = float(self.shares @ means)
-        # A stratum with one chunk tells nothing of its spread: it takes that of the others.
-        squares = np.array([((g - g.mean()) ** 2).sum() for g in groups])
-        freedom = measured.size - len(groups)
-        pooled = squares.sum() / freedom if freedom else math.nan
-        spread = np.where(sizes > 1, squares / np.maximum(sizes - 1, 1), pooled)
-        left = 1 - sizes / (self.shares * self.chunk_count)
-        spread[left <= 0] = 0  # all of it fitted
-        within = float((self.shares**2 * spread / sizes * np.maximum(0, left)).sum())
-        seen = 1 - self.looked_at / self.chunk_count
-        between = float(self.shares @ (means - mean) ** 2) / self.looked_at * seen
-        return mean, _Z * math.sqrt(within + between)
-
-    def quantiles(self, values: Sequence[float]) -> list[float]:
-        """Return the quantiles over all chunks at the shares above."""
-        counts = np.bincount(self.strata, minlength=len(self.shares))
-        weights = (self.shares / counts)[self.strata]
-        order = np.argsort(values, kind="stable")
-        reached = np.cumsum(weights[order]) / weights.sum()
-        at = np.minimum(np.searchsorted(reached, _SHARES), len(order) - 1)
-        return [float(np.asarray(values)[order[k]]) for k in at]
-
-
 def estimate(
     src: str | Path,
     ratios: Sequence[float],
@@ -174,7 +119,8 @@ def estimate(
 ) -> Estimate:
     """Fit a sample of chunks at several targets, and tell what all chunks would cost and keep.
 
-    Of the source only a plane of ten times ``sample`` chunks, and ``sample`` whole chunks are read.
+    Of the source only a plane of ten times ``sample`` chunks, and the chunks that are fitted whole
+    are read.
 
     Parameters
     ----------
@@ -189,7 +135,9 @@ def estimate(
     chunks : sequence of int, optional
         As for :func:`tinc_codec.archive.convert`.
     sample : int
-        Chunks to fit.
+        Chunks to fit, about: each stratum's share of so many is rounded, and at least two chunks of
+        each are fitted, or one where ``sample`` is 1. That makes up to 2 of 1, 4 of 2 and 5 of 3;
+        ``fitted`` of the result tells how many.
     roi, mask
         As for :func:`tinc_codec.archive.plan`.
     workers : int, optional
@@ -213,20 +161,15 @@ def estimate(
         If the source cannot be read.
     """
     base = settings or Settings()
-    tried = [replace(base, ratio=ratio) for ratio in ratios]
-    for name, values in fidelities.items():
-        given: list[dict[str, Any]] = [{"ratio": None, name: value} for value in values]
-        tried += [replace(base, **some) for some in given]
-    for name, value in (("sample", sample), ("workers", workers), ("ratios", len(tried))):
-        if value is not None and value < 1:
-            raise InvalidSetting(f"{name}={value} must be at least 1")
+    tried = _targets(base, ratios, fidelities)
+    check_counts(sample=sample, workers=workers, targets=len(tried))
     machine = current_runtime()
     at_once = 1 if machine.uses_torch else workers or machine.thread_count()
     threads = max(1, machine.thread_count() // at_once)
     with open_part(src, roi, mask) as source, runtime(threads=threads, cache_bytes=0):
         check_array(np.empty((1,) * len(source.shape), source.dtype))
         edges = chunk_shape(source.shape, chunks)
-        drawn = _draw(source, edges, sample, base.seed)
+        drawn = draw(source, edges, sample, base.seed)
         found = _fitted(source, edges, drawn, tried, at_once, progress)
         return Estimate(
             shape=source.shape,
@@ -248,75 +191,20 @@ def estimate(
         )
 
 
-def _draw(source: Source, edges: tuple[int, ...], sample: int, seed: int) -> _Sample:
-    """Choose the chunks to fit, from planes of more of them."""
-    rng = np.random.default_rng(seed)
-    grid = grid_shape(source.shape, edges)
-    count = math.prod(grid)
-    looked_at = min(count, _LOOKS * sample)
-    chosen = np.sort(rng.choice(count, looked_at, replace=False))
-    positions = np.stack(np.unravel_index(chosen, grid), axis=1).tolist()
-    regions = [region_of(tuple(position), source.shape, edges) for position in positions]
-    looks = np.array([_look(source, region) for region in regions])
-    strata = _strata(looks, sample)
-    counts = np.bincount(strata)
-    # Proportional to the strata, rounded, and at least two of each.
-    wanted = np.round(counts * min(sample, looked_at) / looked_at).astype(int)
-    wanted = np.maximum(min(sample, 2), wanted)
-    picked = np.concatenate(
-        [
-            rng.permutation(np.flatnonzero(strata == h))[: min(wanted[h], counts[h])]
-            for h in range(len(counts))
-        ]
-    )
-    return _Sample(
-        regions=tuple(regions[k] for k in picked),
-        strata=strata[picked],
-        shares=counts / looked_at,
-        looked_at=looked_at,
-        empty_share=float((looks[:, 1] == 0).mean()),
-        chunk_count=count,
-    )
-
-
-def _look(source: Source, region: Region) -> tuple[float, float]:
-    """Return mean and standard deviation of the middle plane of a chunk."""
-    plane = list(region)
-    for axis, side in enumerate(plane[:-2]):
-        middle = (side.start + side.stop) // 2
-        plane[axis] = slice(middle, middle + 1)
-    voxels = source.read(tuple(plane)).astype(np.float64)
-    voxels = voxels[np.isfinite(voxels)]
-    return (float(voxels.mean()), float(voxels.std())) if voxels.size else (0.0, 0.0)
-
-
-def _strata(looks: NDArray[np.float64], sample: int) -> NDArray[np.int64]:
-    """Return the stratum of each chunk, numbered from 0 without gaps.
-
-    There are few enough of them for two chunks each in a sample of 4 or more.
-    """
-    means, spreads = looks.T
-    many = sample >= 2 * (1 + _MEAN_CLASSES * _SPREAD_CLASSES)
-    mean_classes = _MEAN_CLASSES if many else 1
-    spread_classes = max(1, min(_SPREAD_CLASSES, sample // 2 - 1))
-    filled = spreads > 0
-    classes = np.zeros(len(looks), np.int64)  # 0: empty
-    if filled.any():
-        bright = _quantile_class(means[filled], mean_classes)
-        rough = _quantile_class(spreads[filled], spread_classes)
-        classes[filled] = 1 + spread_classes * bright + rough
-    return np.unique(classes, return_inverse=True)[1].astype(np.int64)
-
-
-def _quantile_class(values: NDArray[np.float64], classes: int) -> NDArray[np.int64]:
-    cuts = np.quantile(values, np.arange(1, classes) / classes)
-    return np.searchsorted(cuts, values, side="left").astype(np.int64)
+def _targets(
+    base: Settings, ratios: Sequence[float], fidelities: Mapping[str, Sequence[float]]
+) -> list[Settings]:
+    tried = [replace(base, ratio=ratio) for ratio in ratios]
+    for name, values in fidelities.items():
+        given: list[dict[str, Any]] = [{"ratio": None, name: value} for value in values]
+        tried += [replace(base, **some) for some in given]
+    return tried
 
 
 def _fitted(
     source: Source,
     edges: tuple[int, ...],
-    drawn: _Sample,
+    drawn: Sample,
     tried: Sequence[Settings],
     workers: int,
     progress: ProgressCallback | None,
@@ -354,7 +242,7 @@ def _fit(source: Source, region: Region, edges: tuple[int, ...], settings: Setti
     return replace(score, seconds=time.perf_counter() - started)
 
 
-def _expected(settings: Settings, drawn: _Sample, scores: Sequence[ChunkScore]) -> RatioEstimate:
+def _expected(settings: Settings, drawn: Sample, scores: Sequence[ChunkScore]) -> RatioEstimate:
     raw, _ = drawn.mean([score.raw_bytes for score in scores])
     peak = sum((score.errors for score in scores), Errors()).data_range
     size, size_margin = drawn.mean([score.stored_bytes for score in scores])
@@ -372,52 +260,3 @@ def _expected(settings: Settings, drawn: _Sample, scores: Sequence[ChunkScore]) 
         ssim=math.nan if any(map(math.isnan, known)) else drawn.quantiles(known)[1],
         with_trees=drawn.mean(["tree" in score.form for score in scores])[0],
     )
-
-
-def check_plot_can_be_written(path: Path) -> None:
-    """Refuse before any work what would fail after it.
-
-    Raises
-    ------
-    InvalidSetting
-        If matplotlib is missing, or the file's folder, or its name ends in something else than
-        .png, .svg or .pdf.
-    """
-    check_can_be_written(path, "matplotlib", "report", (".png", ".svg", ".pdf"))
-
-
-def plot_estimate(found: Estimate, path: str | Path) -> None:
-    """Draw quality and time over size, and save the figure.
-
-    Parameters
-    ----------
-    found : Estimate
-        To draw.
-    path : str or Path
-        Of the file; its suffix tells the format, such as .png or .svg.
-
-    Raises
-    ------
-    InvalidSetting
-        As :func:`check_plot_can_be_written`.
-    """
-    check_plot_can_be_written(Path(path))
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
-    quality, effort = figure.subplots(1, 2)
-    sizes = [at.stored_bytes / 1e9 for at in found.ratios]
-    psnr = np.clip([at.psnr_db for at in found.ratios], 0, 150)
-    quality.errorbar(sizes, psnr[:, 1], (psnr[:, 1] - psnr[:, 0], psnr[:, 2] - psnr[:, 1]), fmt="o")
-    quality.set_ylabel("PSNR of chunks, dB (median, 5 to 95 %)")
-    hours = [at.seconds / found.workers / 3600 for at in found.ratios]
-    margins = [at.seconds_margin / found.workers / 3600 for at in found.ratios]
-    effort.errorbar(sizes, hours, margins, fmt="o")
-    effort.set_ylabel(f"hours with {found.workers} workers (95 % interval)")
-    effort.set_ylim(bottom=0)
-    for ax in (quality, effort):
-        ax.set_xlabel("size, GB")
-        ax.set_xscale("log")
-    for at, x, y in zip(found.ratios, sizes, psnr[:, 1], strict=True):
-        quality.annotate(f" {at.ratio:g}×", (x, y))
-    figure.savefig(path, dpi=150)

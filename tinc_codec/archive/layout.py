@@ -152,6 +152,12 @@ def region_of(position: Position, shape: tuple[int, ...], chunks: tuple[int, ...
     return tuple(slice(k * c, min((k + 1) * c, n)) for k, c, n in bounds)
 
 
+def middle_plane(region: Region) -> Region:
+    """Return the part of a region that lies in the middle of all axes but the last two."""
+    middles = ((side.start + side.stop) // 2 for side in region[:-2])
+    return (*(slice(k, k + 1) for k in middles), *region[-2:])
+
+
 def within(region: Region, box: Region) -> Region:
     """Return where a region lies in what was read of a box around it."""
     sides = zip(region, box, strict=True)

@@ -16,7 +16,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,8 +24,8 @@ import google_crc32c
 import numpy as np
 
 from tinc_codec.archive.plan import Plan
+from tinc_codec.archive.records import ShardRecord
 from tinc_codec.archive.target import Target
-from tinc_codec.archive.work import ShardRecord
 from tinc_codec.errors import InvalidSetting
 
 Partition = tuple[int, int]
@@ -53,7 +53,6 @@ class Manifest:
     scratch: Path
     done: bytearray
     _file: IO[bytes]
-    _locks: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def add(self, record: ShardRecord) -> None:
         """Record a shard that is in place."""
@@ -236,40 +235,58 @@ def _append(path: Path) -> Iterator[IO[bytes]]:
         yield file
 
 
-def _lines(folder: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines that are records, with the index of their tasks."""
-    for path in sorted(folder.glob("shards-*.jsonl")):
-        with path.open("rb") as file:
-            for line in file:
-                match = _RECORD.fullmatch(line)
-                if match:
-                    yield int(match[1]), line
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("shards-*.jsonl"))
 
 
-def _record(line: bytes) -> ShardRecord:
+def _lines(path: Path, count: int) -> Iterator[tuple[int, int, bytes]]:
+    """Yield the lines that are records, with the index of their tasks and where they begin."""
+    start = 0
+    with path.open("rb") as file:
+        for line in file:
+            match = _RECORD.fullmatch(line)
+            if match and int(match[1]) >= count:
+                raise _damaged(path, line, f"there are {count} tasks")
+            if match:
+                yield int(match[1]), start, line
+            start += len(line)
+
+
+def _record(path: Path, line: bytes) -> ShardRecord:
     try:
         return ShardRecord.from_json(json.loads(line))
     except (ValueError, KeyError, TypeError) as error:
-        raise InvalidSetting(
-            f"what is recorded of a shard is damaged ({type(error).__name__}: {error}): "
-            f"{line[:80]!r}; start over with --overwrite (overwrite=True)"
-        ) from error
+        raise _damaged(path, line, f"{type(error).__name__}: {error}") from error
+
+
+def _damaged(path: Path, line: bytes, why: str) -> InvalidSetting:
+    return InvalidSetting(
+        f"what is recorded of a shard in {path} is damaged ({why}): {line[:80]!r}; remove that "
+        "file, and its shards are made again"
+    )
 
 
 def _last_records(folder: Path, count: int) -> Iterator[ShardRecord]:
-    """Yield the last record of each task: a shard that was found damaged has several."""
-    last = np.full(count, -1, np.int64)
-    for number, (index, _) in enumerate(_lines(folder)):
-        last[index] = number
-    for number, (index, line) in enumerate(_lines(folder)):
-        if last[index] == number:
-            yield _record(line)
+    """Yield the last record of each task: a shard that was found damaged has several.
+
+    Which lines they are is found out once, for other processes go on adding to their files.
+    """
+    files = _files(folder)
+    last = np.full((count, 2), -1, np.int64)  # of each task: the file, and where the line begins
+    for number, path in enumerate(files):
+        for index, start, _ in _lines(path, count):
+            last[index] = number, start
+    for number, path in enumerate(files):
+        with path.open("rb") as file:
+            for start in np.sort(last[last[:, 0] == number, 1]).tolist():
+                file.seek(start)
+                yield _record(path, file.readline())
 
 
 def _in_place(folder: Path, target: Target, count: int) -> bytearray:
     """Return which tasks are recorded and in place: each file is read, and its checksum taken."""
     done = bytearray(count)
-    records = (_record(line) for _, line in _lines(folder))
+    records = (_record(path, line) for path in _files(folder) for *_, line in _lines(path, count))
     with ThreadPoolExecutor() as pool:
         for index, good in _in_order(pool, lambda r: _is_good(target, r), records):
             done[index] |= good

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from tinc_codec.archive.arrays import Level
-from tinc_codec.archive.sources import Source
+from tinc_codec.archive.sources import SLAB_BYTES, Source
 from tinc_codec.runtime import current_runtime
 from tinc_codec.settings import Settings
 
@@ -20,7 +20,6 @@ _ENCODER = 32 << 20
 _PROCESS = 400 << 20  # interpreter, compiled kernels, zarr and dask
 _TORCH = 28  # bytes a voxel of all that a batch holds: normalised, weighted, and a band of each
 PIECE_BYTES = 64 << 20  # bytes of the source that are read at once for a voxel of a coarse level
-_SLAB = 1 << 28  # bytes that staging a slab takes
 _STAGED_FROM = 4  # times what is asked for that the source has to be read for it
 
 
@@ -74,7 +73,7 @@ def with_reading(level: Level, source: Source) -> Level:
         for region in (middle, source.preferred_region(middle))
     )
     staged = needed >= _STAGED_FROM * asked
-    held = source.resident_bytes + (_SLAB if staged else 0)
+    held = source.resident_bytes + (SLAB_BYTES if staged else 0)
     if source.chunks and not staged:
         held += math.prod(source.chunks) * itemsize
     if math.prod(level.factors) > 1:

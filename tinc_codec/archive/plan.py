@@ -14,16 +14,15 @@ from typing import Any, Literal
 import numpy as np
 
 from tinc_codec import __version__
-from tinc_codec.archive.arrays import Level, check_encoder, new_array
-from tinc_codec.archive.layout import Position, Region, chunk_shape, region_of, shard_shape
-from tinc_codec.archive.memory import peak_bytes, with_reading
-from tinc_codec.archive.pyramid import level_factors, level_shape
+from tinc_codec.archive.arrays import Level, new_array
+from tinc_codec.archive.layout import Position, Region, region_of
+from tinc_codec.archive.levels import image_levels, label_levels
+from tinc_codec.archive.memory import peak_bytes
 from tinc_codec.archive.sources import (
     Source,
     SourceSpec,
     closed_on_error,
     declared,
-    label_images,
     open_source,
     part_of,
     whole_roi,
@@ -31,8 +30,6 @@ from tinc_codec.archive.sources import (
 from tinc_codec.errors import InvalidSetting
 from tinc_codec.runtime import current_runtime
 from tinc_codec.settings import Settings
-
-_LOSSLESS_FROM = 3  # level of the pyramid: coarser ones are small, and overviews want to be quick
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,29 +245,14 @@ def plan(
     OSError
         If the source cannot be read.
     """
-    if zarr_format not in (2, 3):
-        raise InvalidSetting(f"zarr_format={zarr_format} must be 2 or 3")
-    if zarr_format == 2 and shards is not None:
-        raise InvalidSetting("zarr format 2 has no shards; leave shards out, or take format 3")
-    if min_psnr is not None and not math.isfinite(min_psnr):
-        raise InvalidSetting(f"min_psnr={min_psnr} must be a finite number of dB")
+    _check_arguments(zarr_format, shards, min_psnr)
     with open_part(src, roi, mask) as source:
-        if min_psnr is not None and source.dtype.kind == "f":
-            raise InvalidSetting(
-                f"min_psnr={min_psnr} stores chunks losslessly, which is for integers; of "
-                f"{source.dtype} give psnr or rmse"
-            )
         chosen = with_sentinels(settings or Settings(), source.attributes)
-        if chosen.max_error == 0 and source.dtype.kind == "f" and not labels:
-            raise InvalidSetting(
-                f"max_error=0 is without loss, which is for integers; of {source.dtype} give a "
-                "larger one, or rmse or psnr"
-            )
-        arrays = _pyramid(source, chosen, levels, chunks, shards, zarr_format, labels=labels)
-        copied, left_out = _label_arrays(source, len(arrays))
-        label_levels = [
-            _label_level(path, spec, chunks, shards, zarr_format) for path, spec in copied.items()
-        ]
+        if source.dtype.kind == "f":
+            _check_lossy(source.dtype, chosen, min_psnr, labels=labels)
+        arrays = image_levels(source, chosen, levels, chunks, shards, zarr_format, labels=labels)
+        copied, left_out = label_levels(source, len(arrays), chunks, shards, zarr_format)
+        sources = [source.spec, *(level.source for level in copied)]
         made = Plan(
             src=source.spec.location,
             # Workers may have another working directory.
@@ -279,16 +261,43 @@ def plan(
             source_dtype=source.dtype.str,
             settings=chosen,
             zarr_format=zarr_format,
-            levels=(*arrays, *label_levels),
+            levels=(*arrays, *copied),
             left_out=(*source.left_out, *left_out),
             min_psnr=min_psnr,
-            source_id=_digest([_identity(spec) for spec in [source.spec, *copied.values()]]),
+            source_id=_digest([_identity(spec) for spec in sources]),
             mask_id=None if source.spec.mask is None else _identity(source.spec.mask),
             torch=current_runtime().uses_torch,
         )
     for level in made.levels:  # zarr's own checks, in memory
         new_array({}, level, chosen, zarr_format)
     return made
+
+
+def _check_arguments(
+    zarr_format: int, shards: Sequence[int] | None, min_psnr: float | None
+) -> None:
+    if zarr_format not in (2, 3):
+        raise InvalidSetting(f"zarr_format={zarr_format} must be 2 or 3")
+    if zarr_format == 2 and shards is not None:
+        raise InvalidSetting("zarr format 2 has no shards; leave shards out, or take format 3")
+    if min_psnr is not None and not math.isfinite(min_psnr):
+        raise InvalidSetting(f"min_psnr={min_psnr} must be a finite number of dB")
+
+
+def _check_lossy(
+    dtype: np.dtype[Any], settings: Settings, min_psnr: float | None, *, labels: bool
+) -> None:
+    """Refuse to store floats without loss."""
+    if min_psnr is not None:
+        raise InvalidSetting(
+            f"min_psnr={min_psnr} stores chunks losslessly, which is for integers; of {dtype} "
+            "give psnr or rmse"
+        )
+    if settings.max_error == 0 and not labels:
+        raise InvalidSetting(
+            f"max_error=0 is without loss, which is for integers; of {dtype} give a larger one, "
+            "or rmse or psnr"
+        )
 
 
 def _destination(dst: str | Path) -> str:
@@ -314,114 +323,10 @@ def open_part(src: Any, roi: Sequence[slice] | None = None, mask: Any = None) ->
         return part_of(source, whole_roi(source, roi), inner)
 
 
-def _pyramid(
-    source: Source,
-    settings: Settings,
-    levels: int,
-    chunks: Sequence[int] | None,
-    shards: Sequence[int] | None,
-    zarr_format: Literal[2, 3],
-    *,
-    labels: bool,
-) -> tuple[Level, ...]:
-    """Lay out the levels of a pyramid."""
-    dtype = source.dtype.newbyteorder("=")
-    sentinels = declared.numbers(source.attributes)
-    spec = _for_workers(source.spec)
-    found: list[Level] = []
-    for number, factors in enumerate(level_factors(source.grid, source.shape, levels)):
-        shape = level_shape(source.shape, factors)
-        edges = chunk_shape(shape, chunks)
-        fits = not labels and _fits(edges, dtype, settings, number)
-        level = Level(
-            source=spec,
-            path=source.name if levels == 1 else str(number),
-            dtype=dtype.str,
-            factors=factors,
-            shape=shape,
-            chunks=edges,
-            shards=edges if zarr_format == 2 else shard_shape(shape, edges, shards),
-            lossless=number >= _LOSSLESS_FROM or not fits,
-            labels=labels,
-            missing=sentinels[0] if sentinels else None,
-        )
-        found.append(with_reading(level, source))
-    return tuple(found)
-
-
-def _label_arrays(source: Source, levels: int) -> tuple[dict[str, SourceSpec], tuple[str, ...]]:
-    """Return the arrays of label images to copy by their paths in the archive; why others not.
-
-    OME-Zarr wants as many levels of them as of the image.
-    """
-    images, problems = label_images(source)
-    if images and source.spec.roi:
-        names = ", ".join(image.name for image in images)
-        return {}, (f"label images ({names}) are not copied when a box is converted", *problems)
-    arrays = {
-        f"labels/{image.name}/{path}": _for_workers(spec)
-        for image in images
-        for path, spec in list(image.levels.items())[:levels]
-    }
-    said = [f"{problem}: it is not copied" for problem in problems]
-    said += [
-        f"labels/{image.name} has {len(image.levels)} levels, and gets no more: OME-Zarr wants as "
-        f"many as the image's {levels}"
-        for image in images
-        if len(image.levels) < levels
-    ]
-    return arrays, tuple(said)
-
-
-def _label_level(
-    path: str,
-    spec: SourceSpec,
-    chunks: Sequence[int] | None,
-    shards: Sequence[int] | None,
-    zarr_format: Literal[2, 3],
-) -> Level:
-    """Lay out the copy of an array of a label image, in chunks as the image's where it can be."""
-    with open_source(spec) as source:
-        ndim = len(source.shape)
-        edges = chunk_shape(source.shape, chunks and chunks[-ndim:])
-        whole = shard_shape(source.shape, edges, shards and shards[-ndim:])
-        level = Level(
-            source=spec,
-            path=path,
-            image="/".join(path.split("/")[:2]),
-            dtype=source.dtype.newbyteorder("=").str,
-            factors=(1,) * ndim,
-            shape=source.shape,
-            chunks=edges,
-            shards=edges if zarr_format == 2 else whole,
-            lossless=True,
-            labels=True,
-        )
-        return with_reading(level, source)
-
-
-def _fits(chunks: tuple[int, ...], dtype: np.dtype[Any], settings: Settings, number: int) -> bool:
-    """Tell whether the encoder takes such chunks; at full resolution it has to."""
-    try:
-        check_encoder(chunks, dtype, settings)
-    except InvalidSetting:
-        if number == 0:
-            raise
-        return False
-    return True
-
-
 def with_sentinels(settings: Settings, attributes: Mapping[str, Any]) -> Settings:
     """Return settings that preserve the values which attributes declare as missing, too."""
     new = (value for value in declared.numbers(attributes) if value not in settings.preserve)
     return replace(settings, preserve=(*settings.preserve, *dict.fromkeys(new)))
-
-
-def _for_workers(spec: SourceSpec) -> SourceSpec:
-    """Return the spec as workers need it, which may have another working directory."""
-    if spec.array is None and not spec.is_url:
-        spec = replace(spec, location=os.path.abspath(spec.location))
-    return replace(spec, checked=True, mask=spec.mask and _for_workers(spec.mask))
 
 
 def _identity(spec: SourceSpec) -> str:

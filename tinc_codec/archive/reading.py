@@ -17,7 +17,7 @@ from tinc_codec.archive import borders, ome, overviews
 from tinc_codec.archive.layout import grid_shape
 from tinc_codec.archive.sources import declared
 from tinc_codec.archive.sources.zarrs import dimension_names
-from tinc_codec.errors import InvalidSetting
+from tinc_codec.errors import InvalidSetting, TincError
 from tinc_codec.runtime import Runtime, current_runtime, given_runtime, using
 
 if TYPE_CHECKING:
@@ -150,6 +150,8 @@ def _open_node(path: str | Path) -> zarr.Array[Any] | zarr.Group:
         return zarr.open(location, mode="r")
     except (GroupNotFoundError, NodeNotFoundError, ContainsArrayError, FileNotFoundError) as error:
         raise InvalidSetting(f"{path} is neither a zarr array nor a zarr group: {error}") from error
+    except (TincError, MemoryError):
+        raise
     except Exception as error:  # each file system has its own, of access, addresses, time-outs
         if local:
             raise

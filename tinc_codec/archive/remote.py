@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import posixpath
 from collections.abc import Mapping, Sequence
@@ -102,8 +103,8 @@ class RemoteTarget(Target):
 
     def remove(self, key: str) -> None:
         """Remove an object, if it is there."""
-        if self.read(key) is not None:
-            fs, path = self._place()
+        fs, path = self._place()
+        with contextlib.suppress(FileNotFoundError):
             fs.rm_file(posixpath.join(path, key))
 
     def read(self, key: str) -> bytes | None:

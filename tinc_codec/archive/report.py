@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from tinc_codec import __version__
 from tinc_codec.archive.info import ArchiveInfo, info
+from tinc_codec.archive.layout import middle_plane
 from tinc_codec.archive.outputs import check_can_be_written
 from tinc_codec.archive.scores import ChunkScore, Scores
 from tinc_codec.archive.sources import Source, open_source
@@ -229,12 +230,9 @@ def _middle(chunk: ChunkScore, axis: int) -> float:
 
 def _slices(source: Source, archive: Source, chunk: ChunkScore, scores: Scores) -> Figure:
     """Draw the middle plane of a chunk: original, decoded, and their difference."""
-    plane = list(chunk.region)
-    for axis, side in enumerate(plane[:-2]):
-        middle = (side.start + side.stop) // 2
-        plane[axis] = slice(middle, middle + 1)
+    plane = middle_plane(chunk.region)
     shape = [1, *(side.stop - side.start for side in plane)][-2:]
-    sides = (source.read(tuple(plane)), archive.read(tuple(plane)))
+    sides = (source.read(plane), archive.read(plane))
     original, decoded = (np.asarray(side, np.float64).reshape(shape) for side in sides)
     with np.errstate(invalid="ignore"):  # infinities that both have
         error = decoded - original

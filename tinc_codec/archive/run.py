@@ -16,22 +16,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinc_codec import __version__
-from tinc_codec.archive.cluster import on_client, worker_memory
+from tinc_codec.archive.cluster import worker_memory
+from tinc_codec.archive.in_flight import on_client
 from tinc_codec.archive.layout import slices_text
+from tinc_codec.archive.level_reading import close_sources, slab_folder
 from tinc_codec.archive.manifest import Manifest, Partition, finishing, open_manifest
 from tinc_codec.archive.metadata import documents
 from tinc_codec.archive.plan import Plan
+from tinc_codec.archive.records import ShardRecord
 from tinc_codec.archive.remote import target_of
 from tinc_codec.archive.scores import ratio
 from tinc_codec.archive.target import FATAL, Target
-from tinc_codec.archive.work import (
-    Job,
-    ShardRecord,
-    close_sources,
-    convert_on_worker,
-    convert_task,
-    slab_folder,
-)
+from tinc_codec.archive.work import Job, convert_on_worker, convert_task
 from tinc_codec.engines.gpu.device import check_device
 from tinc_codec.errors import InvalidSetting, TincError
 from tinc_codec.metrics import Errors
@@ -42,6 +38,8 @@ if TYPE_CHECKING:
 
 _FAILURES_IN_A_ROW = 10
 _SYNC_SECONDS = 2.0
+# Read again of provenance.
+_TOLD = {"fingerprint", "raw_bytes", "stored_bytes", "lossless_chunks"}
 
 Result = ShardRecord | Exception
 OnShard = Callable[[ShardRecord, bool], None]
@@ -235,12 +233,13 @@ def is_complete(plan: Plan, overwrite: bool) -> bool:
 
 
 def _stored_provenance(plan: Plan, target: Target) -> dict[str, Any]:
-    """Return what the archive tells of its making; nothing if it is not there, or of others."""
+    """Return what the archive tells of its making; nothing if it is not there, or not all told."""
     name = "zarr.json" if plan.zarr_format == 3 else ".zattrs"
     try:
         found = json.loads(target.read_finished(f"{plan.levels[0].path}/{name}") or b"{}")
         attributes = found["attributes"] if plan.zarr_format == 3 else found
-        return dict(attributes["tinc_codec"])
+        told = dict(attributes["tinc_codec"])
+        return told if told.keys() >= _TOLD else {}
     except (ValueError, KeyError, TypeError):
         return {}
 

@@ -18,6 +18,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from tinc_codec.archive.counts import check_counts
 from tinc_codec.archive.info import codec_settings, provenance_of
 from tinc_codec.archive.layout import (
     Position,
@@ -105,9 +106,7 @@ def verify(
     OSError
         If a file cannot be read.
     """
-    for name, value in (("sample", sample), ("workers", workers)):
-        if value is not None and value < 1:
-            raise InvalidSetting(f"{name}={value} must be at least 1")
+    check_counts(sample=sample, workers=workers)
     with open_source(dst) as archive, open_original(src, archive, mask) as source:
         array = zarr_array(archive)
         _check_same_volume(source, archive)

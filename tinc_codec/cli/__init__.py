@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         status = app(args=arguments, prog_name="tinc", standalone_mode=False)
-    except (TincError, OSError, KeyError, MemoryError) as error:
+    except (TincError, OSError, MemoryError) as error:
         return fail(_message(error), 1)
     except ImportError as error:
         known = "pip install" in str(error)  # sources name the extra that they need
@@ -60,8 +60,6 @@ def _message(error: BaseException) -> str:
         said = f"{error.filename}: {error.strerror}"
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         return f"{said}; make room and run the same command to go on" if full else said
-    if isinstance(error, KeyError) and error.args:
-        return f"not found: {error.args[0]}"
     return str(error) or type(error).__name__
 
 

@@ -16,17 +16,17 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    TaskID,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 
 from tinc_codec.archive import Outcome, Plan, ShardRecord, db
 from tinc_codec.archive import Progress as State
 
-_LINES = 20  # off a terminal, whatever the number of shards
+_LINES = 20  # off a terminal, whatever the number of shards or chunks
 _LINE_SECONDS = 60.0  # and one a minute
+
+_Show = Callable[[int, int, str], None]
 
 
 def sizes(edges: Sequence[int]) -> str:
@@ -98,41 +98,22 @@ class Display:
     ----------
     plan : Plan
         The plan.
-    console : Console
-        Of the terminal, or of what stands for it.
+    show : callable
+        As :func:`_progress` gives it.
     log : file, optional
         Gets a JSON line for each shard.
-    dashboard : str, optional
-        Address of dask's own display.
+    earlier_too : bool
+        Whether shards that were there when the run began are shown.
     """
 
-    def __init__(
-        self, plan: Plan, console: Console, log: IO[str] | None = None, dashboard: str | None = None
-    ) -> None:
+    def __init__(self, plan: Plan, show: _Show, log: IO[str] | None, earlier_too: bool) -> None:
         self._plan = plan
+        self._show = show
         self._log = log
+        self._earlier_too = earlier_too
         self._sum = Outcome()
-        self._bar: Progress | None = None
-        self._task = TaskID(0)
         self._earlier = 0
-        self._started = self._printed = time.monotonic()
-        if console.is_terminal:
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[state]}"),
-                TimeElapsedColumn(),
-                console=console,
-            )
-            self._task = self._bar.add_task("encoding", total=len(plan), state="")
-            if dashboard:
-                console.print(f"dashboard: {dashboard}")
-
-    @property
-    def bar(self) -> Progress | None:
-        """The live display, None off a terminal."""
-        return self._bar
+        self._started = time.monotonic()
 
     def add(self, record: ShardRecord, earlier: bool) -> None:
         """Take the record of a shard; ``earlier`` if it was there when the run began."""
@@ -141,23 +122,12 @@ class Display:
         if self._log and not earlier:
             self._log.write(json.dumps(_plain(record.to_json()), allow_nan=False) + "\n")
             self._log.flush()
-        if self._bar:
-            self._bar.update(self._task, completed=self._sum.shards, state=self._state())
-        elif not earlier:
-            self._print_line()
-
-    def _print_line(self) -> None:
-        done, total, now = self._sum.shards, len(self._plan), time.monotonic()
-        step = done * _LINES // total != (done - 1) * _LINES // total
-        if step or now - self._printed > _LINE_SECONDS:
-            self._printed = now
-            print(f"encoding {done}/{total} shards, {self._state()}", file=sys.stderr, flush=True)
+        if self._earlier_too or not earlier:
+            self._show(self._sum.shards, len(self._plan), self._state())
 
     def _state(self) -> str:
         done, total = self._sum, len(self._plan)
-        spent = time.monotonic() - self._started
-        here = done.shards - self._earlier
-        left = duration(spent / here * (total - done.shards)) if here else "unknown time"
+        left = _left(self._started, done.shards - self._earlier, total - done.shards)
         return (
             f"{bytes_text(done.raw_bytes)} to {bytes_text(done.stored_bytes)}, "
             f"ratio {done.ratio:.1f}, PSNR {db(done.errors.psnr())}, {left} left"
@@ -175,58 +145,67 @@ def display(plan: Plan, log: Path | None, dashboard: str | None) -> Iterator[Dis
     log : Path, optional
         File to which JSON lines are added.
     dashboard : str, optional
-        See :class:`Display`.
+        Address of dask's own display.
     """
+    console = Console(stderr=True)
     with ExitStack() as stack:
         file = stack.enter_context(log.open("a")) if log else None
-        shown = Display(plan, Console(stderr=True), file, dashboard)
-        if shown.bar:
-            stack.enter_context(shown.bar)
-        yield shown
+        if dashboard and console.is_terminal:
+            console.print(f"dashboard: {dashboard}")
+        show = stack.enter_context(_progress(console, "encoding", "shards"))
+        show(0, len(plan), "")
+        # A bar moves on at once; lines would be printed again with each run.
+        yield Display(plan, show, file, earlier_too=console.is_terminal)
 
 
 @contextmanager
 def chunk_progress(verb: str) -> Iterator[Callable[[State], None]]:
-    """Show a bar on a terminal, and plain lines elsewhere."""
-    console = Console(stderr=True)
+    """Give what shows the progress of chunks while the block runs."""
+    started = time.monotonic()
+    with _progress(Console(stderr=True), verb, "chunks") as show:
+
+        def tell(state: State) -> None:
+            left = _left(started, state.done, state.total - state.done)
+            said = f"ratio {state.ratio:.1f}, PSNR {db(state.errors.psnr())}, {left} left"
+            show(state.done, state.total, said)
+
+        yield tell
+
+
+@contextmanager
+def _progress(console: Console, verb: str, things: str) -> Iterator[_Show]:
+    """Give what shows how many are done, of how many, and words: a bar on a terminal, or lines."""
     if not console.is_terminal:
-        yield _log_lines(verb)
+        yield _lines(verb, things)
         return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[quality]}"),
+        TextColumn("{task.fields[said]}"),
+        TimeElapsedColumn(),
     )
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task(verb, total=None, quality="")
-
-        def show(state: State) -> None:
-            bar.update(task, completed=state.done, total=state.total, quality=_quality(state))
-
-        yield show
+        task = bar.add_task(verb, total=None, said="")
+        yield lambda done, total, said: bar.update(task, completed=done, total=total, said=said)
 
 
-def _log_lines(verb: str) -> Callable[[State], None]:
-    started = time.perf_counter()
+def _lines(verb: str, things: str) -> _Show:
+    step, printed = 0, time.monotonic()
 
-    def show(state: State) -> None:
-        # About twenty lines, whatever the number of chunks.
-        if state.done * 20 // state.total == (state.done - 1) * 20 // state.total:
-            return
-        left = (time.perf_counter() - started) / state.done * (state.total - state.done)
-        print(
-            f"{verb} {state.done}/{state.total} chunks, {_quality(state)}, {left:.0f} s left",
-            file=sys.stderr,
-            flush=True,
-        )
+    def show(done: int, total: int, said: str) -> None:
+        nonlocal step, printed
+        before, step, now = step, done * _LINES // total, time.monotonic()
+        if step != before or now - printed > _LINE_SECONDS:
+            printed = now
+            print(f"{verb} {done}/{total} {things}, {said}", file=sys.stderr, flush=True)
 
     return show
 
 
-def _quality(state: State) -> str:
-    return f"ratio {state.ratio:.1f}, PSNR {db(state.errors.psnr())}"
+def _left(started: float, done: int, left: int) -> str:
+    """Return in words how long the rest takes, if it goes on as since the start."""
+    return duration((time.monotonic() - started) / done * left) if done else "unknown time"
 
 
 def _plain(value: Any) -> Any:

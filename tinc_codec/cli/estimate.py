@@ -20,6 +20,7 @@ from tinc_codec.cli.options import (
     Source,
     Threads,
     Workers,
+    edges_of,
     numbers,
     roi_of,
 )
@@ -45,7 +46,12 @@ def estimate(
     ] = None,
     effort: Effort = 5,
     chunks: Chunks = None,
-    sample: Annotated[int, typer.Option(min=1, help="Chunks to fit.")] = 20,
+    sample: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Chunks to fit, about: at least two (of 1: one) of each kind, empty or not."
+        ),
+    ] = 20,
     roi: Roi = None,
     mask: Mask = None,
     seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
@@ -69,7 +75,7 @@ def estimate(
             numbers("--ratio", ratio or ("" if fidelities else "64,128,256"), float),
             Settings(effort=effort, seed=seed),
             fidelities=fidelities,
-            chunks=None if chunks is None else numbers("--chunks", chunks, int),
+            chunks=edges_of("--chunks", chunks),
             sample=sample,
             roi=roi_of(roi),
             mask=mask,

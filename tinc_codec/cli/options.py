@@ -87,6 +87,11 @@ def numbers(option: str, text: str, kind: Callable[[str], Any]) -> tuple[Any, ..
     return tuple(number(option, part, kind) for part in text.split(","))
 
 
+def edges_of(option: str, text: str | None) -> tuple[int, ...] | None:
+    """Return the edges between commas; None where the option is not given."""
+    return None if text is None else numbers(option, text, int)
+
+
 def roi_of(text: str | None) -> tuple[slice, ...] | None:
     """Return ranges of axes between commas, such as ``10:20,:``."""
     if text is None:

@@ -33,7 +33,10 @@ def verify(
     ] = None,
     min_psnr: Annotated[
         float | None,
-        typer.Option(help="Fail if a chunk has less, in dB of the range of all data."),
+        typer.Option(
+            metavar="DB",
+            help="Fail if a chunk has less, against its own range, as of tinc convert --min-psnr.",
+        ),
     ] = None,
     workers: Workers = None,
     device: Device = None,
@@ -49,7 +52,7 @@ def verify(
         archive.check_figure_can_be_written(report)
     if parquet:
         archive.check_table_can_be_written(parquet)
-    bounds = archive.Bounds(max_error=max_error, psnr_db=min_psnr)
+    bounds = archive.Bounds(max_error=max_error, own_psnr_db=min_psnr)
     with runtime(device=device, threads=threads), chunk_progress("verifying") as progress:
         scores = archive.verify(
             src, dst, bounds=bounds, mask=mask, sample=sample, workers=workers, progress=progress
@@ -73,11 +76,18 @@ def verify(
 
 def _print_worst(scores: archive.Scores, count: int) -> None:
     peak = scores.errors.data_range
-    table = Table("region", "PSNR", "SSIM", "max error", "bytes", "form", box=None, pad_edge=False)
+    heads = ("region", "PSNR", "own range", "SSIM", "max error", "bytes", "form")
+    table = Table(*heads, box=None, pad_edge=False)
     for chunk in scores.worst(count):
-        fidelity = f"{archive.db(chunk.errors.psnr(peak))}", f"{chunk.ssim:.4f}"
-        error, size = f"{chunk.errors.max_error:g}", f"{chunk.stored_bytes}"
-        table.add_row(archive.region_text(chunk), *fidelity, error, size, chunk.form)
+        table.add_row(
+            archive.region_text(chunk),
+            archive.db(chunk.errors.psnr(peak)),
+            archive.db(chunk.errors.psnr()),
+            f"{chunk.ssim:.4f}",
+            f"{chunk.errors.max_error:g}",
+            f"{chunk.stored_bytes}",
+            chunk.form,
+        )
     if table.row_count:
         print(f"worst of {len(scores.chunks)} chunks:")
         console().print(table)

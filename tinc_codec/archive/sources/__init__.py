@@ -9,11 +9,12 @@ from tinc_codec.archive.sources.source import (
     SourceSpec,
     default_dimension_names,
 )
-from tinc_codec.archive.sources.staging import Staging
+from tinc_codec.archive.sources.staging import SLAB_BYTES, Staging
 from tinc_codec.archive.sources.zarrs import LabelImage, is_zarr, label_images, zarr_array
 
 __all__ = [
     "FILE_SUFFIXES",
+    "SLAB_BYTES",
     "LabelImage",
     "Readable",
     "Roi",

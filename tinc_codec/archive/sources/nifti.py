@@ -45,7 +45,7 @@ def open_nifti(spec: SourceSpec) -> Source:
             str(path), (proxy.shape, header.get_data_dtype(), proxy.offset, 1.0, 0.0)
         )
         zooms, units = header.get_zooms(), header.get_xyzt_units()
-    except OSError:
+    except (OSError, MemoryError):
         raise
     except Exception as error:  # nibabel has several for damaged headers
         raise InvalidSetting(f"{path} cannot be read as NIfTI: {error}") from error

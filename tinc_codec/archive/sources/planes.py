@@ -76,7 +76,7 @@ class Planes:
         try:
             with tifffile.TiffFile(file, is_ome=False) as tiff:
                 plane = tiff.pages.first.asarray()
-        except OSError:
+        except (OSError, MemoryError):
             raise
         except Exception as error:  # whatever the decoder raises for damaged bytes
             raise OSError(f"{file} cannot be read: {error}") from error
@@ -100,7 +100,7 @@ def _header(file: Path) -> tuple[tuple[int, ...], np.dtype[Any], dict[str, Any]]
             first, pages = tiff.pages.first, len(tiff.pages)
             shape, dtype, told = tuple(first.shape), first.dtype, voxel_sizes(tiff)
             ends = max(o + n for o, n in zip(first.dataoffsets, first.databytecounts, strict=True))
-    except (TincError, OSError):
+    except (TincError, OSError, MemoryError):
         raise
     except Exception as error:  # tifffile lets through much of what damaged bytes raise
         raise InvalidSetting(f"{file} cannot be read as a TIFF: {error}") from error

@@ -178,7 +178,7 @@ class Source:
         """
         try:
             return np.asarray(self.array[region])
-        except (TincError, OSError):
+        except (TincError, OSError, MemoryError):
             raise
         except Exception as error:  # whatever the decoder of this file raises for damaged bytes
             hint = ""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import math
 import os
+import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,9 @@ from tinc_codec.archive.layout import Region, within
 from tinc_codec.archive.sources.source import Source
 from tinc_codec.errors import InvalidSetting
 
+SLAB_BYTES = 1 << 28  # that reading a slab takes at once, at most
 _KEPT = 2  # slabs on the disk besides the one being written
+_SLAB_NAME = re.compile(r"\d+-\d+(_\d+-\d+)*\.npy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,13 +39,10 @@ class Staging:
         Read region by region.
     folder : Path
         Of this source alone, on a local disk with room for three slabs; made if absent.
-    memory : int
-        Bytes that reading a slab may take at once.
     """
 
     source: Source
     folder: Path
-    memory: int = 2**28
 
     def read(self, region: Region) -> NDArray[Any]:
         """Return a region, as :meth:`Source.read` does.
@@ -49,7 +50,7 @@ class Staging:
         Raises
         ------
         InvalidSetting
-            If even the smallest part of a slab that the source can give exceeds ``memory``.
+            If even the smallest part of a slab that the source can give exceeds 256 MiB.
         OSError
             If the source cannot be read, or the folder not be written.
         """
@@ -60,8 +61,11 @@ class Staging:
 
     def _slab(self, slab: Region) -> NDArray[Any]:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if self.folder.stat().st_uid != os.getuid():  # in a folder that all may write to
-            raise PermissionError(f"{self.folder} is another user's; remove it, or set TMPDIR")
+        found = os.lstat(self.folder)  # in a folder that all may write to, links included
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+            raise PermissionError(
+                f"{self.folder} is a link, or another user's; remove it, or set TMPDIR"
+            )
         file = self.folder / ("_".join(f"{s.start}-{s.stop}" for s in slab) + ".npy")
         with open(self.folder / ".lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # let go by the system if this process dies
@@ -91,17 +95,17 @@ class Staging:
         axis = next(several, 0)
         layer = math.prod(lengths) // lengths[axis] * min(chunks[axis], lengths[axis])
         layer *= self.source.dtype.itemsize
-        if layer > self.memory:
+        if layer > SLAB_BYTES:
             raise InvalidSetting(
-                f"{self.source.spec.location} gives {layer} bytes at once, more than memory="
-                f"{self.memory}; allow that many"
+                f"{self.source.spec.location} gives {layer} bytes at once, more than the "
+                f"{SLAB_BYTES} that are taken; save it in smaller chunks"
             )
-        step = self.memory // layer * chunks[axis]
+        step = SLAB_BYTES // layer * chunks[axis]
         for start in range(slab[axis].start, slab[axis].stop, step):
             stop = min(start + step, slab[axis].stop)
             yield (*slab[:axis], slice(start, stop), *slab[axis + 1 :])
 
     def _forget(self, newest: Path) -> None:
-        others = sorted(self.folder.glob("*.npy"), key=lambda p: p.stat().st_mtime_ns)
-        for old in [p for p in others if p != newest][: -(_KEPT - 1)]:
+        slabs = (p for p in self.folder.iterdir() if _SLAB_NAME.fullmatch(p.name) and p != newest)
+        for old in sorted(slabs, key=lambda p: p.stat().st_mtime_ns)[: -(_KEPT - 1)]:
             old.unlink(missing_ok=True)

@@ -50,7 +50,7 @@ def open_tiff(spec: SourceSpec) -> Source:
     except Exception as error:  # tifffile lets through much of what damaged bytes raise
         if tiff:
             tiff.close()
-        if isinstance(error, TincError | OSError):
+        if isinstance(error, TincError | OSError | MemoryError):
             raise
         raise InvalidSetting(f"{path} cannot be read as a TIFF: {error}") from error
     names = _names(axes, len(array.shape))
