@@ -169,7 +169,7 @@ def test_corrections_take_so_much_per_voxel() -> None:
     )
 
 
-@pytest.mark.parametrize("target", ["ratio=30", "psnr=70", "ssim=0.9995"])
+@pytest.mark.parametrize("target", ["ratio=30", "psnr=70", "ssim=0.9999"])
 def test_bounded_forms_for_another_target_take_so_much_per_voxel(target: str) -> None:
     call = f"tinc_codec.encode({{}}, {target}, effort=2)"
     given = "np.where(volume({}) > 4300, volume({}), np.uint16(9)).astype(np.float32)"
