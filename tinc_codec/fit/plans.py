@@ -20,6 +20,8 @@ from tinc_codec.threads import each
 
 # Share of the cost that a move has to save, and how many moves are made at most.
 _GAIN, _ROUNDS = 0.004, 3
+# Plans whose costs differ by less are taken for alike, so many of them at most: coding tells.
+_ALIKE, _MOST_ALIKE = 0.01, 3
 # Axes are halved, for a part that stands for a volume, while this many samples are left.
 _LEAST_SIDE = 32
 # Of the lines of a part every so many are looked at, along either axis.
@@ -40,14 +42,18 @@ def choose_plan(rest: Residual, step: float, whole: Quantized) -> tuple[Residual
     """
     if rest.starts is None:
         return rest, whole
-    # One by one: transforms take a lot of memory.
-    starts = _cheapest(rest, rest.starts, step, map)
-    if starts == rest.starts:
-        return rest, whole
-    moved = rest.starting_at(starts)
-    coded = moved.whole(step)
-    assert coded is not None
-    return (moved, coded) if moved.cost(coded, step) < rest.cost(whole, step) else (rest, whole)
+    first, least = rest, rest.cost(whole, step)
+    # One by one, and none kept that is not the best: they take a lot of memory.
+    for starts in _cheapest(rest, rest.starts, step, map):
+        if starts != first.starts:
+            moved = first.starting_at(starts)
+            coded = moved.whole(step)
+            assert coded is not None
+            cost = moved.cost(coded, step)
+            if cost < least:
+                least, rest, whole = cost, moved, coded
+            del moved, coded
+    return rest, whole
 
 
 def plan_by_rule(rest: Residual, step: float) -> Residual:
@@ -60,25 +66,32 @@ def plan_by_rule(rest: Residual, step: float) -> Residual:
     where = _liveliest(rest.values)
     weight = None if rest.weight is None else rest.weight[where]
     part = Residual.of(rest.values[where], weight).at_price(rest.price)
-    starts = _cheapest(part, rest.starts, step, each)
+    starts = _cheapest(part, rest.starts, step, each)[0]
     return rest if starts == rest.starts else rest.starting_at(starts)
 
 
-def _cheapest(rest: Residual, starts: tuple[int, ...], step: float, run: Run) -> tuple[int, ...]:
-    """Return the plan with the least cost foretold: axes are moved while that falls."""
+def _cheapest(
+    rest: Residual, starts: tuple[int, ...], step: float, run: Run
+) -> list[tuple[int, ...]]:
+    """Return the plan that is found by moving axes while the cost foretold falls by enough.
+
+    After it a few others that hardly differ, the least cost first.
+    """
 
     def cost(starts: tuple[int, ...]) -> float:
         return rest.starting_at(starts).transform.magnitudes.cost(step, rest.price)
 
-    best, known = rest.transform.magnitudes.cost(step, rest.price), {starts}
+    known = {starts: rest.transform.magnitudes.cost(step, rest.price)}
     for _ in range(_ROUNDS):
         near = [other for other in _neighbours(starts) if other not in known]
-        known.update(near)
-        least, nearest = min(zip(run(cost, near), near, strict=True), default=(best, starts))
-        if least >= best * (1 - _GAIN):
+        known.update(zip(near, run(cost, near), strict=True))
+        nearest = min(near, key=known.__getitem__, default=starts)
+        if known[nearest] >= known[starts] * (1 - _GAIN):
             break
-        best, starts = least, nearest
-    return starts
+        starts = nearest
+    most = known[starts] * (1 + _ALIKE)
+    alike = sorted((cost, other) for other, cost in known.items() if other != starts)
+    return [starts, *(other for cost, other in alike if cost < most)][:_MOST_ALIKE]
 
 
 def _neighbours(starts: tuple[int, ...]) -> list[tuple[int, ...]]:
