@@ -87,6 +87,9 @@ def _grid(
     needed, near = list(axes), []
     for axis in range(len(shape) - filtered, len(shape) - 1):
         around = stage.neighbours(axes[axis], shape[axis])
+        if len(axes[axis]) == shape[axis] and bool((around[0] == np.arange(shape[axis])).all()):
+            near.append(around)  # all of the axis, in order: its neighbours are among it
+            continue
         needed[axis] = np.unique(around)
         near.append(np.searchsorted(needed[axis], around))
     # Along the last axis all is done from the first voxel asked for to the last.

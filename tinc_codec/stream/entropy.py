@@ -157,6 +157,7 @@ def _models(scales: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(shape * SCALES + scale for shape in range(len(SHAPES)) for scale in scales)
 
 
+@cache
 def _categorical(model: int) -> Any:
     import constriction
 
