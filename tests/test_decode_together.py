@@ -14,7 +14,7 @@ from hypothesis import settings as with_settings
 from hypothesis import strategies as st
 from volumes import DTYPES, volume
 
-from tinc_codec import CorruptPayload, Settings, decode, runtime
+from tinc_codec import CorruptPayload, Settings, decode, encode, runtime
 from tinc_codec.decoding.opened import open_chunk
 from tinc_codec.decoding.together import decode_chunks, decode_resident
 from tinc_codec.encode import _prepare, encode_chunks
@@ -91,6 +91,20 @@ def test_raw_weights_do_not_change_how_others_are_decoded(
         quantised, also = decode_chunks([payloads[0], raw])
     np.testing.assert_array_equal(also, quantised)
     assert [counted is None for counted in steps] == [False, True]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_special_values_of_float64_are_exact_to_the_last_bit(device: str) -> None:
+    array = volume((16, 12, 10), "f8")
+    bits = array.view(np.uint64)
+    bits[3, 4, :3] = 0x7FF8000000000001, 0xFFFFFFFFFFFFFFFF, 0xFFF0000000000000
+    array[5, 5, 5] = 1e20 / 3
+    payload = encode(array, ratio=8, form="tree", iterations=10, preserve=1e20 / 3)
+    with runtime(device=device):
+        (found,) = decode_chunks([payload])
+    special = ~np.isfinite(array)
+    special[5, 5, 5] = True
+    np.testing.assert_array_equal(found.view(np.uint64)[special], bits[special])
 
 
 @pytest.mark.parametrize("device", DEVICES)

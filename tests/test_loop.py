@@ -198,7 +198,9 @@ def test_a_capture_that_runs_out_of_memory_is_told_from_others(
             raise RuntimeError("operation failed due to a previous error during capture")
 
     stream = SimpleNamespace(wait_stream=lambda other: None)
+    put_back: list[Any] = []
     for name, fake in (
+        ("set_stream", put_back.append),
         ("CUDAGraph", SimpleNamespace),
         ("Stream", lambda: stream),
         ("current_stream", lambda: stream),
@@ -223,3 +225,4 @@ def test_a_capture_that_runs_out_of_memory_is_told_from_others(
     with pytest.raises(RuntimeError, match="previous error") as caught:
         loop._captured(steps_that_raise(RuntimeError("no")))
     assert not isinstance(caught.value, torch.cuda.OutOfMemoryError)
+    assert put_back == [stream] * 3  # that which was in use before

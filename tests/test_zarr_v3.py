@@ -415,6 +415,7 @@ def test_what_zarr_wants_on_the_gpu_stays_there(
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Creating a zarr.buffer.gpu")  # zarr's own, of shards
 @pytest.mark.parametrize("options", [{}, {"shards": (32, 32, 32)}], ids=["chunks", "shards"])
 def test_zarrs_gpu_buffers_hold_what_was_read(
     options: dict[str, Any], monkeypatch: pytest.MonkeyPatch

@@ -13,9 +13,10 @@ import numpy as np
 
 try:
     from zarr.abc.codec import ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin
-    from zarr.buffer import gpu
+    from zarr.buffer import cpu, gpu
     from zarr.dtype import ZDType  # noqa: F401  # of 3.1, whose data types are read below
     from zarr.registry import register_codec
+    from zarr.storage import StorePath
 except ImportError as error:
     raise ImportError(
         "TINCSerializer needs zarr>=3.1 (pip install 'zarr>=3.1'); "
@@ -33,7 +34,7 @@ from tinc_codec.runtime import Runtime, current_runtime, runtime
 from tinc_codec.stream.normalize import check_array
 
 if TYPE_CHECKING:
-    from zarr.abc.buffer import Buffer, NDBuffer
+    from zarr.abc.buffer import Buffer, BufferPrototype, NDBuffer
     from zarr.core.array_spec import ArraySpec
 
 CODEC_NAME = "tinc_codec.tinc"
@@ -150,9 +151,8 @@ form, iterations, milestones
         with _where_buffers_are(spec for *_, spec in batch) as settings:
             if not settings.uses_torch:
                 return await super().decode_partial(batch)
-            # Of the GPU, too: within shards zarr gives no other. They are read on the host later.
             payloads = await asyncio.gather(
-                *(getter.get(prototype=spec.prototype) for getter, _, spec in batch)
+                *(getter.get(prototype=_prototype(getter, spec)) for getter, _, spec in batch)
             )
             parts = [(p, spec, part) for p, (_, part, spec) in zip(payloads, batch, strict=True)]
             return await asyncio.to_thread(self._decode_together, parts)
@@ -166,7 +166,7 @@ form, iterations, milestones
     async def _decode_partial_single(
         self, byte_getter: Any, selection: Any, chunk_spec: ArraySpec
     ) -> NDBuffer | None:
-        payload = await byte_getter.get(prototype=chunk_spec.prototype)
+        payload = await byte_getter.get(prototype=_prototype(byte_getter, chunk_spec))
         if payload is None:
             return None
         return await asyncio.to_thread(self._decode_sync, payload, chunk_spec, selection)
@@ -174,7 +174,7 @@ form, iterations, milestones
     def _decode_partial_sync(
         self, byte_getter: Any, selection: Any, chunk_spec: ArraySpec
     ) -> NDBuffer | None:
-        payload = byte_getter.get_sync(prototype=chunk_spec.prototype)
+        payload = byte_getter.get_sync(prototype=_prototype(byte_getter, chunk_spec))
         return None if payload is None else self._decode_sync(payload, chunk_spec, selection)
 
     def _encode_sync(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
@@ -211,6 +211,14 @@ form, iterations, milestones
         resident = bool(given) and _on_gpu(given[0][1]) and "cuda" in current_runtime().device
         arrays = iter((decode_for_gpu if resident else decode_remembered)(payloads, parts))
         return [None if data is None else _buffer(next(arrays), spec) for data, spec, _ in batch]
+
+
+def _prototype(getter: Any, spec: ArraySpec) -> BufferPrototype:
+    """Return the buffers to read a payload into: it is read on the host, whatever holds the values.
+
+    Within shards zarr gives no others than its own, of the GPU too.
+    """
+    return cpu.buffer_prototype if isinstance(getter, StorePath) else spec.prototype
 
 
 def _array(chunk: NDBuffer, spec: ArraySpec) -> np.ndarray[Any, np.dtype[Any]]:

@@ -117,7 +117,9 @@ def convert_on_worker(job: Job, index: int) -> ShardRecord:
     try:
         return convert_task(job, index)
     except RuntimeError as error:
-        if "CUDA error" in str(error):
+        told = str(error)
+        lost = "CUDA error" in told or "Triton Error [CUDA]" in told
+        if lost and "out of memory" not in told:
             os._exit(_GPU_LOST)
         raise
 
@@ -181,9 +183,19 @@ def _put(target: Target, key: str, data: bytes | None, scratch: Path) -> None:
 
 @contextmanager
 def _zarr_settings() -> Iterator[None]:
-    """Hand chunks to torch in one batch, and elsewhere one by one: a chunk has all threads."""
+    """Hand chunks to torch in one batch, and elsewhere one by one: a chunk has all threads.
+
+    Buffers are the host's, whatever ``zarr.config.enable_gpu()`` says: chunks are read from there.
+    """
     batch = 1_000_000 if current_runtime().uses_torch else 1
-    with zarr.config.set({"codec_pipeline.batch_size": batch, "async.concurrency": 1}):
+    with zarr.config.set(
+        {
+            "codec_pipeline.batch_size": batch,
+            "async.concurrency": 1,
+            "buffer": "zarr.buffer.cpu.Buffer",
+            "ndbuffer": "zarr.buffer.cpu.NDBuffer",
+        }
+    ):
         yield
 
 

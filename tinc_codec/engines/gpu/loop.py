@@ -128,7 +128,7 @@ def _captured(step: Callable[[], None]) -> Any:
     """Call step() a few times on a stream of its own, then capture it there, not running it."""
     import torch
 
-    graph = torch.cuda.CUDAGraph()
+    graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     with _capturing:
         stream.wait_stream(torch.cuda.current_stream())
@@ -141,6 +141,7 @@ def _captured(step: Callable[[], None]) -> Any:
             with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 step()
         except RuntimeError as error:
+            torch.cuda.set_stream(before)  # a capture that fails at its end leaves its own in place
             if ran_out_of_memory(error):
                 raise torch.cuda.OutOfMemoryError(f"while a step was captured: {error}") from error
             raise

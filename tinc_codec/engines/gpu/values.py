@@ -141,7 +141,9 @@ def restore(
     """
     import torch
 
-    signed = np.concatenate([[0], patterns]).astype(patterns.dtype).view(f"i{patterns.itemsize}")
+    # A 0 of the same dtype: beside a signed one bits of 64 would become float64.
+    ordinary = np.zeros(1, patterns.dtype)
+    signed = np.concatenate([ordinary, patterns]).view(f"i{patterns.itemsize}")
     table = torch.tensor(signed, device=bits.device)
     where = torch.tensor(labels, device=bits.device)
     return torch.where(where == 0, bits, table[where.long()])
