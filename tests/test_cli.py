@@ -342,13 +342,14 @@ def test_demo(here, capsys):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_interrupt_is_status_130_and_can_be_gone_on_from(here, workers):
-    np.save("long.npy", volume((16, 32, 64)))
+    # Seconds of work, so that the interrupt comes before the end.
+    np.save("long.npy", volume((64, 64, 128)))
     command = [
         sys.executable,
         "-c",
         "import sys; from tinc_codec.cli import main; sys.exit(main())",
     ]
-    arguments = ["convert", "long.npy", "a.zarr", "--ratio", "16", "--effort", "1"]
+    arguments = ["convert", "long.npy", "a.zarr", "--ratio", "16", "--effort", "2"]
     arguments += ["--chunks", "16,16,16", "--shards", "16,16,32", "--workers", str(workers)]
     process = subprocess.Popen(
         [*command, *arguments], stderr=subprocess.PIPE, text=True, start_new_session=True
