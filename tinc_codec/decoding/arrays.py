@@ -90,8 +90,7 @@ def _selected(chunk: Chunk, selection: Selection) -> npt.NDArray[Any]:
     inside = chunk.crop.holds(selection.axes)
     if pointwise:
         inside = [np.logical_and.reduce(inside)] * len(inside)
-    kept = zip(selection.axes, chunk.crop.start, inside, strict=True)
-    axes = [index[keep] - start for index, start, keep in kept]
+    axes = chunk.crop.places(selection.axes, inside)
     if all(len(a) for a in axes):
         box = np.empty([len(a) for a in axes][: out.ndim], out.dtype)
         _fill_box(chunk, box, axes, pointwise=pointwise)

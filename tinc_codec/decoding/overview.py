@@ -77,8 +77,7 @@ def decode_overview(payload: Buffer, factor: int | Sequence[int]) -> npt.NDArray
     out = np.empty([len(at) for at in wanted], chunk.info.dtype)
     special_values.fill_with(out, chunk.crop.fill)
     inside = chunk.crop.holds(wanted)
-    kept = zip(wanted, chunk.crop.start, inside, strict=True)
-    places = [index[keep] - start for index, start, keep in kept]
+    places = chunk.crop.places(wanted, inside)
     if all(map(len, places)):
         out[np.ix_(*inside)] = _box(chunk, places, factors)
     return out

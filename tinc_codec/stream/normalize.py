@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -293,7 +293,7 @@ def normalize(values: np.ndarray, low: Number, high: Number, run: Run = map) -> 
         return np.zeros(values.shape, np.float32)
     out = np.empty(values.shape, np.float32)
     scale, base, span = _scaled(low, high)
-    if is_compiled_for(values):
+    if _is_compiled_for(values.dtype) and values.flags.c_contiguous:
         from tinc_codec.stream import rescale
 
         given, numbers = values.reshape(-1), out.reshape(-1)
@@ -323,9 +323,9 @@ def _scaled(low: Number, high: Number) -> tuple[float, float, float]:
     return scale, low * scale, high * scale - low * scale
 
 
-def is_compiled_for(values: np.ndarray) -> bool:
-    """Tell whether the kernels of ``rescale`` take an array: numba knows no float16."""
-    return values.dtype.isnative and values.dtype != np.float16 and values.flags.c_contiguous
+def _is_compiled_for(dtype: np.dtype[Any]) -> bool:
+    """Tell whether the kernels of ``rescale`` take a dtype: numba knows no float16."""
+    return dtype.isnative and dtype != np.float16
 
 
 def mean_square(
@@ -358,25 +358,21 @@ def mean_square(
     """
     from tinc_codec.stream import rescale
 
-    if not is_compiled_for(values):
+    if not _is_compiled_for(values.dtype):
         with np.errstate(invalid="ignore"):  # signalling NaN
             values = values.astype(np.float64)
-    given, wanted = values.reshape(-1), unit.reshape(-1)
-    scaled, starts = _scaled(low, high), list(range(0, given.size, _SLAB))
-    if weight is None:
+    given, scaled = values.reshape(-1), _scaled(low, high)
+    kernel: Callable[..., Any] = rescale.squares
+    beside, total = [unit.reshape(-1)], float(given.size)
+    if weight is not None:
+        kernel, total = rescale.weighted_squares, float(weight.sum(dtype=np.float64))
+        beside.append(weight.reshape(-1))
 
-        def squares(at: int) -> float:
-            p = slice(at, at + _SLAB)
-            return float(rescale.squares(given[p], *scaled, wanted[p]))
+    def squares(at: int) -> float:
+        part = slice(at, at + _SLAB)
+        return float(kernel(given[part], *scaled, *(array[part] for array in beside)))
 
-        return math.fsum(run(squares, starts)) / given.size
-    worth = weight.reshape(-1)
-
-    def weighted(at: int) -> float:
-        p = slice(at, at + _SLAB)
-        return float(rescale.weighted_squares(given[p], *scaled, wanted[p], worth[p]))
-
-    return math.fsum(run(weighted, starts)) / float(worth.sum(dtype=np.float64))
+    return math.fsum(run(squares, list(range(0, given.size, _SLAB)))) / total
 
 
 def denormalize(
@@ -415,7 +411,7 @@ def denormalize(
     if low == high:
         out[...] = low
         return out
-    if dtype.isnative and dtype != np.float16:  # numba does not know it
+    if _is_compiled_for(dtype):
         from tinc_codec.stream import rescale
 
         fill = rescale.fill_floats if dtype.kind == "f" else rescale.fill_integers

@@ -63,6 +63,13 @@ class Crop:
         ends = zip(axes, self.start, self.stop, strict=True)
         return [(index >= start) & (index < stop) for index, start, stop in ends]
 
+    def places(
+        self, axes: Sequence[NDArray[np.int64]], inside: Sequence[NDArray[np.bool_]]
+    ) -> list[NDArray[np.int64]]:
+        """Return, of the indices along each axis, those inside, counted from the box's start."""
+        kept = zip(axes, self.start, inside, strict=True)
+        return [index[keep] - start for index, start, keep in kept]
+
     def to_bytes(self, itemsize: int) -> bytes:
         """Return the data of the CROP section, for a dtype of ``itemsize`` bytes."""
         out = Writer()
