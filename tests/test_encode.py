@@ -477,3 +477,33 @@ def test_errors_at_the_ends_of_float64_are_no_zeros(scale: float, bound: float) 
     array = np.random.default_rng(0).integers(-17, 18, (9, 9, 9)) * scale
     payload = encode(array, max_error=bound, effort=1)
     assert np.isfinite(inspect(payload).psnr_db) == (not np.array_equal(decode(payload), array))
+
+
+# Chunks of few values, as of binary masks and segmentations.
+
+
+@pytest.mark.parametrize(
+    "target", [{"ratio": 8}, {"psnr": 30}, {"rmse": 1}, {"ssim": 0.9}, {"max_error": 0}], ids=str
+)
+def test_few_values_are_exact_and_small(target: dict[str, float]) -> None:
+    noise = np.random.default_rng(0).random((32, 32, 32))
+    array = np.where(noise < 0.02, 0, 2**32 - 1).astype(np.uint32)
+    payload = encode(array, effort=1, **target)
+    assert np.array_equal(decode(payload), array)
+    assert len(payload) < array.nbytes / 100
+    assert np.array_equal(decode(payload, np.s_[3, 4:9, ::5]), array[3, 4:9, ::5])
+
+
+def test_few_values_that_coefficients_say_in_fewer_bytes() -> None:
+    """A target of fidelity takes what is smaller."""
+    array = (np.indices((32, 32, 32)).sum(axis=0) // 2).astype(np.uint8)
+    payload = encode(array, psnr=30, effort=1)
+    assert inspect(payload).form != "constant"
+    exact = encode(array, psnr=30, effort=1, preserve=tuple(range(48)))
+    assert len(payload) < len(exact)
+
+
+def test_a_form_that_is_asked_for_is_taken_though_values_are_few() -> None:
+    array = np.random.default_rng(0).integers(0, 2, (16, 16, 16)).astype(np.uint8)
+    assert inspect(encode(array, ratio=7, effort=1)).form == "constant"
+    assert inspect(encode(array, ratio=7, effort=1, form="wavelet")).form != "constant"

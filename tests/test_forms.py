@@ -324,7 +324,8 @@ def thresholded() -> np.ndarray:
 
 def spots() -> np.ndarray:
     array = np.full((40, 40, 40), 100, np.uint16)
-    array[tuple(np.random.default_rng(0).integers(0, 40, (3, 40)))] = 4000
+    places = np.random.default_rng(0).integers(0, 40, (3, 80))
+    array[tuple(places)] = np.arange(4000, 4080)  # too many values for masks
     return array
 
 

@@ -16,6 +16,7 @@ from tinc_codec.stream.special_values import (
     Mask,
     bit_view,
     constant_value,
+    few_values,
     fill_with,
     find_crop,
     find_mask,
@@ -339,3 +340,37 @@ def test_a_bomb_allocates_no_more_than_the_box(zeros: int) -> None:
         assert tracemalloc.get_traced_memory()[1] < 200_000
     finally:
         tracemalloc.stop()
+
+
+# Arrays of few values.
+
+
+@given(dtypes(), st.integers(2, 16), st.data())
+def test_few_values_are_a_value_and_a_mask(
+    dtype: np.dtype, count: int, data: st.DataObject
+) -> None:
+    bits = st.integers(0, 2 ** (8 * dtype.itemsize) - 1)
+    some = data.draw(st.lists(bits, min_size=count, max_size=count, unique=True))
+    drawn = np.random.default_rng(count).integers(0, count, (5, 6, 7))
+    drawn.flat[:count] = np.arange(count)
+    array = from_bits(np.array(some, np.uint64)[drawn], dtype)
+    found = few_values(array)
+    known = np.isfinite(array.astype(array.dtype.newbyteorder("=")))
+    if not known.any():
+        assert found is None
+        return
+    assert found is not None
+    value, mask = found
+    back = np.full(array.shape, value, array.dtype)
+    restore(back, mask.labels, mask.patterns)
+    assert back.tobytes() == array.tobytes()
+    assert len(mask.patterns) == len(np.unique(bit_view(array))) - 1
+
+
+def test_many_values_are_not_few() -> None:
+    scattered = np.random.default_rng(0).integers(0, 17, (16, 16, 16)).astype(np.uint16)
+    assert few_values(scattered) is None
+    assert few_values(np.minimum(scattered, 15)) is not None
+    assert few_values(np.repeat(scattered, 20, axis=-1)) is not None  # long runs
+    assert few_values(np.repeat(np.arange(65, dtype=np.uint8), 100)) is None
+    assert few_values(np.zeros((4, 4), np.uint8)) is None

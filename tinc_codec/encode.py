@@ -117,7 +117,7 @@ def encode_chunks(
     prepared = each(lambda pair: _prepare(*pair, settings), pairs)
     volumes = [p for p in prepared if isinstance(p, Volume)]
     fitted = iter(choice.encode(volumes, settings))
-    return [p if isinstance(p, bytes) else next(fitted) for p in prepared]
+    return [p if isinstance(p, bytes) else _smaller(p, next(fitted)) for p in prepared]
 
 
 def _prepare(
@@ -133,22 +133,15 @@ def _prepare(
     constant = special_values.constant_value(array)
     crop = special_values.find_crop(array) if constant is None else None
     box = array if crop is None else array[crop.slices]
+    any_form = settings.form == "auto" and settings.preset == "default"
+    few = _few_values(array, box, crop) if constant is None and any_form else None
+    if few is not None and budget is not None and len(few) <= budget:
+        return few
     mask = special_values.find_mask(box, settings.preserve) if constant is None else None
     valid = None if mask is None else mask.labels == 0
     low, high = normalize.value_range(box, valid)
-    info = ArrayInfo(
-        shape=array.shape,
-        dtype=array.dtype,
-        order=normalize.memory_order(array),
-        low=low,
-        high=high,
-        psnr_centidb=normalize.PSNR_EXACT,
-    )
-    exact: Sections = {SectionKind.ARRAY: info.to_bytes()}
-    if crop is not None:
-        exact[SectionKind.CROP] = crop.to_bytes(array.dtype.itemsize)
-    if mask is not None:
-        exact[SectionKind.MASK] = mask.to_bytes()
+    info = _info(array, low, high)
+    exact = _exact_sections(info, crop, mask)
     if budget is not None:
         _check_room(exact, budget, has_values=low != high)
     if low == high:
@@ -160,7 +153,50 @@ def _prepare(
         weight = weight.reshape(unit.shape)
         # What lies under the mask must not pull on statistics or on the low-order form.
         unit[weight == 0] = np.average(unit, weights=weight)
-    return Volume(exact=exact, info=info, values=box, unit=unit, weight=weight, budget=budget)
+    return Volume(
+        exact=exact, info=info, values=box, unit=unit, weight=weight, budget=budget,
+        few=few if budget is None else None,
+    )  # fmt: skip
+
+
+def _few_values(
+    array: npt.NDArray[Any], box: npt.NDArray[Any], crop: special_values.Crop | None
+) -> bytes | None:
+    """Return the payload of an array of few values, by masks alone; None if it is not one."""
+    found = special_values.few_values(box)
+    if found is None:
+        return None
+    value, mask = found
+    exact = _exact_sections(_info(array, value, value), crop, mask)
+    return container.pack(exact)
+
+
+def _info(array: npt.NDArray[Any], low: int | float, high: int | float) -> ArrayInfo:
+    return ArrayInfo(
+        shape=array.shape,
+        dtype=array.dtype,
+        order=normalize.memory_order(array),
+        low=low,
+        high=high,
+        psnr_centidb=normalize.PSNR_EXACT,
+    )
+
+
+def _exact_sections(
+    info: ArrayInfo, crop: special_values.Crop | None, mask: special_values.Mask | None
+) -> Sections:
+    exact: Sections = {SectionKind.ARRAY: info.to_bytes()}
+    if crop is not None:
+        exact[SectionKind.CROP] = crop.to_bytes(info.dtype.itemsize)
+    if mask is not None:
+        exact[SectionKind.MASK] = mask.to_bytes()
+    return exact
+
+
+def _smaller(volume: Volume, payload: bytes) -> bytes:
+    """Return the smaller of a volume's payloads; of two alike the one that is exact for sure."""
+    few = volume.few
+    return few if few is not None and len(few) <= len(payload) else payload
 
 
 def _weight(

@@ -34,6 +34,8 @@ class Volume:
         What each voxel's squared error weighs, up to 1; 0: it is restored by other means.
     budget : int or None
         The most bytes that the payload may take; None where the target is a fidelity.
+    few : bytes or None
+        The payload that says all values by masks, where these are few and there is no budget.
     """
 
     exact: Sections
@@ -42,6 +44,7 @@ class Volume:
     unit: Float32Array
     weight: Float32Array | None
     budget: int | None
+    few: bytes | None = None
 
     def importance(self) -> Float32Array | None:
         """Return the weights, 1 where voxels are masked; None where all that count are alike.

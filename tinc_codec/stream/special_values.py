@@ -20,6 +20,11 @@ from tinc_codec.stream.wire import Reader, Writer
 
 MAX_PATTERNS = 255
 
+# Values of which all but one may be told by masks alone: each is a bit plane to code and decode.
+# Above so many only where runs are long, since planes of scattered voxels cost more than values.
+_FEW, _FEW_SCATTERED, _EQUAL_NEIGHBOURS = 64, 16, 0.9
+_LOOKED_AT = 8  # voxels along an axis, about, before all are
+
 # Elements compared at once while looking for padding: bounds the temporary to 1 MiB.
 _STRIP = 1 << 20
 _PLAIN, _CHANGES = 0, 1
@@ -294,6 +299,55 @@ def find_mask(values: np.ndarray, preserve: Iterable[int | float] = ()) -> Mask 
     labels = np.zeros(values.shape, np.uint8)
     labels[special] = np.searchsorted(patterns, chosen) + 1
     return Mask(labels=labels, patterns=patterns)
+
+
+def few_values(values: np.ndarray) -> tuple[int | float, Mask] | None:
+    """Return the commonest value of an array of few, and the mask of all others.
+
+    Together they are the array exactly: binary masks and segmentations take a fraction of what
+    coefficients or corrections of them would.
+
+    Parameters
+    ----------
+    values : numpy.ndarray
+        Any strides and byte order; compared by bits.
+
+    Returns
+    -------
+    value : int or float
+        Finite.
+    mask : Mask
+        Of the voxels that hold another one.
+
+    None where there are many values, one alone, or no finite one.
+    """
+    bits = bit_view(values)
+    some = bits[tuple(slice(None, None, max(1, n // _LOOKED_AT)) for n in bits.shape)]
+    if len(np.unique(some)) > _FEW:
+        return None
+    patterns, counts = np.unique(bits, return_counts=True)
+    if not 1 < len(patterns) <= _FEW:
+        return None
+    if len(patterns) > _FEW_SCATTERED and _equal_neighbours(bits) < _EQUAL_NEIGHBOURS:
+        return None
+    patterns = patterns.astype(patterns.dtype.newbyteorder("="))
+    known = patterns.view(values.dtype.newbyteorder("="))
+    finite = np.isfinite(known)
+    if not finite.any():
+        return None
+    commonest = int(np.where(finite, counts, 0).argmax())
+    labels = np.searchsorted(patterns, bits).astype(np.uint8)
+    labels += labels < commonest
+    labels[bits == patterns[commonest]] = 0
+    value: int | float = known[commonest].item()
+    return value, Mask(labels=labels, patterns=np.delete(patterns, commonest))
+
+
+def _equal_neighbours(bits: UIntArray) -> float:
+    """Return the share of voxels that are as the one before, along the last axis longer than 1."""
+    axis = max((k for k, n in enumerate(bits.shape) if n > 1), default=0)
+    lines = np.moveaxis(bits, axis, 0)
+    return float(np.mean(lines[1:] == lines[:-1]))
 
 
 def _cast(value: int | float, dtype: np.dtype[Any]) -> np.generic | None:
