@@ -20,7 +20,7 @@ from volumes import QUICK, volume
 from tinc_codec import TINC, decode, runtime
 from tinc_codec.decoding.opened import forget_chunks
 from tinc_codec.engines.cpu import passes
-from tinc_codec.forks import Lock
+from tinc_codec.forks import Lock, cached_value
 from tinc_codec.runtime import current_runtime
 from tinc_codec.stream.residual.wavelets import section
 from tinc_codec.threads import begun, each
@@ -221,3 +221,35 @@ def test_a_lock_that_a_thread_of_the_parent_holds_is_open_in_a_forked_child() ->
                 os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
         pool.submit(lock.__exit__, None, None, None).result()
+
+
+class _Slow:
+    def __init__(self, begun: Event, go_on: Event) -> None:
+        self.begun, self.go_on = begun, go_on
+
+    @cached_value
+    def number(self) -> int:
+        """Return a number, late."""
+        self.begun.set()
+        self.go_on.wait()
+        return 7
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_value_that_a_thread_of_the_parent_works_out_is_no_wait_in_a_forked_child() -> None:
+    slow, ready = _Slow(Event(), Event()), Event()
+    ready.set()
+    with ThreadPoolExecutor(1) as pool:
+        late = pool.submit(lambda: slow.number)
+        slow.begun.wait()
+        child = os.fork()
+        if child == 0:
+            signal.alarm(5)
+            os._exit(0 if _Slow(Event(), ready).number == 7 else 1)
+        status = os.waitpid(child, 0)[1]
+        slow.go_on.set()
+        assert late.result() == 7
+    assert status == 0
+    slow.go_on = Event()  # worked out again it would wait for ever
+    assert slow.number == 7

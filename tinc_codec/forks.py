@@ -6,9 +6,10 @@ import os
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 _Function = TypeVar("_Function", bound=Callable[[], None])
+_Value = TypeVar("_Value")
 
 
 def in_children(renew: _Function) -> _Function:
@@ -41,3 +42,22 @@ class Lock:
         traceback: TracebackType | None,
     ) -> None:
         self._lock.release()
+
+
+class cached_value(Generic[_Value]):  # noqa: N801 - a decorator, as functools names its own
+    """A property that is worked out once for each object: functools' without a lock.
+
+    That of Python 3.11 has one lock for all objects of a class, held meanwhile: a forked process
+    would wait for it for ever, and threads for one another. Here two threads may both work it out.
+    """
+
+    def __init__(self, function: Callable[[Any], _Value]) -> None:
+        self._function = function
+        self.__doc__ = function.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: object, owner: type | None = None) -> _Value:
+        value = instance.__dict__[self._name] = self._function(instance)
+        return value

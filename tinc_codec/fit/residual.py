@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from tinc_codec.array_types import Float32Array
 from tinc_codec.compiled import compiled
 from tinc_codec.fit.steps import Magnitudes
+from tinc_codec.forks import cached_value
 from tinc_codec.stream.residual.axes import AXES, Shape, three_axes
 from tinc_codec.stream.residual.wavelets import prior, section, segments, wavelet
 from tinc_codec.stream.residual.wavelets.section import Header
@@ -58,7 +58,7 @@ class Transform:
         """Which axes are halved at which level."""
         return self.bands.plan
 
-    @cached_property
+    @cached_value
     def magnitudes(self) -> Magnitudes:
         """How many coefficients there are of each magnitude."""
         bands = self.bands.each()

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
 from tinc_codec.array_types import Float32Array, Int32Array
 from tinc_codec.errors import CorruptPayload, UnsupportedVersion
+from tinc_codec.forks import cached_value
 from tinc_codec.stream import entropy, quantize
 from tinc_codec.stream.wire import Reader
 from tinc_codec.tree.network import Layout
@@ -47,7 +47,7 @@ class QuantizedWeights:
         """Return the length of the groups' code under these models."""
         return sum(bits for _, bits in self._coded)
 
-    @cached_property
+    @cached_value
     def _coded(self) -> list[tuple[int, float]]:
         """Model and bits of each group."""
         return [entropy.choose_model(values) for values in self.groups]

@@ -9,12 +9,12 @@ their own gradients are zero, so that an optimiser may step the stacks as they a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from tinc_codec.array_types import Int64Array
+from tinc_codec.forks import cached_value
 from tinc_codec.tree.network import Layout
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class Stacks:
         cuts = [cut for a, b, c in parts for cut in ((a, b), (b, c))]
         self._source = torch.cat([(first + there[a:b]).view(-1) for a, b in cuts])
 
-    @cached_property
+    @cached_value
     def _place(self) -> torch.Tensor:
         """Where each chunk's parameters are in a stacked vector, (chunks, size)."""
         import torch

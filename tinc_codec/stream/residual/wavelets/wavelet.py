@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tinc_codec.array_types import Float32Array
+from tinc_codec.forks import cached_value
 from tinc_codec.parallel import Run, even_parts
 from tinc_codec.stream.residual.axes import AXES, Shape, Window
 from tinc_codec.stream.residual.wavelets import cdf97, lifting
@@ -94,13 +95,13 @@ class Bands:
     plan: TransformPlan
     room: npt.NDArray[Any]
 
-    @cached_property
+    @cached_value
     def low(self) -> npt.NDArray[Any]:
         """The low-pass band: a view."""
         shape = self.plan.shapes[-1]
         return self.room[: math.prod(shape)].reshape(shape)
 
-    @cached_property
+    @cached_value
     def levels(self) -> list[dict[int, npt.NDArray[Any]]]:
         """The other bands of each level, finest first, by direction: views."""
         return [self._level(level) for level in range(len(self.plan.splits))]
