@@ -547,6 +547,7 @@ def test_a_chunk_below_the_floor_is_stored_losslessly_and_listed(
     assert np.array_equal(decoded[:16, :16, :16], data[:16, :16, :16])
     assert not np.array_equal(decoded, data)
     assert outcome.lossless == 1
+    assert outcome.why_lossless == "it decodes with less than min_psnr=15"
     assert [key for key, chunks in found.items() if chunks] == [
         "data/0/0/0" if zarr_format == 2 else "data/c/0/0/0"
     ]
@@ -582,9 +583,27 @@ def test_chunks_whose_fit_fails_are_stored_losslessly(
     monkeypatch.setattr(shard_encoding, "_encode_batch", fails)
     outcome = run(plan(npy, dst, SETTINGS, **SMALL))
     assert outcome.lossless == 1
+    assert outcome.why_lossless == "this chunk cannot be fitted"
     assert tried[:3] == [2, 1, 1]
     decoded = zarr.open_group(dst, mode="r")["data"][:]
     assert np.array_equal(decoded[:16, 16:32, :16], np.load(npy)[:16, 16:32, :16])
+
+
+def test_a_chunk_that_can_be_stored_neither_way_is_told_both_reasons(npy: Path, dst: Path) -> None:
+    data = np.load(npy).astype(np.float32)
+    data[np.random.default_rng(0).random(data.shape) < 0.5] = np.nan
+    np.save(npy, data)
+    with pytest.raises(ShardsFailed, match=r"special values .* either \(max_error=0"):
+        run(plan(npy, dst, Settings(ratio=64, effort=1)))
+
+
+def test_a_source_that_has_lost_something_already_is_told(npy: Path, tmp_path: Path) -> None:
+    for name, settings in (("lossy", SETTINGS), ("exact", Settings(max_error=0, effort=1))):
+        convert(npy, tmp_path / f"{name}.zarr", settings, **SMALL)
+        made = plan(tmp_path / f"{name}.zarr", tmp_path / "again.zarr", SETTINGS, **SMALL)
+        assert ["compressed by this codec already" in text for text in made.left_out] == (
+            [True] if name == "lossy" else []
+        )
 
 
 def test_a_device_that_is_not_there_is_refused_before_any_work(npy: Path, dst: Path) -> None:

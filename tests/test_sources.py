@@ -18,8 +18,9 @@ import xarray as xr
 import zarr
 from volumes import volume
 
-from tinc_codec import InvalidSetting, UnsupportedData
-from tinc_codec.archive import open_source
+import tinc_codec
+from tinc_codec import InvalidSetting, Settings, UnsupportedData
+from tinc_codec.archive import convert, open_source
 from tinc_codec.archive.sources import Source, SourceSpec
 
 h5py = pytest.importorskip("h5py", reason="h5py is not installed")
@@ -259,6 +260,24 @@ class TestTiff:
         assert grid.scale == (30, None, 2.5, 400, 0.4)
         assert grid.units == ("second", None, "micrometer", "nanometer", "micrometer")
 
+    def test_channels_have_the_names_of_ome_xml(self, tmp_path):
+        metadata = {"axes": "CZYX", "Channel": {"Name": ["DAPI", "GFP"]}}
+        path = tmp_path / "a.ome.tif"
+        tifffile.imwrite(path, volume((2, 4, 16, 16)), ome=True, metadata=metadata)
+        with open_source(path) as source:
+            assert source.attributes["channel_names"] == ["DAPI", "GFP"]
+        convert(path, tmp_path / "a.zarr", Settings(ratio=16, effort=1))
+        assert tinc_codec.open(tmp_path / "a.zarr")["c"].values.tolist() == ["DAPI", "GFP"]
+
+    def test_other_images_of_a_file_are_told(self, tmp_path):
+        with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as file:
+            for name in ("one", "two"):
+                file.write(STACK, metadata={"axes": "ZYX", "Name": name})
+        with open_source(tmp_path / "a.ome.tif") as source:
+            (told,) = source.left_out
+            assert source.shape == STACK.shape
+        assert told.startswith("1 of the 2 images in the file: the first is read, 'one'")
+
     def test_imagej_hyperstacks_are_put_in_the_order_of_ome_zarr(self, tmp_path):
         data = volume((5, 2, 16, 20))  # z c y x, as ImageJ has it
         path = tmp_path / "a.tif"
@@ -337,6 +356,16 @@ class TestPlanes:
         assert source.read(np.s_[0:3, :, :]).shape == (3, 12, 14)
         with pytest.raises(OSError, match=r"z11\.tif has changed"):
             source.read(np.s_[0:5, :, :])
+
+    @pytest.mark.parametrize(
+        ("numbers", "between"),
+        [([8, 9, 10, 12, 13], "a10_c1.tif and a12_c1.tif"), ([0, 5, 10], ""), ([3], "")],
+    )
+    def test_planes_that_are_missing_are_told(self, tmp_path, numbers, between):
+        for number in numbers:
+            tifffile.imwrite(tmp_path / f"a{number}_c1.tif", STACK[0])
+        told = open_source(tmp_path).left_out
+        assert [between in text for text in told] == ([True] if between else [])
 
     def test_voxel_sizes_within_the_plane(self, tmp_path):
         for number, plane in enumerate(STACK):

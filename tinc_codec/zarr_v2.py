@@ -25,6 +25,8 @@ class TINC(Configured, Codec):  # type: ignore[misc]  # numcodecs has no types
         zarr.create_array(store, data=volume, chunks=(64, 64, 64), zarr_format=2,
                           compressors=tinc_codec.TINC(ratio=128))
 
+    Behind filters no target holds: what is lost of Delta's differences adds up, to any error.
+
     Write whole chunks, once: writing a part of a chunk decodes it and fits it again, and each
     time adds error. Reading any voxel decodes its whole chunk; zarr v3 with
     :class:`tinc_codec.TINCSerializer` decodes only what the region takes.

@@ -53,9 +53,11 @@ class TINCSerializer(Configured, ArrayBytesCodec, ArrayBytesCodecPartialDecodeMi
                           serializer=tinc_codec.TINCSerializer(ratio=128), compressors=None)
 
     With ``compressors=None`` a selection decodes only what its voxels take, inside shards too. Left
-    out, zarr appends zstd, which gains nothing and makes every read decode whole chunks; so do
-    filters. Write whole chunks, once: writing a part of a chunk decodes it and fits it again, and
-    each time adds error.
+    out, zarr appends zstd, which gains nothing and makes every read decode whole chunks. Filters do
+    that too, and no target holds behind them: what is lost of Delta's differences adds up.
+
+    Write whole chunks, once: writing a part of a chunk decodes it and fits it again, and each time
+    adds error.
 
     Chunks come one at a time unless ``zarr.config`` holds a ``codec_pipeline.batch_size`` above 1
     when the array is opened. On a GPU (``tinc_codec.runtime(device="cuda")``) open it with a large

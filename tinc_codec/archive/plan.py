@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import zarr
 
 from tinc_codec import __version__
 from tinc_codec.archive.arrays import Level, new_array
+from tinc_codec.archive.info import codec_settings
 from tinc_codec.archive.layout import Position, Region, region_of
 from tinc_codec.archive.levels import image_levels, label_levels
 from tinc_codec.archive.memory import peak_bytes
@@ -262,7 +264,7 @@ def plan(
             settings=chosen,
             zarr_format=zarr_format,
             levels=(*arrays, *copied),
-            left_out=(*source.left_out, *left_out),
+            left_out=(*source.left_out, *left_out, *_lost_before(source)),
             min_psnr=min_psnr,
             source_id=_digest([_identity(spec) for spec in sources]),
             mask_id=None if source.spec.mask is None else _identity(source.spec.mask),
@@ -298,6 +300,17 @@ def _check_lossy(
             f"max_error=0 is without loss, which is for integers; of {dtype} give a larger one, "
             "or rmse or psnr"
         )
+
+
+def _lost_before(source: Source) -> tuple[str, ...]:
+    """Say that a source has gone through this codec already, if it has and not without loss."""
+    stored = codec_settings(source.array) if isinstance(source.array, zarr.Array) else None
+    if stored is None or stored.get("max_error") == 0:
+        return ()
+    return (
+        "values as they were at first: the source is compressed by this codec already, and what "
+        "is told of errors is against its decoded values",
+    )
 
 
 def _destination(dst: str | Path) -> str:

@@ -221,7 +221,8 @@ def _lazy(
     attributes.pop("_ARRAY_DIMENSIONS", None)
     attributes = declared.with_plain_numbers(attributes, array.dtype)
     indices = {} if how.overview is None else dict(zip(names, places, strict=True))
-    coordinates = indices | (_coordinates(grid, places, block or {}) if grid else {})
+    labels = _channel_labels(block or {}) or attributes.get("channel_names") or []
+    coordinates = indices | (_coordinates(grid, places, labels) if grid else {})
     return xr.DataArray(
         values, dims=names, coords=coordinates, name=array.basename or _VARIABLE, attrs=attributes
     )
@@ -246,14 +247,13 @@ def task_chunks(array: zarr.Array[Any]) -> tuple[int, ...]:
 
 
 def _coordinates(
-    grid: ome.Grid, places: Sequence[NDArray[np.int64]], block: dict[str, Any]
+    grid: ome.Grid, places: Sequence[NDArray[np.int64]], labels: Sequence[str]
 ) -> dict[str, Any]:
     """Return the coordinates of voxels, by the names of axes."""
     found: dict[str, Any] = {}
     for k, (name, kind) in enumerate(zip(grid.names, grid.types, strict=True)):
         scale, unit = grid.scale[k], grid.units[k]
         if kind == "channel":
-            labels = _channel_labels(block)
             if len(labels) == len(places[k]) == len(set(labels)):
                 found[name] = (name, labels)
         elif scale is not None and (unit is not None or scale != 1 or grid.translation[k]):

@@ -27,6 +27,8 @@ class ShardRecord:
         In C order of their positions.
     lossless : tuple of int
         Which of the chunks were stored losslessly, since the fit failed or was below the floor.
+    why_lossless : str
+        Why the first of these that was found was; "" where none was.
     seconds : dict of str to float
         Time to read, encode, decode with scoring, and write.
     """
@@ -38,6 +40,7 @@ class ShardRecord:
     checksum: int
     chunks: tuple[ChunkScore, ...]
     lossless: tuple[int, ...] = ()
+    why_lossless: str = ""
     seconds: dict[str, float]
 
     @property

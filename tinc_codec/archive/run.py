@@ -82,6 +82,8 @@ class Outcome:
         Of all levels.
     lossless : int
         Chunks stored losslessly since their fit failed or was below the floor.
+    why_lossless : str
+        Why one of these was; "" where none was, or an earlier run completed the archive.
     seconds : float
         Wall time of this run.
     earlier : bool
@@ -95,6 +97,7 @@ class Outcome:
     raw_bytes: int = 0
     stored_bytes: int = 0
     lossless: int = 0
+    why_lossless: str = ""
     seconds: float = 0.0
     earlier: bool = False
 
@@ -112,6 +115,7 @@ class Outcome:
             raw_bytes=self.raw_bytes + record.raw_bytes,
             stored_bytes=self.stored_bytes + record.size,
             lossless=self.lossless + len(record.lossless),
+            why_lossless=self.why_lossless or record.why_lossless,
         )
 
 

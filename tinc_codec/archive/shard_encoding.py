@@ -71,8 +71,8 @@ class Shard:
         return whole
 
 
-def encode_shard(shard: Shard) -> tuple[list[bytes | None], set[int]]:
-    """Return the payload of each chunk, None where zarr leaves it out, and which are lossless.
+def encode_shard(shard: Shard) -> tuple[list[bytes | None], dict[int, str]]:
+    """Return the payload of each chunk, None where zarr leaves it out, and why some are lossless.
 
     All are encoded in one batch. Where that fails halves are tried, down to the chunks that are to
     blame, or until the memory is enough.
@@ -83,7 +83,7 @@ def encode_shard(shard: Shard) -> tuple[list[bytes | None], set[int]]:
         If a chunk can be stored neither by the plan's settings nor losslessly.
     """
     payloads: list[bytes | None] = [None] * len(shard.regions)
-    lossless: set[int] = set()
+    lossless: dict[int, str] = {}
     batches = [range(len(payloads))]
     while batches:
         batch = batches.pop()
@@ -98,9 +98,8 @@ def encode_shard(shard: Shard) -> tuple[list[bytes | None], set[int]]:
                 batches += [batch[:middle], batch[middle:]]
             elif failed:
                 (k,) = batch
-                region = shard.regions[k]
-                payloads[k] = lossless_chunk(shard.padded(k), shard.plan, shard.level, region)
-                lossless.add(k)
+                lossless[k] = str(error)
+                payloads[k] = lossless_chunk(shard, k, lossless[k])
             else:
                 raise
     return payloads, lossless
@@ -140,14 +139,16 @@ def _codec_array(plan: Plan, level: Level, documents: Documents) -> zarr.Array[A
     return new_array(documents, level, plan.settings, plan.zarr_format)
 
 
-def lossless_chunk(chunk: NDArray[Any], plan: Plan, level: Level, region: Region) -> bytes:
+def lossless_chunk(shard: Shard, k: int, why: str) -> bytes:
     """Return a payload that restores a chunk exactly, in an array whose codec is lossy.
 
     Raises
     ------
     InvalidSetting
-        If the encoder has no exact form for such voxels. The message names the chunk.
+        If the encoder has no exact form for such voxels. The message names the chunk, why it was
+        to be stored so, and why it cannot be.
     """
+    chunk, plan = shard.padded(k), shard.plan
     exact = replace(
         plan.settings,
         ratio=None,
@@ -163,14 +164,15 @@ def lossless_chunk(chunk: NDArray[Any], plan: Plan, level: Level, region: Region
     try:
         payload = encode_chunk(chunk, exact)
         same = np.array_equal(decode(payload), chunk, equal_nan=chunk.dtype.kind == "f")
-        why = "" if same else "its decoded bytes differ"
+        hindrance = "" if same else "its decoded bytes differ"
     except TincError as error:
-        why = str(error)
-    if why:
-        where = slices_text(region)
+        hindrance = str(error)
+    if hindrance:
+        where = slices_text(shard.regions[k])
         raise InvalidSetting(
-            f"the chunk {where} of {level.path!r} is not fitted well enough by these settings, "
-            f"and cannot be stored losslessly either ({why}): take {_remedy(plan)}"
+            f"the chunk {where} of {shard.level.path!r} is not fitted well enough by these "
+            f"settings ({why}), and cannot be stored losslessly either ({hindrance}): take "
+            f"{_remedy(plan)}"
         )
     return payload
 

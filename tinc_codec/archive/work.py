@@ -88,8 +88,8 @@ def convert_task(job: Job, index: int) -> ShardRecord:
         below = _below_floor(shard, decoded)
         if below:
             for k in below:
-                payloads[k] = lossless_chunk(shard.padded(k), plan, shard.level, shard.regions[k])
-            lossless |= set(below)
+                lossless[k] = f"it decodes with less than min_psnr={plan.min_psnr:g}"
+                payloads[k] = lossless_chunk(shard, k, lossless[k])
             data = pack_shard(shard, payloads)
             decoded = decode_shard(shard, data)
         scores = _scores(shard, payloads, decoded, seconds["encode"] / len(payloads))
@@ -104,6 +104,7 @@ def convert_task(job: Job, index: int) -> ShardRecord:
             checksum=int(google_crc32c.value(data or b"")),
             chunks=scores,
             lossless=tuple(sorted(lossless)),
+            why_lossless=next(iter(lossless.values()), ""),
             seconds=seconds,
         )
 

@@ -21,6 +21,7 @@ from tinc_codec.cli.options import (
     Device,
     Effort,
     Mask,
+    Preserve,
     Roi,
     Source,
     Threads,
@@ -145,12 +146,6 @@ _Allocation = Annotated[
 ]
 _Seed = Annotated[int, typer.Option(help="Seed of every random choice.", rich_help_panel=ENCODER)]
 _Preset = Annotated[str, typer.Option(help="default or paper.", rich_help_panel=ENCODER)]
-_Preserve = Annotated[
-    str,
-    typer.Option(
-        metavar="V,V...", help="Values to restore exactly, such as -32768.", rich_help_panel=TARGET
-    ),
-]
 _Overwrite = Annotated[
     bool,
     typer.Option(
@@ -216,7 +211,7 @@ def convert(
     effort: Effort = 5,
     seed: _Seed = 0,
     preset: _Preset = "default",
-    preserve: _Preserve = "",
+    preserve: Preserve = "",
     overwrite: _Overwrite = False,
     dry_run: _DryRun = False,
     workers: _Workers = None,
@@ -320,9 +315,18 @@ def _partition(text: str) -> tuple[int, int]:
 
 
 def _print_outcome(plan: archive.Plan, outcome: archive.Outcome) -> None:
+    if outcome.why_lossless:
+        print(
+            f"tinc: {outcome.lossless} of {outcome.chunks} chunks stored losslessly, which takes "
+            f"more bytes than was asked for; of one, since {outcome.why_lossless}",
+            file=sys.stderr,
+        )
     what = f"{outcome.chunks} chunk{'s' * (outcome.chunks > 1)}"
     if outcome.lossless:
         what += f" ({outcome.lossless} losslessly, --log-json lists them)"
+    if not outcome.finished and not outcome.shards:
+        print(f"{plan.dst}: nothing for this part, there are {len(plan)} shards; others write them")
+        return
     if not outcome.finished:
         what += f" of {plan.chunks} so far; the other parts finish the archive"
     print(

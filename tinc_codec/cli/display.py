@@ -73,7 +73,8 @@ def plan_rows(plan: Plan, workers: int) -> dict[str, str]:
     ratio = plan.settings.ratio
     if ratio is not None:
         most = sum(v.raw_bytes / (1 if v.lossless else ratio) for v in plan.levels)
-        rows["bytes"] += f" to {bytes_text(most)} at most, padding and shards' indices aside"
+        rows["bytes"] += f" to {bytes_text(most)} at most, padding, shards' indices "
+        rows["bytes"] += "and chunks that can only be stored losslessly aside"
     rows["memory"] = f"{bytes_text(plan.bytes_per_worker)} for each of {workers} workers"
     rows["settings"] = ", ".join(f"{k}={v}" for k, v in plan.settings.to_json().items())
     return rows

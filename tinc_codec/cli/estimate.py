@@ -16,11 +16,13 @@ from tinc_codec.cli.options import (
     Device,
     Effort,
     Mask,
+    Preserve,
     Roi,
     Source,
     Threads,
     Workers,
     edges_of,
+    int_or_float,
     numbers,
     roi_of,
 )
@@ -45,6 +47,7 @@ def estimate(
         str | None, typer.Option(metavar="E,E...", help="Largest errors to try; 0: no loss.")
     ] = None,
     effort: Effort = 5,
+    preserve: Preserve = "",
     chunks: Chunks = None,
     sample: Annotated[
         int,
@@ -73,7 +76,9 @@ def estimate(
         found = archive.estimate(
             src,
             numbers("--ratio", ratio or ("" if fidelities else "64,128,256"), float),
-            Settings(effort=effort, seed=seed),
+            Settings(
+                effort=effort, seed=seed, preserve=numbers("--preserve", preserve, int_or_float)
+            ),
             fidelities=fidelities,
             chunks=edges_of("--chunks", chunks),
             sample=sample,

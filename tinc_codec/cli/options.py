@@ -60,6 +60,12 @@ Workers = Annotated[
         min=1, help="Chunks at once; by default as many as threads.", rich_help_panel=WORK
     ),
 ]
+Preserve = Annotated[
+    str,
+    typer.Option(
+        metavar="V,V...", help="Values to restore exactly, such as -32768.", rich_help_panel=TARGET
+    ),
+]
 Threads = Annotated[
     int | None, typer.Option(help="Threads for each chunk; 0 is all.", rich_help_panel=WORK)
 ]

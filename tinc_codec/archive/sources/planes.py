@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,6 +41,26 @@ def open_planes(spec: SourceSpec) -> Source:
         ),
         chunks=(1, *shape),
         files=tuple(map(str, files)),
+        left_out=_gaps(files),
+    )
+
+
+def _gaps(files: Sequence[Path]) -> tuple[str, ...]:
+    """Say where numbers of files, which else go up evenly, leave some out: planes may be lost."""
+    keys = [natural(file.name) for file in files]
+    texts = {tuple(part for part in key if isinstance(part, str)) for key in keys}
+    varying = [k for k, parts in enumerate(zip(*keys, strict=False)) if len(set(parts)) > 1]
+    if len(texts) > 1 or len(varying) != 1:
+        return ()
+    numbers = [key[varying[0]] for key in keys]
+    steps = [after - before for before, after in itertools.pairwise(numbers)]
+    gaps = [k for k, step in enumerate(steps) if step > min(steps)]
+    if not gaps:
+        return ()
+    more = f", and at {len(gaps) - 1} more places" if len(gaps) > 1 else ""
+    return (
+        f"planes that the folder may have lost: the numbers of its files leave some out between "
+        f"{files[gaps[0]].name} and {files[gaps[0] + 1].name}{more}; all are taken for neighbours",
     )
 
 

@@ -40,7 +40,8 @@ def open_tiff(spec: SourceSpec) -> Source:
             tiff = tifffile.TiffFile(path)
             series = tiff.series[0]
             axes, description = tuple(series.axes.lower()), tiff.pages.first.description
-            told = voxel_sizes(tiff)
+            told, left_out = voxel_sizes(tiff), _other_images(tiff)
+            channels = _channel_names(tiff.ome_metadata or "") if tiff.is_ome else []
             if series.keyframe.is_memmappable and series.dataoffset is not None:
                 array: Readable = tifffile.memmap(path, series=0, mode="r")
                 chunks = None
@@ -60,6 +61,9 @@ def open_tiff(spec: SourceSpec) -> Source:
         chunks = chunks and tuple(chunks[k] for k in order)
     # The descriptions that tifffile itself adds only repeat the shape.
     own = not description or description.startswith('{"shape"')
+    attributes: dict[str, Any] = {} if own else {"image_description": description}
+    if channels:
+        attributes["channel_names"] = channels
     return Source(
         spec=spec,
         kind="tiff",
@@ -71,7 +75,8 @@ def open_tiff(spec: SourceSpec) -> Source:
         ),
         chunks=chunks,
         files=(path,),
-        attributes={} if own else {"image_description": description},
+        attributes=attributes,
+        left_out=left_out,
         close=tiff.close,
     )
 
@@ -113,6 +118,25 @@ def voxel_sizes(tiff: Any) -> Told:
     return {}
 
 
+def _other_images(tiff: Any) -> tuple[str, ...]:
+    others = len(tiff.series) - 1
+    if not others:
+        return ()
+    first = tiff.series[0]
+    return (
+        f"{others} of the {others + 1} images in the file: the first is read, {first.name!r} of "
+        f"shape {first.shape}; save the others on their own",
+    )
+
+
+def _channel_names(xml: str) -> list[str]:
+    """Return the names of the first image's channels; none where not all have one."""
+    found = _pixels(xml).get("Channel", [])
+    channels = found if isinstance(found, list) else [found]
+    names = [str(channel.get("Name") or "") for channel in channels]
+    return names if all(names) else []
+
+
 def _names(axes: tuple[str, ...], ndim: int) -> tuple[str, ...]:
     if len(axes) != ndim or len(set(axes)) != ndim:
         return default_dimension_names(ndim)
@@ -145,11 +169,17 @@ def _check_last(path: str, series: Any) -> None:
         )
 
 
-def _of_ome(xml: str) -> Told:
+def _pixels(xml: str) -> dict[str, Any]:
+    """Return what OME-XML tells of the first image's voxels."""
     import tifffile
 
     image = tifffile.xml2dict(xml).get("OME", {}).get("Image", {})
-    pixels = (image[0] if isinstance(image, list) else image).get("Pixels", {})
+    pixels: dict[str, Any] = (image[0] if isinstance(image, list) else image).get("Pixels", {})
+    return pixels
+
+
+def _of_ome(xml: str) -> Told:
+    pixels = _pixels(xml)
     told: Told = {}
     for axis in "zyx":
         size = pixels.get(f"PhysicalSize{axis.upper()}")
