@@ -101,12 +101,12 @@ def test_many_chunks_make_about_twenty_lines(here, capsys):
 
 def test_settings_reach_the_archive(here, capsys):
     options = ["--tree-levels", "1", "--level-ratio", "0.5", "--allocation", "even", "--seed", "7"]
-    options += ["--preserve", "-3,8.5", "--chunks", "8,16,20"]
+    options += ["--preserve", "3,8.0", "--chunks", "8,16,20"]
     ok(capsys, "convert", "source.npy", "a.zarr", *FAST, *options)
     array = zarr.open_group("a.zarr", mode="r")["data"]
     settings = array.attrs["tinc_codec"]["settings"]
     assert (settings["levels"], settings["level_ratio"], settings["seed"]) == (1, 0.5, 7)
-    assert (settings["allocation"], settings["preserve"]) == ("even", [-3, 8.5])
+    assert (settings["allocation"], settings["preserve"]) == ("even", [3, 8.0])
     assert array.chunks == (8, 16, 20)
 
 

@@ -597,6 +597,22 @@ def test_a_chunk_that_can_be_stored_neither_way_is_told_both_reasons(npy: Path, 
         run(plan(npy, dst, Settings(ratio=64, effort=1)))
 
 
+@pytest.mark.parametrize("value", [70000, -1, 1.5])
+def test_a_value_that_the_source_cannot_hold_is_not_preserved(
+    npy: Path, dst: Path, value: float
+) -> None:
+    with pytest.raises(InvalidSetting, match=f"preserve={value}: the source is of uint16, 0 to"):
+        plan(npy, dst, Settings(ratio=16, preserve=(value,)))
+    plan(npy, dst, Settings(ratio=16, preserve=(65535.0,)))
+
+
+def test_an_archive_that_is_not_finished_is_told(npy: Path, dst: Path) -> None:
+    run(plan(npy, dst, SETTINGS, **SMALL), partition=(0, 2))
+    for look in (tinc_codec.open, info, lambda path: verify(npy, path)):
+        with pytest.raises(FileNotFoundError, match=r"a\.zarr\.partial is there, of a conversion"):
+            look(dst)
+
+
 def test_a_source_that_has_lost_something_already_is_told(npy: Path, tmp_path: Path) -> None:
     for name, settings in (("lossy", SETTINGS), ("exact", Settings(max_error=0, effort=1))):
         convert(npy, tmp_path / f"{name}.zarr", settings, **SMALL)

@@ -249,7 +249,9 @@ def plan(
     """
     _check_arguments(zarr_format, shards, min_psnr)
     with open_part(src, roi, mask) as source:
-        chosen = with_sentinels(settings or Settings(), source.attributes)
+        given = settings or Settings()
+        _check_preserved(given, source.dtype)
+        chosen = with_sentinels(given, source.attributes)
         if source.dtype.kind == "f":
             _check_lossy(source.dtype, chosen, min_psnr, labels=labels)
         arrays = image_levels(source, chosen, levels, chunks, shards, zarr_format, labels=labels)
@@ -334,6 +336,19 @@ def open_part(src: Any, roi: Sequence[slice] | None = None, mask: Any = None) ->
             return source
         inner = None if mask is None else opened(open_source(mask))
         return part_of(source, whole_roi(source, roi), inner)
+
+
+def _check_preserved(settings: Settings, dtype: np.dtype[Any]) -> None:
+    """Refuse values to be preserved that a source of integers cannot have: they are slips."""
+    if dtype.kind not in "iu":
+        return
+    limits = np.iinfo(dtype)
+    for value in settings.preserve:
+        if not (limits.min <= value <= limits.max and value == int(value)):
+            raise InvalidSetting(
+                f"preserve={value}: the source is of {dtype}, {limits.min} to {limits.max}, and "
+                "cannot hold it; give a value that it has, or leave it out"
+            )
 
 
 def with_sentinels(settings: Settings, attributes: Mapping[str, Any]) -> Settings:

@@ -16,6 +16,7 @@ from zarr.errors import ContainsArrayError, GroupNotFoundError, NodeNotFoundErro
 from tinc_codec.archive import borders, ome, overviews
 from tinc_codec.archive.layout import grid_shape
 from tinc_codec.archive.sources import declared
+from tinc_codec.archive.sources.opening import check_is_there
 from tinc_codec.archive.sources.zarrs import dimension_names
 from tinc_codec.errors import InvalidSetting, TincError
 from tinc_codec.runtime import Runtime, current_runtime, given_runtime, using
@@ -144,8 +145,8 @@ def open_archive(
 def _open_node(path: str | Path) -> zarr.Array[Any] | zarr.Group:
     location = str(path)
     local = "://" not in location
-    if local and not Path(location).exists():
-        raise FileNotFoundError(2, "No such file or directory", location)
+    if local:
+        check_is_there(Path(location))
     try:
         return zarr.open(location, mode="r")
     except (GroupNotFoundError, NodeNotFoundError, ContainsArrayError, FileNotFoundError) as error:

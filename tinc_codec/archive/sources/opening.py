@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -136,6 +137,7 @@ def _open_whole(spec: SourceSpec) -> Source:
 def _reader(path: Path) -> Callable[[SourceSpec], Source]:
     if path.is_dir():
         return _folder_reader(path)
+    check_is_there(path)
     with path.open("rb"):  # not there or not ours to read: the system's own error says which
         pass
     for suffixes, reader in _KINDS:
@@ -145,6 +147,23 @@ def _reader(path: Path) -> Callable[[SourceSpec], Source]:
         f"{path} is of no kind known here; give {', '.join(FILE_SUFFIXES)}, a folder of TIFF "
         "planes, zarr or N5"
     )
+
+
+def check_is_there(path: Path) -> None:
+    """Raise what is to be said of a path that is not there: of an archive, that it is unfinished.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is not there.
+    """
+    if path.exists():
+        return
+    partial = path.with_name(f"{path.name}.partial")
+    told = "No such file or directory"
+    if partial.is_dir():
+        told += f"; {partial.name} is there, of a conversion to be finished: run it again"
+    raise FileNotFoundError(errno.ENOENT, told, str(path))
 
 
 def _folder_reader(path: Path) -> Callable[[SourceSpec], Source]:
