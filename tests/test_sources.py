@@ -359,7 +359,12 @@ class TestPlanes:
 
     @pytest.mark.parametrize(
         ("numbers", "between"),
-        [([8, 9, 10, 12, 13], "a10_c1.tif and a12_c1.tif"), ([0, 5, 10], ""), ([3], "")],
+        [
+            ([8, 9, 10, 12, 13], "a10_c1.tif and a12_c1.tif"),
+            ([0, 5, 10], ""),
+            ([0, 7, 11, 30], ""),
+            ([3], ""),
+        ],
     )
     def test_planes_that_are_missing_are_told(self, tmp_path, numbers, between):
         for number in numbers:

@@ -222,7 +222,7 @@ def _lazy(
     attributes.pop("_ARRAY_DIMENSIONS", None)
     attributes = declared.with_plain_numbers(attributes, array.dtype)
     indices = {} if how.overview is None else dict(zip(names, places, strict=True))
-    labels = _channel_labels(block or {}) or attributes.get("channel_names") or []
+    labels = _channel_labels(block or {}, attributes)
     coordinates = indices | (_coordinates(grid, places, labels) if grid else {})
     return xr.DataArray(
         values, dims=names, coords=coordinates, name=array.basename or _VARIABLE, attrs=attributes
@@ -264,9 +264,13 @@ def _coordinates(
     return found
 
 
-def _channel_labels(block: dict[str, Any]) -> list[str]:
+def _channel_labels(block: dict[str, Any], attributes: dict[str, Any]) -> list[str]:
+    """Return the names of channels: of OME-Zarr, else those that a TIFF or Imaris file had."""
     channels = (block.get("omero") or {}).get("channels") or []
-    return [str(channel.get("label", "")) for channel in channels]
+    names = attributes.get("channel_names")
+    if channels or not isinstance(names, list):
+        return [str(channel.get("label", "")) for channel in channels]
+    return [str(name) for name in names]
 
 
 def _without_fill_values(tree: xr.DataTree, group: zarr.Group) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,8 +55,9 @@ def _gaps(files: Sequence[Path]) -> tuple[str, ...]:
         return ()
     numbers = [key[varying[0]] for key in keys]
     steps = [after - before for before, after in itertools.pairwise(numbers)]
-    gaps = [k for k, step in enumerate(steps) if step > min(steps)]
-    if not gaps:
+    usual = statistics.mode(steps)
+    gaps = [k for k, step in enumerate(steps) if step > usual]
+    if not gaps or 2 * steps.count(usual) < len(steps):  # numbers of another kind, such as times
         return ()
     more = f", and at {len(gaps) - 1} more places" if len(gaps) > 1 else ""
     return (
