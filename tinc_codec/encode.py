@@ -154,9 +154,8 @@ def _prepare(
         # What lies under the mask must not pull on statistics or on the low-order form.
         unit[weight == 0] = np.average(unit, weights=weight)
     return Volume(
-        exact=exact, info=info, values=box, unit=unit, weight=weight, budget=budget,
-        few=few if budget is None else None,
-    )  # fmt: skip
+        exact=exact, info=info, values=box, unit=unit, weight=weight, budget=budget, few=few
+    )
 
 
 def _few_values(

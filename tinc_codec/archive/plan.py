@@ -32,6 +32,7 @@ from tinc_codec.archive.sources import (
 from tinc_codec.errors import InvalidSetting
 from tinc_codec.runtime import current_runtime
 from tinc_codec.settings import Settings
+from tinc_codec.stream.special_values import in_dtype
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -344,7 +345,7 @@ def _check_preserved(settings: Settings, dtype: np.dtype[Any]) -> None:
         return
     limits = np.iinfo(dtype)
     for value in settings.preserve:
-        if not (limits.min <= value <= limits.max and value == int(value)):
+        if in_dtype(value, dtype) is None:
             raise InvalidSetting(
                 f"preserve={value}: the source is of {dtype}, {limits.min} to {limits.max}, and "
                 "cannot hold it; give a value that it has, or leave it out"

@@ -315,6 +315,9 @@ def _partition(text: str) -> tuple[int, int]:
 
 
 def _print_outcome(plan: archive.Plan, outcome: archive.Outcome) -> None:
+    if not outcome.finished and not outcome.shards:
+        print(f"{plan.dst}: nothing for this part, there are {len(plan)} shards; others write them")
+        return
     if outcome.why_lossless:
         print(
             f"tinc: {outcome.lossless} of {outcome.chunks} chunks stored losslessly, which takes "
@@ -324,9 +327,6 @@ def _print_outcome(plan: archive.Plan, outcome: archive.Outcome) -> None:
     what = f"{outcome.chunks} chunk{'s' * (outcome.chunks > 1)}"
     if outcome.lossless:
         what += f" ({outcome.lossless} losslessly, --log-json lists them)"
-    if not outcome.finished and not outcome.shards:
-        print(f"{plan.dst}: nothing for this part, there are {len(plan)} shards; others write them")
-        return
     if not outcome.finished:
         what += f" of {plan.chunks} so far; the other parts finish the archive"
     print(

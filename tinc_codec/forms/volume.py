@@ -35,7 +35,7 @@ class Volume:
     budget : int or None
         The most bytes that the payload may take; None where the target is a fidelity.
     few : bytes or None
-        The payload that says all values by masks, where these are few and there is no budget.
+        The payload that says all values by masks, where these are few; beyond a budget.
     """
 
     exact: Sections

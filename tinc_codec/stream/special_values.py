@@ -282,7 +282,7 @@ def find_mask(values: np.ndarray, preserve: Iterable[int | float] = ()) -> Mask 
     if values.dtype.kind == "f":
         np.logical_not(np.isfinite(values), out=special)
     for value in preserve:
-        cast = _cast(value, values.dtype)
+        cast = in_dtype(value, values.dtype)
         if cast is not None:
             with np.errstate(invalid="ignore"):  # signalling NaN
                 special |= values == cast
@@ -350,7 +350,7 @@ def _equal_neighbours(bits: UIntArray) -> float:
     return float(np.mean(lines[1:] == lines[:-1]))
 
 
-def _cast(value: int | float, dtype: np.dtype[Any]) -> np.generic | None:
+def in_dtype(value: int | float, dtype: np.dtype[Any]) -> np.generic | None:
     """Return the value in the dtype, None if it cannot occur there."""
     if not math.isfinite(value):
         return None

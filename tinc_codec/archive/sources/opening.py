@@ -138,7 +138,7 @@ def _reader(path: Path) -> Callable[[SourceSpec], Source]:
     if path.is_dir():
         return _folder_reader(path)
     check_is_there(path)
-    with path.open("rb"):  # not there or not ours to read: the system's own error says which
+    with path.open("rb"):  # not ours to read: the system's own error says so
         pass
     for suffixes, reader in _KINDS:
         if path.name.lower().endswith(suffixes):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tinc_codec.archive import ome
 from tinc_codec.archive.layout import Region
 from tinc_codec.archive.sources.source import Source, SourceSpec
-from tinc_codec.archive.sources.tiff import SUFFIXES, voxel_sizes, whole_file
+from tinc_codec.archive.sources.tiff import SUFFIXES, ome_pixels, voxel_sizes, whole_file
 from tinc_codec.errors import InvalidSetting, TincError
 
 
@@ -121,7 +121,8 @@ def _header(file: Path) -> tuple[tuple[int, ...], np.dtype[Any], dict[str, Any]]
     try:
         with whole_file(file), tifffile.TiffFile(file) as tiff:
             first, pages = tiff.pages.first, len(tiff.pages)
-            shape, dtype, told = tuple(first.shape), first.dtype, voxel_sizes(tiff)
+            shape, dtype = tuple(first.shape), first.dtype
+            told = voxel_sizes(tiff, ome_pixels(tiff))
             ends = max(o + n for o, n in zip(first.dataoffsets, first.databytecounts, strict=True))
     except (TincError, OSError, MemoryError):
         raise

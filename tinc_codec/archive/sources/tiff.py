@@ -40,8 +40,8 @@ def open_tiff(spec: SourceSpec) -> Source:
             tiff = tifffile.TiffFile(path)
             series = tiff.series[0]
             axes, description = tuple(series.axes.lower()), tiff.pages.first.description
-            told, left_out = voxel_sizes(tiff), _other_images(tiff)
-            channels = _channel_names(tiff.ome_metadata or "") if tiff.is_ome else []
+            pixels, left_out = ome_pixels(tiff), _other_images(tiff)
+            told, channels = voxel_sizes(tiff, pixels), _channel_names(pixels)
             if series.keyframe.is_memmappable and series.dataoffset is not None:
                 array: Readable = tifffile.memmap(path, series=0, mode="r")
                 chunks = None
@@ -105,14 +105,14 @@ def whole_file(path: str | Path) -> Iterator[None]:
         raise InvalidSetting(f"{path} is damaged or cut short, pages may be missing: {lost[0]}")
 
 
-def voxel_sizes(tiff: Any) -> Told:
+def voxel_sizes(tiff: Any, pixels: dict[str, Any]) -> Told:
     """Return what OME-XML or ImageJ say of distances.
 
     The resolution of plain TIFF is left alone: it is mostly a printer's default, and says nothing
     of z.
     """
     if tiff.is_ome:
-        return _of_ome(tiff.ome_metadata)
+        return _of_ome(pixels)
     if tiff.is_imagej:
         return _of_imagej(tiff)
     return {}
@@ -129,9 +129,9 @@ def _other_images(tiff: Any) -> tuple[str, ...]:
     )
 
 
-def _channel_names(xml: str) -> list[str]:
+def _channel_names(pixels: dict[str, Any]) -> list[str]:
     """Return the names of the first image's channels; none where not all have one."""
-    found = _pixels(xml).get("Channel", [])
+    found = pixels.get("Channel", [])
     channels = found if isinstance(found, list) else [found]
     names = [str(channel.get("Name") or "") for channel in channels]
     return names if all(names) else []
@@ -169,17 +169,18 @@ def _check_last(path: str, series: Any) -> None:
         )
 
 
-def _pixels(xml: str) -> dict[str, Any]:
-    """Return what OME-XML tells of the first image's voxels."""
+def ome_pixels(tiff: Any) -> dict[str, Any]:
+    """Return what OME-XML tells of the first image's voxels; nothing where there is none."""
     import tifffile
 
-    image = tifffile.xml2dict(xml).get("OME", {}).get("Image", {})
+    if not tiff.is_ome:
+        return {}
+    image = tifffile.xml2dict(tiff.ome_metadata).get("OME", {}).get("Image", {})
     pixels: dict[str, Any] = (image[0] if isinstance(image, list) else image).get("Pixels", {})
     return pixels
 
 
-def _of_ome(xml: str) -> Told:
-    pixels = _pixels(xml)
+def _of_ome(pixels: dict[str, Any]) -> Told:
     told: Told = {}
     for axis in "zyx":
         size = pixels.get(f"PhysicalSize{axis.upper()}")
