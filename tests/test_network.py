@@ -42,7 +42,7 @@ def test_layout_of_a_small_tree() -> None:
 
 
 def test_input_widths_are_the_parents_outputs() -> None:
-    assert [w.tolist() for w in input_widths(SMALL)] == [[2], [2, 2]]
+    assert [input_widths(SMALL, level).tolist() for level in range(2)] == [[2], [2, 2]]
 
 
 @given(trees())

@@ -16,13 +16,19 @@ CODE_CENTRE = 128
 _PER_OCTAVE = 8
 # float32 nearest to 2**(k / 8); given as fractions of 2**23 so that every reader has these bits.
 _MANTISSA = (8388608, 9147842, 9975792, 10878679, 11863283, 12937002, 14107901, 15384775)
+_FRACTIONS = np.array(_MANTISSA, np.float32) / np.float32(2**23)
 
 
 def step_size(base: float, code: int) -> np.float32:
     """Return the float32 step of a code: base times 2**((code - 128) / 8)."""
-    octave, eighth = divmod(code - CODE_CENTRE, _PER_OCTAVE)
-    mantissa = np.float32(_MANTISSA[eighth] / 2**23)
-    return np.float32(np.ldexp(np.float32(base) * mantissa, octave))
+    return np.float32(step_sizes(base, [code])[0])
+
+
+def step_sizes(base: float, codes: Sequence[int]) -> Float32Array:
+    """Return the step of each code; see :func:`step_size`."""
+    octaves, eighths = np.divmod(np.array(codes, np.int64) - CODE_CENTRE, _PER_OCTAVE)
+    steps: Float32Array = np.ldexp(np.float32(base) * _FRACTIONS[eighths], octaves)
+    return steps
 
 
 def step_codes(relative: Sequence[float]) -> tuple[int, ...]:

@@ -233,10 +233,10 @@ class BitReader:
         around = int.from_bytes(self._data[first : -(-self._at // 8)], "little")
         return (around >> skipped) & ((1 << bits) - 1)
 
-    def signed(self, bits: int) -> int:
-        """Read a two's complement integer of one bit or more; see :meth:`take`."""
-        value = self.take(bits)
-        return value - ((value >> (bits - 1)) << bits)
+    def several(self, count: int, bits: int) -> list[int]:
+        """Read so many unsigned integers of as many bits each; see :meth:`take`."""
+        together, lowest = self.take(count * bits), (1 << bits) - 1
+        return [together >> k * bits & lowest for k in range(count)]
 
     def done(self) -> None:
         """Check that less than a byte is left, and that it is 0.

@@ -90,18 +90,17 @@ class Layout:
     size: int
 
 
-def input_widths(tree: Tree) -> list[Int64Array]:
-    """Return, per level, the width that each node's hyper layer receives."""
-    out = [np.array([len(tree.geometry.shape)], np.int64)]
-    for level, axes in enumerate(tree.geometry.splits):
-        out.append(np.repeat(tree.widths[level][:, -1], 1 << len(axes)))
-    return out
+def input_widths(tree: Tree, level: int) -> Int64Array:
+    """Return the width that the hyper layer of each node of a level receives."""
+    if level == 0:
+        return np.array([len(tree.geometry.shape)], np.int64)
+    return np.repeat(tree.widths[level - 1][:, -1], 1 << len(tree.geometry.splits[level - 1]))
 
 
 def level_layers(tree: Tree, level: int) -> list[tuple[Int64Array, Int64Array]]:
     """Return (n_in, n_out), each (nodes,), of every layer of a level, output layer included."""
     widths = tree.widths[level]
-    columns = [input_widths(tree)[level], *widths.T]
+    columns = [input_widths(tree, level), *widths.T]
     if level == tree.geometry.levels - 1:
         columns.append(np.full(len(widths), OUTPUT_WIDTH, np.int64))
     return list(pairwise(columns))

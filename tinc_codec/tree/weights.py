@@ -54,12 +54,8 @@ class QuantizedWeights:
 
     def values(self) -> Float32Array:
         """Return the parameters that a decoder gets."""
-        return np.concatenate(
-            [
-                quantize.dequantize(integers, quantize.step_size(self.base, code))
-                for integers, code in zip(self.groups, self.codes, strict=True)
-            ]
-        )
+        steps = quantize.step_sizes(self.base, self.codes)
+        return np.concatenate(list(map(quantize.dequantize, self.groups, steps)))
 
 
 def pack_raw(parameters: Float32Array) -> bytes:
@@ -91,7 +87,7 @@ def step_sizes(data: bytes, table: Layout) -> Float32Array | None:
         return None
     base, codes = steps_of(data, table)
     with np.errstate(over="ignore"):  # numbers that no encoder writes
-        return np.array([quantize.step_size(base, code) for code in codes], np.float32)
+        return quantize.step_sizes(base, codes)
 
 
 def unpack(data: bytes, table: Layout) -> Float32Array:

@@ -158,10 +158,15 @@ def _put_curve(out: BitWriter, curve: Curve) -> None:
 
 
 def _put_integers(out: BitWriter, integers: Sequence[int]) -> None:
-    width = max((i if i >= 0 else ~i).bit_length() for i in integers) + 1
+    width = _width(integers)
     out.put(width - 1, _WIDTH_BITS)
     for integer in integers:
         out.put(integer, width)
+
+
+def _width(integers: Sequence[int]) -> int:
+    """Return how many bits the longest takes in two's complement."""
+    return max((i if i >= 0 else ~i).bit_length() for i in integers) + 1
 
 
 def from_bytes(data: bytes, axes: int) -> PostFilter:
@@ -184,8 +189,6 @@ def from_bytes(data: bytes, axes: int) -> PostFilter:
     bits = BitReader(reader.take(reader.remaining), "FILTER section")
     found = _read_packed(bits, flags, taps)
     bits.done()
-    if to_bytes(found) != data:
-        raise CorruptPayload("FILTER section: numbers take more bits than they need")
     return found
 
 
@@ -193,8 +196,9 @@ def _read_packed(bits: BitReader, flags: int, taps: int) -> PostFilter:
     count, first = bits.take(_COUNT_BITS), bits.take(_VALUE_BITS)
     _check_range("knots", count, FEWEST_KNOTS, MOST_KNOTS)
     width = bits.take(_GAP_WIDTH_BITS)
-    gaps = [bits.take(width) + 1 for _ in range(count - 1)]
-    knots = tuple(accumulate(gaps, initial=first))
+    gaps = bits.several(count - 1, width)
+    _check_shortest(width == max(gaps).bit_length())
+    knots = tuple(accumulate((gap + 1 for gap in gaps), initial=first))
     _check_range("the last knot", knots[-1], 0, VALUE_UNIT)
     tone = _take_curve(bits, count)
     finest = activities = 0
@@ -210,7 +214,10 @@ def _read_packed(bits: BitReader, flags: int, taps: int) -> PostFilter:
 
 def _take_integers(bits: BitReader, count: int) -> tuple[int, ...]:
     width = bits.take(_WIDTH_BITS) + 1
-    return tuple(bits.signed(width) for _ in range(count))
+    half = 1 << (width - 1)
+    integers = tuple((number ^ half) - half for number in bits.several(count, width))
+    _check_shortest(width == _width(integers))
+    return integers
 
 
 def _take_curve(bits: BitReader, count: int) -> Curve:
@@ -223,6 +230,7 @@ def _take_term(bits: BitReader, knots: int, taps: int) -> Term:
     weights = tuple(weight << shift for weight in _take_integers(bits, taps))
     _check_range("a weight", min(weights), -WEIGHT_LIMIT - 1, WEIGHT_LIMIT)
     _check_range("a weight", max(weights), -WEIGHT_LIMIT - 1, WEIGHT_LIMIT)
+    _check_shortest(shift == _common_shift(weights))
     return Term(strength=strength, weights=weights)
 
 
@@ -250,6 +258,11 @@ def _read_bytes(reader: Reader, flags: int, taps: int) -> PostFilter:
 def _check_range(what: str, value: int, low: int, high: int) -> None:
     if not low <= value <= high:
         raise CorruptPayload(f"FILTER section: {what} {value} is not in {low} to {high}")
+
+
+def _check_shortest(shortest: bool) -> None:
+    if not shortest:
+        raise CorruptPayload("FILTER section: numbers take more bits than they need")
 
 
 def _signed(reader: Reader, count: int) -> tuple[int, ...]:

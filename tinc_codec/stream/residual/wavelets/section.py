@@ -217,7 +217,7 @@ def _read_splits(reader: Reader, count: int, *, compact: bool) -> list[int]:
     if not compact:
         return list(reader.take(count))
     packed = BitReader(reader.take(-(-AXES * count // 8)), "WAVELET section")
-    splits = [packed.take(AXES) for _ in range(count)]
+    splits = packed.several(count, AXES)
     packed.done()
     return splits
 
