@@ -59,22 +59,69 @@ def archive(path: Path, **options: Any) -> Any:
     return array
 
 
-def test_off_by_default(tmp_path: Path, evaluated: list[int]) -> None:
-    array = archive(tmp_path / "a.zarr")
-    evaluated.clear()
+def kept_whole(*payloads: bytes) -> None:
+    """Read chunks until they are kept: the second time."""
     for _ in range(2):
-        assert array[3].shape == (32, 32)
-    assert sum(evaluated) == 2 * 32 * 32
+        decode_remembered(payloads, [None] * len(payloads))
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_by_default_planes_are_copies_from_the_third_on(
+    tmp_path: Path, decoded: list[Any], zarr_format: int
+) -> None:
+    array = created(tmp_path / "a.zarr", zarr_format, shape=(EDGE,) * 3, chunks=(EDGE,) * 3)
+    array[:] = volume((EDGE,) * 3)
+    with runtime(cache_bytes=0):
+        whole = array[:]
+    decoded.clear()
+    for z in range(EDGE):
+        np.testing.assert_array_equal(array[z], whole[z])
+        assert len(decoded) == min(z + 1, 2)
+
+
+def created(path: Path, zarr_format: int, **settings: Any) -> Any:
+    if zarr_format == 2:
+        codec = tinc_codec.TINC(**QUICK)
+        return zarr.create(
+            store=str(path), zarr_format=2, dtype="uint16", compressor=codec, **settings
+        )
+    serializer = tinc_codec.TINCSerializer(**QUICK)
+    return zarr.create_array(
+        path, dtype="uint16", serializer=serializer, compressors=None, **settings
+    )
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_reading_a_volume_once_keeps_nothing(tmp_path: Path, zarr_format: int) -> None:
+    shape = (2 * EDGE, EDGE, EDGE)
+    array = created(tmp_path / "a.zarr", zarr_format, shape=shape, chunks=(EDGE,) * 3)
+    array[:EDGE], array[EDGE:] = volume((EDGE,) * 3), volume((EDGE,) * 3)[::-1]
+    assert array[:].any()
     assert current_cache().nbytes == 0
+    assert array[:].any()
+    assert current_cache().nbytes == 2 * (2 * EDGE**3 + decoded_cache._PER_ENTRY)
+
+
+def test_chunks_read_whole_that_make_way_unused_are_not_kept_for_a_while(
+    decoded: list[Any],
+) -> None:
+    payloads = [payload(k) for k in range(3)]
+    with runtime(cache_bytes=2 * (2 * EDGE**3 + decoded_cache._PER_ENTRY)):
+        for _ in range(8):
+            for data in payloads:
+                decode_remembered([data], [None])
+    # A cache of the last two would never hit. Those that stay do.
+    assert len(decoded) < 20
 
 
 def test_reads_under_a_smaller_limit_empty_the_cache_and_those_without_a_limit_do_not() -> None:
     first, second = payload(), payload(1)
     with runtime(cache_bytes=LARGE):
-        decode_remembered([first, second], [None, None])
+        kept_whole(first, second)
     kept = current_cache().nbytes
-    decode_remembered([first], [None])
-    assert current_cache().nbytes == kept
+    with runtime(cache_bytes=0):
+        decode_remembered([first], [None])
+    assert current_cache().nbytes == kept > 0
     with runtime(cache_bytes=kept - 1):
         decode_remembered([second], [None])  # a hit
     assert 0 < current_cache().nbytes < kept
@@ -160,8 +207,8 @@ def test_engines_do_not_share(evaluated: list[int]) -> None:
     evaluated.clear()
     for device in ("cpu", "reference", "auto"):
         with runtime(cache_bytes=LARGE, device=device):
-            decode_remembered([data], [None])
-    assert len(evaluated) == 2
+            kept_whole(data)
+    assert len(evaluated) == 4
 
 
 def test_the_limit_holds_and_the_ones_read_last_stay(evaluated: list[int]) -> None:
@@ -169,7 +216,7 @@ def test_the_limit_holds_and_the_ones_read_last_stay(evaluated: list[int]) -> No
     one = 2 * EDGE**3 + decoded_cache._PER_ENTRY
     with runtime(cache_bytes=2 * one):
         for data in payloads[:2] + payloads[:1] + payloads[2:3]:
-            decode_remembered([data], [None])
+            kept_whole(data)
             assert current_cache().nbytes <= 2 * one
         evaluated.clear()
         decode_remembered(payloads[:1] + payloads[2:3], [None, None])
@@ -177,7 +224,7 @@ def test_the_limit_holds_and_the_ones_read_last_stay(evaluated: list[int]) -> No
         decode_remembered(payloads[1:2], [None])
         assert len(evaluated) == 1
     with runtime(cache_bytes=one):
-        decode_remembered(payloads[3:], [None])
+        kept_whole(*payloads[3:])
         assert current_cache().nbytes == one
 
 
@@ -191,7 +238,7 @@ def test_many_tiny_entries_count_for_what_they_take() -> None:
 
 def test_what_is_larger_than_the_limit_is_not_kept() -> None:
     with runtime(cache_bytes=100):
-        decode_remembered([payload()], [None])
+        kept_whole(payload())
     assert current_cache().nbytes == 0
 
 
@@ -200,7 +247,7 @@ def test_callers_cannot_spoil_what_is_kept(part: Any) -> None:
     data = payload()
     expected = tinc_codec.decode(data, part)
     with runtime(cache_bytes=LARGE):
-        decode_remembered([data], [None])
+        kept_whole(data)
         for _ in range(3):
             (array,) = decode_remembered([data], [part])
             np.testing.assert_array_equal(array, expected)
@@ -234,14 +281,17 @@ def test_damaged_payloads_are_refused_before_and_after() -> None:
     data = payload()
     damaged = data[:-1] + bytes([data[-1] ^ 1])
     with runtime(cache_bytes=LARGE):
-        decode_remembered([data], [None])
+        kept_whole(data)
         with pytest.raises(tinc_codec.TincError):
             decode_remembered([damaged], [None])
 
 
 def test_the_environment_sets_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TINC_CACHE", "0")
+    kept_whole(payload())
+    assert current_cache().nbytes == 0
     monkeypatch.setenv("TINC_CACHE", str(LARGE))
-    decode_remembered([payload()], [None])
+    kept_whole(payload())
     assert current_cache().nbytes > 0
     monkeypatch.setenv("TINC_CACHE", "64 MB")
     with pytest.raises(InvalidSetting, match="TINC_CACHE='64 MB'"):

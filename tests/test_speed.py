@@ -130,6 +130,10 @@ def test_decode(speed: Path, capsys: pytest.CaptureFixture[str]) -> None:
         for share, seconds in (("share_of_whole", "decode_s"), ("share_again", "again_s")):
             expected = float(row[seconds]) / float(whole[seconds])
             assert float(row[share]) == pytest.approx(expected, rel=0.05)
+    for row in own[1:6]:  # overviews are not kept
+        expected = float(row["kept_s"]) / float(whole["decode_s"])
+        assert float(row["share_kept"]) == pytest.approx(expected, rel=0.05, abs=1e-5)
+    assert {row["share_kept"] for row in own[6:]} == {""}
     rivals = [row for row in rows if row["codec"] != "TINC"]
     assert len(rivals) == 8
     for row in [whole, *rivals]:

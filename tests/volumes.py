@@ -26,7 +26,8 @@ def volume(
 
 
 def count_evaluations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return a list that collects how many voxels each decode evaluates."""
+    """Return a list that collects how many voxels each decode evaluates; no cache saves any."""
+    monkeypatch.setenv("TINC_CACHE", "0")
     original = voxels.unit_values
     counts: list[int] = []
 

@@ -35,14 +35,14 @@ class Runtime:
         whose kernels have run on a GPU. A tree with paths too long or too wide for them always
         goes through torch's products.
     cache_bytes: int
-        Decoded chunks and regions that a process keeps for further reads of zarr arrays, in bytes;
-        0 keeps none.
+        Decoded chunks and regions that a process keeps for further reads of zarr arrays, in bytes,
+        256 MiB by default; 0 keeps none. Chunks that are read once are not kept.
     """
 
     device: str = "auto"
     threads: int = 0
     triton: bool | None = None
-    cache_bytes: int = 0
+    cache_bytes: int = 256 << 20
 
     def __post_init__(self) -> None:
         names = ("auto", "cpu", "reference", "torch", "cuda")
@@ -85,6 +85,9 @@ def processors() -> int:
 _CURRENT: ContextVar[Runtime | None] = ContextVar("tinc_codec_runtime", default=None)
 
 
+_DEFAULT = Runtime()
+
+
 @lru_cache(maxsize=16)
 def _runtime(device: str, threads: str, triton: str, cache: str) -> Runtime:
     """Parse the environment variables; kept, since every step of a decoding asks for them."""
@@ -105,10 +108,10 @@ def _runtime(device: str, threads: str, triton: str, cache: str) -> Runtime:
 def _from_environment() -> Runtime:
     get = os.environ.get  # an empty variable is as good as none
     return _runtime(
-        get("TINC_DEVICE") or "auto",
-        get("TINC_THREADS") or "0",
+        get("TINC_DEVICE") or _DEFAULT.device,
+        get("TINC_THREADS") or str(_DEFAULT.threads),
         get("TINC_TRITON") or "",
-        get("TINC_CACHE") or "0",
+        get("TINC_CACHE") or str(_DEFAULT.cache_bytes),
     )
 
 

@@ -26,6 +26,7 @@ except ImportError as error:
 from tinc_codec.configured import Configured, warn_if_not_installed
 from tinc_codec.decoding.cache import decode_remembered
 from tinc_codec.decoding.opened import check_is_of, open_chunks
+from tinc_codec.decoding.selection import is_whole
 from tinc_codec.decoding.together import decode_for_gpu
 from tinc_codec.encode import check_axes, encode_chunks
 from tinc_codec.engines.gpu import device
@@ -206,7 +207,9 @@ form, iterations, milestones
     ) -> list[NDBuffer | None]:
         """Decode parts of chunks; where zarr's buffers are on the GPU, they never leave it."""
         given = [(data.to_bytes(), spec, part) for data, spec, part in batch if data is not None]
-        payloads, parts = [payload for payload, _, _ in given], [part for _, _, part in given]
+        payloads = [payload for payload, _, _ in given]
+        # zarr says "all of it" in slices.
+        parts = [None if is_whole(part, spec.shape) else part for _, spec, part in given]
         open_chunks(payloads)  # on several threads
         for payload, spec, _ in given:
             check_is_of(payload, spec.shape, spec.dtype.to_native_dtype())

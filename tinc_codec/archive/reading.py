@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +19,12 @@ from tinc_codec.archive.sources import declared
 from tinc_codec.archive.sources.opening import check_is_there
 from tinc_codec.archive.sources.zarrs import dimension_names
 from tinc_codec.errors import InvalidSetting, TincError
-from tinc_codec.runtime import Runtime, current_runtime, given_runtime, using
+from tinc_codec.runtime import Runtime, given_runtime, using
 
 if TYPE_CHECKING:
     import xarray as xr
 
 _TASK_BYTES = 32 << 20  # of a dask chunk, at most, unless one zarr chunk is more
-_CACHE_OF_BORDERS = 256 << 20  # of decoded chunks: those beside a border are read again and again
 _VARIABLE = "data"  # of each level in a tree; levels are called by their paths
 
 
@@ -98,9 +97,8 @@ def open_archive(
     smooth_borders : bool
         Take out of the steps between chunks, which show at high ratios, what they have more than
         steps within chunks, from two voxels on either side (:mod:`tinc_codec.archive.borders`).
-        Eight borders across each axis, of each channel, are decoded when it is opened, and up to
-        256 MiB of decoded chunks are kept where no cache is set. Values are no longer those that
-        other readers get.
+        Eight borders across each axis, of each channel, are decoded when it is opened. Values are
+        no longer those that other readers get.
 
     Returns
     -------
@@ -202,8 +200,6 @@ def _lazy(
 
     if how.overview is None:
         settings = given_runtime()
-        if how.smooth_borders and not current_runtime().cache_bytes:
-            settings = replace(current_runtime(), cache_bytes=_CACHE_OF_BORDERS)
         reader: Any = array if settings is None else _Bound(array, settings)
         if how.smooth_borders:
             reader = borders.smoothed(array, reader)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from tinc_codec.array_types import Int64Array
 from tinc_codec.decoding.opened import Chunk
-from tinc_codec.decoding.selection import Selection, resolve
+from tinc_codec.decoding.selection import Selection, outer_index, resolve
 from tinc_codec.decoding.voxels import box_values, field_at
 from tinc_codec.stream import special_values
 
@@ -91,8 +91,11 @@ def _selected(chunk: Chunk, selection: Selection) -> npt.NDArray[Any]:
     if pointwise:
         inside = [np.logical_and.reduce(inside)] * len(inside)
     axes = chunk.crop.places(selection.axes, inside)
-    if all(len(a) for a in axes):
-        box = np.empty([len(a) for a in axes][: out.ndim], out.dtype)
-        _fill_box(chunk, box, axes, pointwise=pointwise)
-        out[inside[0] if pointwise else np.ix_(*inside)] = box
+    if not all(len(a) for a in axes):
+        return out.reshape(selection.shape)
+    at = (inside[0],) if pointwise else outer_index([np.flatnonzero(keep) for keep in inside])
+    box = out[at]
+    _fill_box(chunk, box, axes, pointwise=pointwise)
+    if box.base is not out:  # no view
+        out[at] = box
     return out.reshape(selection.shape)

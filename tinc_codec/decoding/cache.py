@@ -2,9 +2,10 @@
 
 An entry is found by the digest of its payload and by the engine, so that a chunk written anew is
 never served from the old one. A part of a chunk is kept as it is; once parts of a chunk have taken
-half the work of all of it, the next miss decodes it whole, and all later parts are slices of that.
-To step through a chunk plane by plane thus costs little more than to decode it once. Where the
-cache is too small for that, and a whole chunk makes way before it is of use, its parts are decoded
+half the work of all of it, the next miss decodes it whole, and all later reads are copies of that.
+To step through a chunk plane by plane thus costs little more than to decode it once. A chunk that
+is read whole is kept the second time: reading a volume once fills no cache. Where the cache is too
+small, and a whole chunk makes way before it is of use, it is not kept, nor decoded for its parts,
 for a while. The limit in force at the last read is that of the whole cache, but for 0, which leaves
 it as it is: use one limit in a process.
 """
@@ -34,8 +35,8 @@ _MOST_COUNTED = 4096  # chunks of which the work on parts is counted
 # The least share of a whole decoding that any part costs, of forms whose voxels cannot be evaluated
 # one by one: wavelets and corrections.
 _LEAST_SHARE = 0.5
-# Once parts have cost this share of a whole decoding, the chunk is decoded whole; and what is taken
-# off that count if the whole chunk had to make way before it was of use.
+# Once reads have cost this share of a whole decoding, the chunk is decoded whole and kept; and what
+# is taken off that count if it had to make way before it was of use.
 _WORTH, _IN_VAIN = 0.5, 8.0
 _Key = tuple[bytes, str]  # digest of the payload, engine
 
@@ -46,8 +47,9 @@ class DecodedCache:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._arrays: OrderedDict[tuple[_Key, Any], NDArray[Any]] = OrderedDict()
-        self._expected: set[_Key] = set()  # decoded whole for parts to come, none of which has
-        self._work: OrderedDict[_Key, float] = OrderedDict()  # shares of a chunk's, for parts
+        self._expected: set[_Key] = set()  # kept whole, for reads to come, none of which has
+        # In decodings of the whole chunk: what its parts have taken, and all reads.
+        self._work: OrderedDict[_Key, tuple[float, float]] = OrderedDict()
         self._size = self._most = 0
 
     @property
@@ -74,17 +76,17 @@ class DecodedCache:
         fits = array.nbytes + _PER_ENTRY <= most and (part is None or name is not None)
         kept = array.copy("K") if fits else None
         with self._lock:
-            if most > self._most:  # what was too small need not be any more
-                self._work.clear()
-                self._most = most
             if kept is not None and (key, name) not in self._arrays:
                 self._arrays[key, name] = kept
                 self._size += kept.nbytes + _PER_ENTRY
             self._shrink(most)
 
-    def shrink(self, most: int) -> None:
+    def limit(self, most: int) -> None:
         """Let go of what was read longest ago, until at most so many bytes are kept."""
         with self._lock:
+            if most > self._most:  # what was too small need not be any more
+                self._work.clear()
+                self._most = most
             self._shrink(most)
 
     def _shrink(self, most: int) -> None:
@@ -93,27 +95,32 @@ class DecodedCache:
             self._size -= dropped.nbytes + _PER_ENTRY
             if what is None and oldest in self._expected:
                 self._expected.discard(oldest)
-                self._count(oldest, -_IN_VAIN)
+                self._count(oldest, -_IN_VAIN, -_IN_VAIN)
 
     def expect(self, key: _Key) -> None:
-        """Note that a chunk is decoded whole for the sake of parts to come."""
+        """Note that a chunk is kept whole for the sake of reads to come."""
         with self._lock:
             self._expected.add(key)
 
-    def add_work(self, key: _Key, share: float) -> None:
+    def add_work(self, key: _Key, part: Any, share: float) -> None:
         """Count what decoding a part of a chunk took, as a share of the work on all of it."""
         with self._lock:
-            self._count(key, share)
+            self._count(key, 0.0 if part is None else share, share)
 
-    def _count(self, key: _Key, share: float) -> None:
-        self._work[key] = self._work.pop(key, 0.0) + share
+    def _count(self, key: _Key, for_parts: float, for_all: float) -> None:
+        parts, every = self._work.pop(key, (0.0, 0.0))
+        self._work[key] = parts + for_parts, every + for_all
         if len(self._work) > _MOST_COUNTED:
             self._work.popitem(last=False)
 
-    def work(self, key: _Key) -> float:
-        """Return what decoding parts of a chunk has taken, as a share of the work on all of it."""
+    def is_worth_keeping(self, key: _Key, part: Any) -> bool:
+        """Return whether earlier reads would have been sooner by decoding all and keeping it.
+
+        For a part to be read those of parts count; for the whole, which is decoded anyway, all.
+        """
         with self._lock:
-            return self._work.get(key, 0.0)
+            parts, every = self._work.get(key, (0.0, 0.0))
+        return (every if part is None else parts) >= _WORTH
 
 
 def _name(part: Any) -> Any:
@@ -165,25 +172,26 @@ def decode_remembered(payloads: Sequence[Buffer], parts: Sequence[Any]) -> list[
     engine = "cpu" if settings.device == "auto" else settings.device
     keys = [(hashlib.blake2b(payload, digest_size=16).digest(), engine) for payload in payloads]
     cache = _cache
-    cache.shrink(most)
+    cache.limit(most)
     found = [cache.get(key, part) for key, part in zip(keys, parts, strict=True)]
     missing = [k for k, array in enumerate(found) if array is None]
-    wanted = [_worth_decoding(cache, keys[k], payloads[k], parts[k], most) for k in missing]
+    worth = [
+        _fits(payloads[k], most) and cache.is_worth_keeping(keys[k], parts[k]) for k in missing
+    ]
+    wanted = [None if whole else parts[k] for k, whole in zip(missing, worth, strict=True)]
     decoded = decode_chunks([payloads[k] for k in missing], wanted)
-    for k, part, array in zip(missing, wanted, decoded, strict=True):
-        if part is not parts[k]:
+    for k, whole, part, array in zip(missing, worth, wanted, decoded, strict=True):
+        if whole:
             cache.expect(keys[k])
-        cache.put(keys[k], part, array, most)
-        if part is not None:
-            cache.add_work(keys[k], _share_of_work(payloads[k], array.size))
+        if whole or part is not None:
+            cache.put(keys[k], part, array, most)
+        cache.add_work(keys[k], part, _share_of_work(payloads[k], array.size))
         found[k] = array if part is parts[k] else np.array(array[parts[k]])
     return [array for array in found if array is not None]
 
 
-def _worth_decoding(cache: DecodedCache, key: _Key, payload: Buffer, part: Any, most: int) -> Any:
-    """Return the part, or None for the whole chunk if parts of it have taken half its work."""
-    fits = open_chunk(payload).info.nbytes + _PER_ENTRY <= most
-    return None if fits and cache.work(key) >= _WORTH else part
+def _fits(payload: Buffer, most: int) -> bool:
+    return open_chunk(payload).info.nbytes + _PER_ENTRY <= most
 
 
 def _share_of_work(payload: Buffer, voxels: int) -> float:

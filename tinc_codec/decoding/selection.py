@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,29 @@ class Selection:
     axes: tuple[npt.NDArray[np.int64], ...]
     pointwise: bool
     shape: tuple[int, ...]
+
+
+def is_whole(selection: Any, shape: tuple[int, ...]) -> bool:
+    """Return whether a selection is None, or slices that take all of an array in order."""
+    if not isinstance(selection, tuple):
+        return selection is None
+    return len(selection) == len(shape) and all(
+        isinstance(s, slice) and s.indices(n) == (0, n, 1)
+        for s, n in zip(selection, shape, strict=True)
+    )
+
+
+def outer_index(axes: Sequence[npt.NDArray[np.int64]]) -> tuple[Any, ...]:
+    """Return what takes an outer product of an array: slices, which copy nothing, if they can.
+
+    Parameters
+    ----------
+    axes : sequence of int64 arrays
+        Indices along each axis, at least one.
+    """
+    if all(bool((np.diff(index) == 1).all()) for index in axes):
+        return tuple(slice(int(index[0]), int(index[-1]) + 1) for index in axes)
+    return np.ix_(*axes)
 
 
 def resolve(selection: Any, shape: tuple[int, ...]) -> Selection:

@@ -10,6 +10,7 @@ import math
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -375,9 +376,12 @@ def restore(values: np.ndarray, labels: NDArray[np.uint8], patterns: UIntArray) 
     patterns : numpy.ndarray of unsigned integers
         :attr:`Mask.patterns`.
     """
-    labels = np.asarray(labels)
+    labels, bits = np.asarray(labels), bit_view(values)
     chosen = labels != 0
-    bit_view(values)[chosen] = patterns[labels[chosen] - 1]
+    if len(patterns) == 1:  # as most have, and sooner than picking
+        np.copyto(bits, patterns[0], where=chosen)
+    else:
+        bits[chosen] = patterns[labels[chosen] - 1]
 
 
 def _main_axis(shape: tuple[int, ...]) -> int:
@@ -415,7 +419,11 @@ def _unpack_plane(method: int, coded: bytes, shape: tuple[int, ...]) -> NDArray[
     plane = np.unpackbits(packed, count=voxels, bitorder="little").reshape(shape)
     if method == _CHANGES:
         faces = np.moveaxis(plane, _main_axis(shape), 0)
-        np.bitwise_xor.accumulate(faces, axis=0, out=faces)
+        if len(faces) > faces[0].size:
+            np.bitwise_xor.accumulate(faces, axis=0, out=faces)
+        else:  # ten times as quick
+            for before, face in pairwise(faces):
+                face ^= before
     return plane
 
 
