@@ -194,11 +194,11 @@ def test_a_short_last_chunk(tmp_path: Path, data: np.ndarray) -> None:
 
 def test_chunks_beside_borders_are_kept(tmp_path: Path, data: np.ndarray) -> None:
     archive(tmp_path / "a.zarr", data)
-    decoded_cache._start_afresh()
+    decoded_cache.forget_decoded()
     opened = tinc_codec.open(tmp_path / "a.zarr", smooth_borders=True)
     before = opened.to_numpy()
     assert 0 < decoded_cache.current_cache().nbytes < 1 << 20
-    decoded_cache._start_afresh()
+    decoded_cache.forget_decoded()
     with tinc_codec.runtime(cache_bytes=10_000):
         little = tinc_codec.open(tmp_path / "a.zarr", smooth_borders=True)
     np.testing.assert_array_equal(little, before)

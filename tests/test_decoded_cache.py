@@ -24,7 +24,7 @@ EDGE = 16
 
 @pytest.fixture(autouse=True)
 def empty_cache() -> None:
-    decoded_cache._start_afresh()
+    decoded_cache.forget_decoded()
 
 
 @pytest.fixture

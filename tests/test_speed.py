@@ -147,6 +147,17 @@ def test_decode(speed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"{float(whole['psnr_db']):.1f}) |" in capsys.readouterr().out
 
 
+def test_planes(speed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = measure(speed, "planes")
+    assert [row["codec"] for row in rows] == [
+        "TINC, zarr 3", "TINC, zarr 2", "Zstandard", "uncompressed"
+    ]  # fmt: skip
+    for row in rows:
+        assert all(float(row[key]) > 0 for key in ("first_ms", "second_ms", "later_ms", "whole_ms"))
+    assert float(rows[0]["reached"]) > float(rows[3]["reached"])
+    assert "| uncompressed |" in capsys.readouterr().out
+
+
 def test_at_once(speed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = measure(speed, "at-once")
     assert [row["codec"] for row in rows] == ["TINC", "HEVC", "SPERR bpp"]

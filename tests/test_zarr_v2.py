@@ -302,7 +302,7 @@ def test_a_cache_keeps_chunks(tmp_path: Path, order: Any, monkeypatch: pytest.Mo
     array[...] = volume((16, 16, 16))
     whole = array[...]
     evaluated = count_evaluations(monkeypatch)
-    decoded_cache._start_afresh()
+    decoded_cache.forget_decoded()
     with runtime(cache_bytes=1 << 20):
         for z in range(16):
             np.testing.assert_array_equal(array[z], whole[z])

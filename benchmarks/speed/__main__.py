@@ -1,4 +1,4 @@
-"""``python -m benchmarks.speed``: fits, decoding, efforts, kernels, the GPU and first use.
+"""``python -m benchmarks.speed``: fits, decoding, planes, efforts, kernels, the GPU, first use.
 
 Rows go to CSV files, a file for each table, with the processor, versions and the last commit that
 changed the package; tables are printed as Markdown. What a file has already is not measured again:
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks import datasets
 from benchmarks.environment import describe
-from benchmarks.speed import at_once, decode, effort, first_use, fit, gpu, roofline
+from benchmarks.speed import at_once, decode, effort, first_use, fit, gpu, planes, roofline
 from benchmarks.speed.common import Options, default_volumes
 
 _OUT = Path(__file__).parents[1] / "results"
@@ -24,6 +24,7 @@ TABLES: dict[str, Callable[[Options], str]] = {
     "roofline": roofline.run,
     "decode": decode.run,
     "at-once": at_once.run,
+    "planes": planes.run,
     "effort": effort.run,
     "fit": fit.run,
     "gpu": gpu.run,

@@ -138,8 +138,8 @@ _cache = DecodedCache()
 
 
 @in_children
-def _start_afresh() -> None:
-    """Give a forked child a cache of its own: a thread that it lacks may hold the lock."""
+def forget_decoded() -> None:
+    """Start afresh in a forked child: a thread that it lacks may hold the lock."""
     global _cache
     _cache = DecodedCache()
 
