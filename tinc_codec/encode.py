@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tinc_codec import turns
 from tinc_codec.decoding.opened import long_axes
 from tinc_codec.errors import InvalidSetting, UnsupportedData
 from tinc_codec.forms import choice
 from tinc_codec.forms.volume import Sections, Volume, size_of
 from tinc_codec.freed_memory import keep_freed_memory
 from tinc_codec.importance import by_threshold, by_weights, check_weights
+from tinc_codec.runtime import current_runtime
 from tinc_codec.settings import Settings
 from tinc_codec.stream import container, normalize, special_values
 from tinc_codec.stream.container import SectionKind
@@ -114,9 +116,10 @@ def encode_chunks(
         (np.asanyarray(array), None if weights is None else np.asarray(weights))
         for array, weights in zip(arrays, given, strict=True)
     ]
-    prepared = each(lambda pair: _prepare(*pair, settings), pairs)
-    volumes = [p for p in prepared if isinstance(p, Volume)]
-    fitted = iter(choice.encode(volumes, settings))
+    with turns.counted() if current_runtime().uses_torch else turns.in_turn():
+        prepared = each(lambda pair: _prepare(*pair, settings), pairs)
+        volumes = [p for p in prepared if isinstance(p, Volume)]
+        fitted = iter(choice.encode(volumes, settings))
     return [p if isinstance(p, bytes) else _smaller(p, next(fitted)) for p in prepared]
 
 

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from typing import TypeVar, cast
 
+from tinc_codec import turns
 from tinc_codec.forks import in_children
-from tinc_codec.runtime import current_runtime
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -98,7 +98,7 @@ def each(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_
 
     This thread takes part, and after an error no further item is begun.
     """
-    if len(items) < 2 or (threads := min(len(items), current_runtime().thread_count())) < 2:
+    if len(items) < 2 or (threads := min(len(items), turns.threads())) < 2:
         return [function(item) for item in items]
     found: list[_Result | None] = [None] * len(items)
     failed: dict[int, BaseException] = {}

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tinc_codec import turns
 from tinc_codec.array_types import Int64Array
 from tinc_codec.decoding.opened import Chunk
 from tinc_codec.decoding.selection import Selection, outer_index, resolve
@@ -29,9 +30,10 @@ def array_of(chunk: Chunk, selection: Any = None) -> npt.NDArray[Any]:
     IndexError
         If the selection does not fit the chunk.
     """
-    if selection is None:
-        return _whole(chunk)
-    return _selected(chunk, resolve(selection, chunk.info.shape))
+    with turns.counted():
+        if selection is None:
+            return _whole(chunk)
+        return _selected(chunk, resolve(selection, chunk.info.shape))
 
 
 def _parts(shape: Sequence[int]) -> Iterator[tuple[slice, ...]]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from tinc_codec import turns
 from tinc_codec.array_types import Float32Array, Int64Array
 from tinc_codec.decoding.arrays import array_of
 from tinc_codec.decoding.opened import Chunk, long_axes, open_chunk
@@ -72,6 +73,14 @@ def decode_overview(payload: Buffer, factor: int | Sequence[int]) -> npt.NDArray
     if max(factors, default=1) == 1:
         return np.ascontiguousarray(array_of(chunk))
     wanted = [np.arange(0, n, f) for n, f in zip(shape, factors, strict=True)]
+    with turns.counted():
+        return _samples(chunk, wanted, factors)
+
+
+def _samples(
+    chunk: Chunk, wanted: Sequence[Int64Array], factors: Sequence[int]
+) -> npt.NDArray[Any]:
+    """Return samples at places of the chunk."""
     if chunk.crop is None:
         return _box(chunk, wanted, factors)
     out = np.empty([len(at) for at in wanted], chunk.info.dtype)

@@ -7,7 +7,6 @@ whose number does not depend on the number of threads, so results do not either.
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,10 +15,10 @@ from itertools import pairwise
 
 import numpy as np
 
+from tinc_codec import turns
 from tinc_codec.array_types import Float32Array, Float64Array, Int64Array
 from tinc_codec.engines.cpu import passes
 from tinc_codec.engines.cpu.vector import LANES, STRIDE
-from tinc_codec.forks import in_children
 from tinc_codec.llvm import WIDTH
 from tinc_codec.parallel import even_parts
 from tinc_codec.runtime import current_runtime
@@ -36,30 +35,6 @@ from tinc_codec.tree.network import Layout, Tree, layout
 PARTS = 8
 _TILES_A_TASK = 64
 _NO_WEIGHTS = np.zeros(0, np.float32)
-
-_lock = threading.Lock()
-_active = 0
-
-
-@in_children
-def _forget_calls() -> None:
-    """Start afresh in a forked child, in which no calls are under way."""
-    global _lock, _active
-    _lock, _active = threading.Lock(), 0
-
-
-@contextmanager
-def _share_of_threads(threads: int) -> Iterator[int]:
-    """Yield the threads this call may use: its setting, divided among the calls under way."""
-    global _active
-    with _lock:
-        _active += 1
-        share = max(1, threads // _active)
-    try:
-        yield share
-    finally:
-        with _lock:
-            _active -= 1
 
 
 def run_parts(function: Callable[[int], None], parts: int, threads: int) -> None:
@@ -277,10 +252,7 @@ def _begin_increasing(
         finish()
         return out
 
-    with (
-        _share_of_threads(current_runtime().thread_count()) as threads,
-        begun(run, max(1, min(threads, len(tasks)))) as finish,
-    ):
+    with begun(run, max(1, min(turns.threads(), len(tasks)))) as finish:
         try:
             yield values
         finally:
@@ -360,8 +332,8 @@ class Problem:
         self._one_by_one = _one_leaf_each(self._tasks)
         self._gradients = np.zeros((PARTS, 1, self._table.size), np.float32)
         self._losses = np.zeros(PARTS)
-        self._threads = min(current_runtime().thread_count(), PARTS)
-        self._work = [self._new_work() for _ in range(self._threads)]
+        most = min(current_runtime().thread_count(), PARTS)
+        self._work = [self._new_work() for _ in range(most)]
 
     def _new_work(self) -> passes.Work:
         """Return what one thread works in."""
@@ -404,6 +376,7 @@ class Problem:
         key = passes.step_key(self._seed, step)
         tasks = self._one_by_one if squared else self._tasks
         net, gradients = _network(self._table, values), self._gradients[:, 0]
+        threads = min(turns.threads(), len(self._work))
 
         def run(thread: int) -> None:
             passes.accumulate(
@@ -411,8 +384,7 @@ class Problem:
                 threads, squared, self._losses, gradients, self._work[thread],
             )  # fmt: skip
 
-        with _share_of_threads(self._threads) as threads:
-            run_parts(run, threads, threads)
+        run_parts(run, threads, threads)
         return self._losses.sum(keepdims=True), self._gradients
 
 
