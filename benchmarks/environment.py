@@ -21,7 +21,7 @@ class Environment:
     Attributes
     ----------
     machine : str
-        Processor, as the system names it.
+        Processor, as the system names it, and its family.
     device : str
         Of :class:`tinc_codec.runtime.Runtime`.
     threads : int
@@ -63,8 +63,13 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.machine()
+    said: dict[str, str] = {}
+    for line in lines:
+        name, _, value = map(str.strip, line.partition(":"))
+        said.setdefault(name, value)
+    # Virtual machines call several generations by one name.
+    family = f", family {said['cpu family']}" if "cpu family" in said else ""
+    return said.get("model name", platform.machine()) + family
 
 
 def _commit() -> str:

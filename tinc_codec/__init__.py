@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tinc_codec.zarr_v2 import TINC
     from tinc_codec.zarr_v3 import TINCSerializer
 
-__version__ = "0.14.0"
+__version__ = "0.15.0"
 
 __all__ = [
     "TINC",
