@@ -102,6 +102,68 @@ def test_reading_a_volume_once_keeps_nothing(tmp_path: Path, zarr_format: int) -
     assert current_cache().nbytes == 2 * (2 * EDGE**3 + decoded_cache._PER_ENTRY)
 
 
+def test_chunks_that_overhang_the_array_are_kept_as_whole_ones_are(tmp_path: Path) -> None:
+    """zarr reads them in parts."""
+    shape = (EDGE - 2, EDGE - 3, 2 * EDGE)
+    array = created(tmp_path / "a.zarr", 3, shape=shape, chunks=(EDGE,) * 3)
+    array[:] = volume(shape)
+    assert array[:].any()
+    assert current_cache().nbytes == 0
+    assert array[:].any()
+    assert current_cache().nbytes == 2 * (2 * EDGE**3 + decoded_cache._PER_ENTRY)
+
+
+def test_a_chunk_is_decoded_whole_by_one_thread_alone(decoded: list[Any]) -> None:
+    data = payload()
+    whole = tinc_codec.decode(data)
+    cache, key = current_cache(), decoded_cache._key_of(data, "cpu")
+    with runtime(cache_bytes=LARGE):
+        decode_remembered([data], [np.s_[0]])
+        assert cache.expect(key, np.s_[1])  # as by a thread that is about to decode it
+        (plane,) = decode_remembered([data], [np.s_[1]])
+        np.testing.assert_array_equal(plane, whole[1])
+        cache.expect_no_more([key])
+        for z in (2, 3):
+            decode_remembered([data], [np.s_[z]])
+    assert decoded == [np.s_[0], np.s_[1], None]
+
+
+def test_a_chunk_that_failed_to_decode_is_tried_again(
+    decoded: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = payload()
+    with runtime(cache_bytes=LARGE):
+        decode_remembered([data], [np.s_[0]])
+        with monkeypatch.context() as patch:
+            patch.setattr(decoded_cache, "decode_chunks", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                decode_remembered([data], [np.s_[1]])
+        decode_remembered([data], [np.s_[1]])
+    assert decoded == [np.s_[0], None]
+
+
+def test_a_batch_decodes_no_more_chunks_whole_than_there_is_room_for(decoded: list[Any]) -> None:
+    payloads = [payload(seed) for seed in range(4)]
+    with runtime(cache_bytes=2 * (2 * EDGE**3 + decoded_cache._PER_ENTRY)):
+        for z in range(2):
+            decode_remembered(payloads, [np.s_[z]] * 4)
+    assert decoded[4:].count(None) == 2
+
+
+@pytest.mark.parametrize("part", [np.s_[3, 4, 5], np.s_[3], np.s_[:, [1, 5]], np.s_[::-1]])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_what_is_kept_comes_as_it_is_decoded(part: Any, order: Any) -> None:
+    data = tinc_codec.encode(volume((EDGE,) * 3, ">u2", order), **QUICK)
+    expected = tinc_codec.decode(data, part)
+    with runtime(cache_bytes=LARGE):
+        kept_whole(data)
+        (found,) = decode_remembered([data], [part])
+    np.testing.assert_array_equal(found, expected)
+    assert found.dtype == expected.dtype
+    assert found.flags.c_contiguous
+    assert expected.flags.c_contiguous
+
+
 def test_chunks_read_whole_that_make_way_unused_are_not_kept_for_a_while(
     decoded: list[Any],
 ) -> None:

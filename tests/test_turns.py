@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from threading import Event, Lock
+from threading import Barrier, Event, Lock
 from time import sleep
 from typing import Any
 
@@ -90,6 +90,23 @@ def test_no_more_chunks_are_encoded_at_once_than_there_are_processors(
     with ThreadPoolExecutor(12) as pool:
         assert set(pool.map(lambda _: encode(chunk, **QUICK), range(12))) == {alone}
     assert 1 < most <= 4
+
+
+def test_turns_come_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has just had one does not go before those who wait."""
+    monkeypatch.setattr(turns, "processors", lambda: 1)
+    had, all_there = [0, 0, 0], Barrier(3)
+
+    def work(k: int) -> None:
+        all_there.wait(20)
+        while max(had) < 60:
+            with turns.in_turn():
+                had[k] += 1
+                sleep(0.001)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(work, range(3)))
+    assert min(had) > 40
 
 
 def test_an_error_ends_a_turn() -> None:

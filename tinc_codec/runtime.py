@@ -29,7 +29,8 @@ class Runtime:
         "auto", "cpu" (numba), "reference" (numpy, slow, the oracle), "torch" (torch on the CPU),
         "cuda" or "cuda:N" (torch on a GPU). "auto" is "cpu".
     threads : int
-        Threads that one chunk may use; 0 means as many as the process may run on.
+        Threads that one chunk may use, whatever else is under way; 0 means as many as the process
+        may run on, which chunks coded at the same time share.
     triton : bool or None
         Whether torch on a GPU hands trees to Triton's kernels; None: with the versions of triton
         whose kernels have run on a GPU. A tree with paths too long or too wide for them always

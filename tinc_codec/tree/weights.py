@@ -55,7 +55,8 @@ class QuantizedWeights:
     def values(self) -> Float32Array:
         """Return the parameters that a decoder gets."""
         steps = quantize.step_sizes(self.base, self.codes)
-        return np.concatenate(list(map(quantize.dequantize, self.groups, steps)))
+        pairs = zip(self.groups, steps, strict=True)
+        return np.concatenate([quantize.dequantize(integers, step) for integers, step in pairs])
 
 
 def pack_raw(parameters: Float32Array) -> bytes:

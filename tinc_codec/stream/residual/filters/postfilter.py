@@ -175,7 +175,7 @@ def from_bytes(data: bytes, axes: int) -> PostFilter:
     Raises
     ------
     CorruptPayload
-        If a field is out of its range.
+        If a field is out of its range, or numbers take more bits than they need.
     TruncatedPayload
         If the data end early.
     """
