@@ -182,6 +182,13 @@ def test_default_shards(shape: Any, chunks: Any, expected: Any) -> None:
     assert shard_shape(shape, chunks, None) == expected
 
 
+def test_a_small_level_is_as_short_as_its_axis() -> None:
+    """A chunk that is all of an axis needs no shard that is a multiple of it."""
+    assert shard_shape((38, 105, 105), (38, 64, 64), (256, 512, 512)) == (38, 128, 128)
+    with pytest.raises(InvalidSetting, match="multiples, such as 38 instead of 20"):
+        shard_shape((38, 105, 105), (38, 64, 64), (20, 64, 64))
+
+
 @pytest.mark.parametrize("shards", [(24, 32, 16), (16, 32, 8), (), (1, 2, 3, 4), (0, 16, 16)])
 def test_misaligned_shards_are_refused(npy: Path, dst: Path, shards: Any) -> None:
     with pytest.raises(InvalidSetting, match="shards="):
@@ -325,7 +332,7 @@ def test_other_settings_are_refused_and_overwrite_starts_over(
     given: dict[str, Any] = {"settings": SETTINGS, **SMALL}
     run_some(plan(npy, dst, **given), 3)
     before = tree(dst.with_name("a.zarr.partial"))
-    with pytest.raises(InvalidSetting, match=rf"begun with other {named}.*--overwrite"):
+    with pytest.raises(InvalidSetting, match=rf"begun with something else: {named}.*--overwrite"):
         run(plan(npy, dst, **{**given, **change}))
     assert tree(dst.with_name("a.zarr.partial")) == before
     told: list[bool] = []
@@ -337,7 +344,7 @@ def test_other_settings_are_refused_and_overwrite_starts_over(
 def test_a_changed_source_is_refused(npy: Path, dst: Path) -> None:
     run_some(plan(npy, dst, SETTINGS, **SMALL), 3)
     np.save(npy, volume((20, 40, 36)) + 1)
-    with pytest.raises(InvalidSetting, match="begun with other the source"):
+    with pytest.raises(InvalidSetting, match="begun with something else: the source"):
         run(plan(npy, dst, SETTINGS, **SMALL))
 
 

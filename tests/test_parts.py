@@ -233,10 +233,10 @@ def test_another_box_or_mask_is_refused_to_go_on_with(npy: Path, dst: Path) -> N
         ({"roi": np.s_[1:17, :, :]}, r"roi 0:16,0:24,0:28 \(now 1:17,0:24,0:28\)\."),
         ({"mask": None}, r"mask \w+ \(now None\)\."),
     ):
-        with pytest.raises(InvalidSetting, match=f"begun with other {named}"):
+        with pytest.raises(InvalidSetting, match=f"begun with something else: {named}"):
             run(plan(npy, dst, LOSSLESS, **{**given, **change}))
     np.save(mask, ~ball(SHAPE))
-    with pytest.raises(InvalidSetting, match=r"begun with other mask \w+ \(now \w+\)\."):
+    with pytest.raises(InvalidSetting, match=r"begun with something else: mask \w+ \(now \w+\)\."):
         run(plan(npy, dst, LOSSLESS, **given))
 
 

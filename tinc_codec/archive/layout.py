@@ -80,9 +80,9 @@ def shard_shape(
     shape, chunks : tuple of int
         Of the array.
     asked : sequence of int, optional
-        Shard edges of the last axes, multiples of the chunks' edges; axes before them get one
-        chunk. By default at most 256**3 voxels or one chunk, and at most 4 chunks along each of
-        the last three axes, in equal parts.
+        Shard edges of the last axes, multiples of the chunks' edges where there are several
+        chunks; axes before them get one chunk. By default at most 256**3 voxels or one chunk, and
+        at most 4 chunks along each of the last three axes, in equal parts.
 
     Raises
     ------
@@ -102,8 +102,9 @@ def shard_shape(
             f"{shape}"
         )
     leading = len(shape) - len(asked)
-    for edge, chunk in zip(asked, chunks[leading:], strict=True):
-        if edge % chunk:
+    for edge, chunk, count in zip(asked, chunks[leading:], counts[leading:], strict=True):
+        # One chunk, as of small levels of a pyramid, which may be as short as the axis, is a shard.
+        if edge % chunk and (count > 1 or edge < chunk):
             raise InvalidSetting(
                 f"shards={text} are not whole chunks of {','.join(map(str, chunks))}: take "
                 f"multiples, such as {max(1, round(edge / chunk)) * chunk} instead of {edge}"

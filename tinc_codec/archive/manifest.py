@@ -213,8 +213,8 @@ def _differences(before: dict[str, Any], plan: Plan, target: Target) -> str:
         if before.get(name) != value
     ]
     return (
-        f"{target.where} was begun with other {', '.join(changed) or 'levels'}. Go on with what "
-        "it was begun with, give another name, or start over with --overwrite (overwrite=True)"
+        f"{target.where} was begun with something else: {', '.join(changed) or 'levels'}. Go on "
+        "with what it was begun with, give another name, or start over with --overwrite (overwrite=True)"
     )
 
 
