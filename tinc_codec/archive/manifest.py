@@ -214,7 +214,8 @@ def _differences(before: dict[str, Any], plan: Plan, target: Target) -> str:
     ]
     return (
         f"{target.where} was begun with something else: {', '.join(changed) or 'levels'}. Go on "
-        "with what it was begun with, give another name, or start over with --overwrite (overwrite=True)"
+        "with what it was begun with, give another name, or start over with --overwrite "
+        "(overwrite=True)"
     )
 
 
