@@ -562,6 +562,16 @@ class TestArrays:
         assert source.fingerprint() == open_source(array).fingerprint()
         assert source.fingerprint() != open_source(array + 1).fingerprint()
 
+    def test_labels_of_channels_are_their_names(self, tmp_path):
+        stack = np.stack([STACK, STACK])
+        array = xr.DataArray(stack, dims=("c", "z", "y", "x"), coords={"c": ["gfp", "rfp"]})
+        source = open_source(array)
+        assert source.attributes["channel_names"] == ["gfp", "rfp"]
+        assert source.left_out == ()
+        convert(array, tmp_path / "a.zarr", Settings(max_error=0))
+        opened = tinc_codec.open(tmp_path / "a.zarr")
+        np.testing.assert_array_equal(opened.sel(c="rfp"), STACK)
+
     @pytest.mark.parametrize("lazy", [True, False])
     def test_xarray_gives_names_attributes_and_evenly_spaced_coordinates(self, lazy):
         array = xr.DataArray(

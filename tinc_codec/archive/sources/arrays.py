@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from tinc_codec.archive import ome
 from tinc_codec.archive.layout import Region
-from tinc_codec.archive.sources.coordinates import grid_and_lost
+from tinc_codec.archive.sources.coordinates import Coordinate, grid_and_lost
 from tinc_codec.archive.sources.source import (
     Source,
     SourceSpec,
@@ -83,7 +84,12 @@ def _of_xarray(spec: SourceSpec, array: Any) -> Source:
         for name in array.dims
         if name in array.coords
     }
-    grid, left_out = grid_and_lost(names, along, map(str, array.coords))
+    labels = _channel_names(names, along)
+    others = {str(name) for name in array.coords} - set(along)
+    grid, left_out = grid_and_lost(
+        names, {name: found for name, found in along.items() if name not in labels}, others
+    )
+    named = {"channel_names": next(iter(labels.values()))} if labels else {}
     return Source(
         spec=spec,
         kind="xarray",
@@ -92,9 +98,18 @@ def _of_xarray(spec: SourceSpec, array: Any) -> Source:
         grid=grid,
         name=_safe_name(array.name),
         chunks=_chunks(array.data),
-        attributes=plain(array.attrs),
+        attributes=plain(array.attrs) | named,
         left_out=left_out,
     )
+
+
+def _channel_names(names: Sequence[str], along: Mapping[str, Coordinate]) -> dict[str, list[str]]:
+    """Return the labels along an axis of channels, by its name, where it has any."""
+    return {
+        name: [str(label) for label in along[name][0]]
+        for name, kind in zip(names, ome.grid(names).types, strict=True)
+        if kind == "channel" and name in along and along[name][0].dtype.kind == "U"
+    }
 
 
 def _of_plain(spec: SourceSpec, array: Any) -> Source:
