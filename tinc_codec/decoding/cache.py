@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 _PER_ENTRY = 704  # bytes that an entry takes besides its voxels, about
-_MOST_COUNTED = 4096  # chunks of which the work on parts is counted
+_MOST_COUNTED = 4096  # chunks of which the work of reading is counted
 # The least share of a whole decoding that any part costs, of forms whose voxels cannot be evaluated
 # one by one: wavelets and corrections.
 _LEAST_SHARE = 0.5
