@@ -61,10 +61,14 @@ def selections(shape: tuple[int, ...]) -> dict[str, Any]:
     return planes | {"every 4th voxel": (slice(None, None, 4),) * len(shape), "a voxel": middle}
 
 
+def _parts(shape: tuple[int, ...]) -> dict[str, Any]:
+    """Return the whole, and the parts to read, by name."""
+    return {_WHOLE: None, **selections(shape)}
+
+
 def readings(payload: bytes, shape: tuple[int, ...]) -> dict[str, Callable[[], NDArray[Any]]]:
     """Return what reads the whole, each part, and overviews, by name."""
-    parts = {_WHOLE: None, **selections(shape)}
-    found = {part: partial(decode, payload, selection) for part, selection in parts.items()}
+    found = {part: partial(decode, payload, wanted) for part, wanted in _parts(shape).items()}
     overviews = {f"overview, 1/{f}": partial(decode_overview, payload, f) for f in _FACTORS}
     return found | overviews
 
@@ -110,13 +114,13 @@ def measure(array: NDArray[Any], case: Case, rounds: int) -> list[dict[str, Any]
 
 def _kept(payload: bytes, shape: tuple[int, ...], rounds: int) -> dict[str, float]:
     """Return the seconds of what zarr's codecs call, of a chunk that they have read twice."""
-    parts = {_WHOLE: None, **selections(shape)}
     for _ in range(2):
         decode_remembered([payload], [None])
-    return interleaved(
-        {part: partial(decode_remembered, [payload], [wanted]) for part, wanted in parts.items()},
-        rounds,
-    )
+    reads = {
+        part: partial(decode_remembered, [payload], [wanted])
+        for part, wanted in _parts(shape).items()
+    }
+    return interleaved(reads, rounds)
 
 
 _EMPTY = {

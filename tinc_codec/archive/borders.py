@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from tinc_codec.archive.info import codec_settings, provenance_of
 from tinc_codec.archive.payloads import check_plain
-from tinc_codec.decoding.selection import resolve
+from tinc_codec.decoding.selection import index_of, resolve
 from tinc_codec.errors import InvalidSetting
 
 FloatArray = NDArray[np.floating[Any]]
@@ -135,8 +135,8 @@ class Smoothed:
                 inside = [p - first for p in at if first < p < last]
                 _smooth(np.moveaxis(part, axis, 0), inside, strengths[axis], self.special)
         places = [index - first for index, (first, _) in zip(wanted.axes, wide, strict=True)]
-        chosen = tuple(places) if wanted.pointwise else np.ix_(*places)
-        return values[chosen].reshape(wanted.shape)
+        chosen: NDArray[Any] = values[index_of(places, pointwise=wanted.pointwise)]
+        return chosen.reshape(wanted.shape)
 
     def _channels(
         self, values: NDArray[Any], wide: Sequence[tuple[int, int]]

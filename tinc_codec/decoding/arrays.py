@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tinc_codec import turns
 from tinc_codec.array_types import Int64Array
 from tinc_codec.decoding.opened import Chunk
-from tinc_codec.decoding.selection import Selection, outer_index, resolve
+from tinc_codec.decoding.selection import Selection, index_of, resolve
 from tinc_codec.decoding.voxels import box_values, field_at
 from tinc_codec.stream import special_values
 
@@ -95,7 +95,8 @@ def _selected(chunk: Chunk, selection: Selection) -> npt.NDArray[Any]:
     axes = chunk.crop.places(selection.axes, inside)
     if not all(len(a) for a in axes):
         return out.reshape(selection.shape)
-    at = (inside[0],) if pointwise else outer_index([np.flatnonzero(keep) for keep in inside])
+    kept = [np.flatnonzero(keep) for keep in (inside[:1] if pointwise else inside)]
+    at = index_of(kept, pointwise=pointwise)
     box = out[at]
     _fill_box(chunk, box, axes, pointwise=pointwise)
     if box.base is not out:  # no view

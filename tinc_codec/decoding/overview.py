@@ -20,6 +20,7 @@ from tinc_codec import turns
 from tinc_codec.array_types import Float32Array, Int64Array
 from tinc_codec.decoding.arrays import array_of
 from tinc_codec.decoding.opened import Chunk, long_axes, open_chunk
+from tinc_codec.decoding.selection import index_of
 from tinc_codec.decoding.voxels import box_values, tree_below, unit_values
 from tinc_codec.engines import current_engine
 from tinc_codec.errors import InvalidSetting
@@ -88,7 +89,8 @@ def _samples(
     inside = chunk.crop.holds(wanted)
     places = chunk.crop.places(wanted, inside)
     if all(map(len, places)):
-        out[np.ix_(*inside)] = _box(chunk, places, factors)
+        at = index_of([np.flatnonzero(keep) for keep in inside], pointwise=False)
+        out[at] = _box(chunk, places, factors)
     return out
 
 
@@ -134,7 +136,8 @@ def _box(chunk: Chunk, places: Sequence[Int64Array], factors: Sequence[int]) -> 
                 unit = _interpolated(unit, axis, known, at)
         values = normalize.denormalize(unit, info.low, info.high, info.dtype)
     if chunk.mask is not None:
-        special_values.restore(values, chunk.mask.labels[np.ix_(*places)], chunk.mask.patterns)
+        labels = chunk.mask.labels[index_of(places, pointwise=False)]
+        special_values.restore(values, labels, chunk.mask.patterns)
     return values
 
 

@@ -41,15 +41,19 @@ def is_whole(selection: Any, shape: tuple[int, ...]) -> bool:
     )
 
 
-def outer_index(axes: Sequence[npt.NDArray[np.int64]]) -> tuple[Any, ...]:
-    """Return what takes an outer product of an array: slices, which copy nothing, if they can.
+def index_of(axes: Sequence[npt.NDArray[np.int64]], *, pointwise: bool) -> tuple[Any, ...]:
+    """Return what takes voxels of an array between brackets: slices, which copy nothing, if it can.
 
     Parameters
     ----------
     axes : sequence of int64 arrays
-        Indices along each axis, at least one.
+        Indices along each axis.
+    pointwise : bool
+        As in :class:`Selection`.
     """
-    if all(bool((np.diff(index) == 1).all()) for index in axes):
+    if pointwise:
+        return tuple(axes)
+    if all(len(index) > 0 and bool((np.diff(index) == 1).all()) for index in axes):
         return tuple(slice(int(index[0]), int(index[-1]) + 1) for index in axes)
     return np.ix_(*axes)
 

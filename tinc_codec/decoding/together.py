@@ -13,7 +13,7 @@ import numpy.typing as npt
 from tinc_codec.array_types import Int64Array
 from tinc_codec.decoding.arrays import array_of
 from tinc_codec.decoding.opened import Chunk, open_chunk, open_chunks
-from tinc_codec.decoding.selection import Selection, resolve
+from tinc_codec.decoding.selection import Selection, index_of, resolve
 from tinc_codec.engines.gpu import values
 from tinc_codec.engines.gpu.memory import in_batches, most_decoded
 from tinc_codec.runtime import current_runtime
@@ -220,7 +220,7 @@ def _decode_alike(chunks: Sequence[Chunk], selection: Selection) -> list[torch.T
             unit = unit.view(spread).expand([len(a) for a in axes])
         bits = values.denormalize(unit, chunk.info.low, chunk.info.high, chunk.info.dtype)
         if chunk.mask is not None:
-            labels = chunk.mask.labels[tuple(axes) if pointwise else np.ix_(*axes)]
+            labels = chunk.mask.labels[index_of(axes, pointwise=pointwise)]
             bits = values.restore(bits, labels, chunk.mask.patterns)
         out.append(bits.reshape(selection.shape))
     return out

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from tinc_codec.array_types import Float32Array, Int64Array
 from tinc_codec.decoding.filtered import filtered_values
 from tinc_codec.decoding.opened import Chunk, long_axes
-from tinc_codec.decoding.selection import outer_index
+from tinc_codec.decoding.selection import index_of
 from tinc_codec.decoding.smoothed import begin_grid, begin_low_pass, point_values
 from tinc_codec.decoding.windowed import field_values, wavelet_values
 from tinc_codec.engines import current_engine
@@ -146,8 +146,8 @@ def box_values(
             added = field_at(chunk, axes, pointwise=pointwise)
         values = correction.add(values, added, chunk.correction, info.low, info.high)
     if chunk.mask is not None:
-        at = tuple(axes) if pointwise else outer_index(axes)
-        special_values.restore(values, chunk.mask.labels[at], chunk.mask.patterns)
+        labels = chunk.mask.labels[index_of(axes, pointwise=pointwise)]
+        special_values.restore(values, labels, chunk.mask.patterns)
     return values
 
 
